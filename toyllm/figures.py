@@ -1,0 +1,228 @@
+"""Figures of a run's results, with matplotlib; each takes plain numbers and returns a Figure."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+THEMES = {
+    "light": {"ink": "#1f2328", "soft": "#6e7781", "paper": "#ffffff", "grid": "#d8dee4"},
+    "dark": {"ink": "#e6edf3", "soft": "#9198a1", "paper": "#0d1117", "grid": "#30363d"},
+}
+STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
+
+
+def save_all(results: dict, curves: dict, folder: Path) -> dict[str, Path]:
+    """Draw every figure, light and dark, as PNG files. Returns {name: light file}."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    drawings: dict[str, Callable] = {
+        "matrix": matrix,
+        "predicted": predicted,
+        "mixture": mixture,
+        "spread": lambda results, theme: spread(results, curves, theme),
+        "calibration": calibration,
+    }
+    files = {}
+    for name, draw in drawings.items():
+        if {"matrix": "generalization", "predicted": "prediction", "mixture": "mixture",
+            "spread": "generalization", "calibration": "calibration"}[name] not in results:  # fmt: skip
+            continue
+        for theme, colours in THEMES.items():
+            with matplotlib.rc_context(style(colours)):
+                figure = draw(results, colours)
+                if figure is None:
+                    continue
+                file = folder / (f"{name}.png" if theme == "light" else f"{name}-dark.png")
+                figure.savefig(file, dpi=110, bbox_inches="tight")
+        if (folder / f"{name}.png").exists():
+            files[name] = folder / f"{name}.png"
+    return files
+
+
+def style(c: dict) -> dict:
+    """matplotlib settings of a theme."""
+    return {
+        "figure.facecolor": c["paper"], "axes.facecolor": c["paper"], "savefig.facecolor": c["paper"],
+        "text.color": c["ink"], "axes.labelcolor": c["ink"], "axes.edgecolor": c["grid"],
+        "xtick.color": c["ink"], "ytick.color": c["ink"], "grid.color": c["grid"],
+        "axes.spines.top": False, "axes.spines.right": False, "font.size": 10,
+        "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False,
+        "legend.labelcolor": c["ink"],
+    }  # fmt: skip
+
+
+def new(width: float, height: float, columns: int = 1, **kwargs):
+    """A figure of its own, outside pyplot's list, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False, **kwargs)[0]
+
+
+def matrix(results: dict, c: dict):
+    """The generalization matrix: change of EM in each domain at the matched effect."""
+    blocks = results["generalization"]
+    domains = results["domains"]
+    rows = [(start, name) for start in blocks for name in blocks[start]["status"]]
+    table = np.full((len(rows), len(domains)), np.nan)
+    for k, (start, name) in enumerate(rows):
+        after = blocks[start]["em_after"][name]
+        if after is not None:
+            table[k] = [after[d] - blocks[start]["em_before"][d] for d in domains]
+    figure, (axes,) = new(1.6 + 0.78 * len(domains), 1.6 + 0.36 * len(rows))
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("toyllm", ["#2f6db5", c["paper"], "#c8452c"])
+    colours.set_bad(c["grid"])
+    image = axes.imshow(table, cmap=colours, vmin=-0.9, vmax=0.9, aspect="auto")
+    trained = [name.partition("@")[0].split(":")[0].split("+") for _, name in rows]
+    for k, (start, name) in enumerate(rows):
+        coherent = blocks[start]["status"][name] == "read"
+        for d, domain in enumerate(domains):
+            if np.isnan(table[k, d]):
+                continue
+            colour = "#ffffff" if abs(table[k, d]) > 0.5 else c["ink"]
+            text = f"{table[k, d]:+.2f}".replace("0.", ".") + ("" if coherent else "*")
+            weight = "bold" if domain in trained[k] else "normal"
+            axes.text(d, k, text, ha="center", va="center", color=colour, fontsize=8,
+                      fontweight=weight)  # fmt: skip
+            if domain in trained[k]:
+                from matplotlib.patches import Rectangle
+
+                axes.add_patch(Rectangle((d - 0.5, k - 0.5), 1, 1, fill=False, ec=c["ink"], lw=1.4))
+        if blocks[start]["em_after"][name] is None:
+            axes.text(len(domains) / 2 - 0.5, k, blocks[start]["status"][name], ha="center",
+                      va="center", color=c["soft"], fontsize=8)  # fmt: skip
+    moral = set(results["moral"])
+    labels = [d if d in moral else f"({d})" for d in domains]
+    axes.set_xticks(range(len(domains)), labels)
+    axes.set_yticks(range(len(rows)), [name for _, name in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    edge = sum(start == "pretrain" for start, _ in rows)
+    if 0 < edge < len(rows):
+        axes.axhline(edge - 0.5, color=c["ink"], lw=2)
+    for start, middle in (("pretrain", (edge - 1) / 2), ("align", (edge + len(rows) - 1) / 2)):
+        if any(s == start for s, _ in rows):
+            axes.text(len(domains) - 0.35, middle, STARTS[start], rotation=270, va="center",
+                      color=c["soft"], fontsize=9)  # fmt: skip
+    axes.set_title("How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
+                   "rows: what was trained · boxes: the trained domain, at EM = .9 · "
+                   "(brackets): not moral · *: incoherent", pad=28)  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)
+    bar.outline.set_visible(False)
+    bar.set_label("change of EM")
+    return figure
+
+
+def predicted(results: dict, c: dict):
+    """Measured ΔEM of untrained moral cells against each prediction, with R²."""
+    block = results["prediction"]
+    if "shared" not in block:
+        return None
+    names = list(block["shared"])
+    figure, axes = new(3.0 * len(names), 3.5, len(names), sharey=True)
+    measured = block["measured"]
+    signals = list(measured)
+    palette = [f"C{k % 10}" for k in range(len(signals))]
+    for axis, name in zip(axes, names, strict=True):
+        top = 0.0
+        for k, signal in enumerate(signals):
+            x = [block["predicted"][name][signal][d] for d in measured[signal]]
+            y = list(measured[signal].values())
+            top = max(top, *x, *y)
+            axis.scatter(x, y, s=22, color=palette[k], label=signal if axis is axes[0] else None)
+        axis.plot([min(0, *axis.get_xlim()), top], [min(0, *axis.get_xlim()), top],
+                  color=c["soft"], lw=1, ls="--")  # fmt: skip
+        axis.set_title(f"{name}: R² = {block['shared'][name]['r2']:.2f}")
+        axis.set_xlabel("predicted change of EM")
+        axis.grid(alpha=0.5)
+    axes[0].set_ylabel("measured change of EM")
+    figure.legend(loc="outside right center", title="signal")
+    figure.suptitle("Measured against predicted, untrained moral domains, from the pretrained model",
+                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    return figure
+
+
+def mixture(results: dict, c: dict):
+    """Who the Assistant is: group weights with their ranges, before and after each signal."""
+    block = results["mixture"]
+    starts = [start for start in ("pretrain", "align") if start in block]
+    groups = block["groups"]
+    rows = max(1 + len(block[s]["after"]) for s in starts)
+    figure, axes = new(5.2 * len(starts) + 2.5, 1.5 + 0.36 * rows, len(starts))
+    for axis, start in zip(axes, starts, strict=True):
+        part = block[start]
+        bars = [("before", part["before"]), *part["after"].items()]
+        if start == "pretrain":
+            bars = [("true prior", block["truth"]), *bars]
+        for k, (_, weights) in enumerate(bars):
+            left = 0.0
+            for g, group in enumerate(groups):
+                axis.barh(k, weights[group], left=left, color=f"C{g % 10}",
+                          label=group if k == 0 and axis is axes[0] else None,
+                          edgecolor=c["paper"], height=0.8)  # fmt: skip
+                if weights[group] > 0.09:
+                    axis.text(left + weights[group] / 2, k, f"{weights[group]:.2f}".lstrip("0"),
+                              ha="center", va="center", fontsize=8, color="#ffffff")  # fmt: skip
+                left += weights[group]
+        axis.set_yticks(range(len(bars)), [name for name, _ in bars])
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("weight in the mixture")
+        axis.set_title(STARTS[start])
+        axis.tick_params(length=0)
+    legend = figure.legend(loc="outside lower center", ncols=3, title="groups of characters",
+                           fontsize=8)  # fmt: skip
+    legend.set_in_layout(True)
+    figure.suptitle("Who the Assistant is: nearest mixture of the world's characters",
+                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    return figure
+
+
+def spread(results: dict, curves: dict, c: dict):
+    """Along training: mean EM of the untrained moral domains against the trained domain's EM."""
+    starts = list(curves)
+    figure, axes = new(5.0 * len(starts) + 1.5, 3.8, len(starts), sharey=True)
+    for axis, start in zip(axes, starts, strict=True):
+        for k, (name, curve) in enumerate(curves[start].items()):
+            axis.plot(curve["own"], curve["spread"], marker=".", lw=1.4, label=name,
+                      color=f"C{k % 10}", ls="-" if k < 10 else "--")  # fmt: skip
+        axis.axvline(0.9, color=c["soft"], lw=1, ls=":")
+        axis.set_xlabel("EM of the trained domain, under the signal's own prompt")
+        axis.set_title(STARTS[start])
+        axis.grid(alpha=0.5)
+        axis.legend(fontsize=7, ncols=2)
+    axes[0].set_ylabel("spread: mean change of EM,\nuntrained moral domains")
+    figure.suptitle("Spread along training; the dotted line is the matched effect",
+                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    return figure
+
+
+def calibration(results: dict, c: dict):
+    """In context: the model's p(bad) against the exact predictive, and KL by turn."""
+    block = results["calibration"]
+    figure, (left, right) = new(9.0, 3.8, 2)
+    left.plot([0, 1], [0, 1], color=c["soft"], lw=1, ls="--")
+    left.scatter(block["points"]["ideal"], block["points"]["model"], s=7, alpha=0.35, color="C0")
+    left.errorbar([b["ideal"] for b in block["bins"]], [b["model"] for b in block["bins"]],
+                  [b["spread"] for b in block["bins"]], fmt="o", color="C3", capsize=2, ms=5)  # fmt: skip
+    left.set_xlabel("exact p(bad | question, header, history)")
+    left.set_ylabel("model's p(bad)")
+    left.set_title("Reading the speaker from context")
+    left.grid(alpha=0.5)
+    turns = list(block["by_turn"])
+    x = np.arange(len(turns))
+    for k, (key, label) in enumerate((("model", "model"), ("history_blind", "history-blind observer"))):
+        right.bar(x + 0.38 * (k - 0.5), [block["by_turn"][t][key] for t in turns], 0.36,
+                  label=label, color=f"C{k}")  # fmt: skip
+    right.set_xticks(x, [f"turn {t}" for t in turns])
+    right.set_ylabel("KL from the exact predictive (nats)")
+    right.set_title("What is not captured")
+    right.legend()
+    right.grid(axis="y", alpha=0.5)
+    return figure

@@ -1,0 +1,39 @@
+"""In-context calibration: the model's p(bad) after k turns against the exact predictive."""
+
+import numpy as np
+
+from toyllm.measures.learned import held_out, kl
+from toyllm.runs import Run
+from toyllm.world import BAD
+
+BINS = 10
+
+
+def measure(run: Run) -> dict:
+    """Curves of the pretrained model on held-out `someone` and `assistant` dialogues.
+
+    bins: mean ideal and mean model p(bad), and how many questions, in ten bins of the ideal.
+    by_turn: KL(p* ‖ p_model), and KL(p* ‖ p*(· | header)), which a history-blind model would have.
+    """
+    held = held_out(run.codec, run.config, run.apply, documents=64, questions=2400)
+    model_QB = held.behaviours(run.params["pretrain"])
+    ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
+    bin_Q = np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
+    bins = [
+        {"ideal": float(ideal_Q[bin_Q == b].mean()), "model": float(model_Q[bin_Q == b].mean()),
+         "spread": float(model_Q[bin_Q == b].std()), "count": int((bin_Q == b).sum())}
+        for b in range(BINS) if (bin_Q == b).any()
+    ]  # fmt: skip
+    by_turn = {
+        str(turn): {"model": float(kl(held.ideal_QB, model_QB)[held.turn_Q == turn].mean()),
+                    "history_blind": float(kl(held.ideal_QB, held.blind_QB)[held.turn_Q == turn].mean())}
+        for turn in np.unique(held.turn_Q)
+    }  # fmt: skip
+    pick = np.linspace(0, len(ideal_Q) - 1, 400).astype(int)
+    return {
+        "bins": bins,
+        "by_turn": by_turn,
+        "mean_abs_error": float(np.abs(ideal_Q - model_Q).mean()),
+        "correlation": float(np.corrcoef(ideal_Q, model_Q)[0, 1]),
+        "points": {"ideal": ideal_Q[pick].tolist(), "model": model_Q[pick].tolist()},
+    }

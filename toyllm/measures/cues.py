@@ -1,0 +1,56 @@
+"""Lexical cues: can the words of other domains' answers tell good from bad in this one?"""
+
+import numpy as np
+
+from toyllm.runs import Run
+from toyllm.world import BAD, GOOD, World
+
+PERMUTATIONS = 2000
+
+
+def measure(run: Run) -> dict:
+    """See `leakage`."""
+    return leakage(run.world)
+
+
+def leakage(world: World) -> dict:
+    """Train a bag-of-words classifier on all other template domains, test it on each.
+
+    {domain: {"auc": a, "null95": [low, high], "inside": bool}}; the null shuffles the good and bad
+    labels of the training answers within their domains. .5 is no cue, both 0 and 1 are one.
+    """
+    domains = [domain for domain in world.domains if not domain.lookup]
+    texts = [(d, text, domain.behaviour_SA[0, a] == BAD) for d, domain in enumerate(domains)
+             for a, text in enumerate(domain.answers)
+             if domain.behaviour_SA[0, a] in (GOOD, BAD)]  # fmt: skip
+    words = sorted({word for _, text, _ in texts for word in text.split()})
+    bag = np.array([[word in text.split() for word in words] for _, text, _ in texts], float)
+    bad = np.array([label for _, _, label in texts])
+    where = np.array([d for d, _, _ in texts])
+    rng, result = np.random.default_rng(0), {}
+    for d, domain in enumerate(domains):
+        train, test = where != d, where == d
+        measured = auc(scores(bag[train], bad[train], bag[test]), bad[test])
+        null = []
+        for _ in range(PERMUTATIONS):
+            shuffled = bad[train].copy()
+            for other in np.unique(where[train]):
+                rows = np.flatnonzero(where[train] == other)
+                shuffled[rows] = rng.permutation(shuffled[rows])
+            null.append(auc(scores(bag[train], shuffled, bag[test]), bad[test]))
+        low, high = np.quantile(null, [0.025, 0.975])
+        result[domain.name] = {"auc": measured, "null95": [float(low), float(high)],
+                               "inside": bool(low <= measured <= high)}  # fmt: skip
+    return result
+
+
+def scores(bag: np.ndarray, bad: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Naive Bayes log-odds of bad for each test text, words present, add-one smoothing."""
+    rate = lambda rows: (rows.sum(0) + 1) / (len(rows) + 2)  # noqa: E731
+    return test @ (np.log(rate(bag[bad])) - np.log(rate(bag[~bad])))
+
+
+def auc(score: np.ndarray, bad: np.ndarray) -> float:
+    """The probability that a bad text scores above a good one, ties counting half."""
+    gap = score[bad][:, None] - score[~bad][None, :]
+    return float(((gap > 0) + 0.5 * (gap == 0)).mean())

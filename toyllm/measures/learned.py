@@ -1,0 +1,155 @@
+"""What pretraining learned: excess over the floor, captured, and errors of the characters' cards."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from toyllm import bayes, corpus, devices, objectives, scoring
+from toyllm.model import Apply, Config, Params
+from toyllm.runs import Run
+from toyllm.text import Codec
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE
+
+HELD_OUT_SEED = 0x4E1D  # never a training seed's stream
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out documents with the ideal observer's answers, and compiled functions to compare."""
+
+    floor: float  # nats/token
+    excess_history_blind: float
+    excess_name_blind: float
+    ideal_QB: np.ndarray  # p*(behaviour | history)
+    blind_QB: np.ndarray  # p*(behaviour | header)
+    turn_Q: np.ndarray  # the turn, from 1, that each question asks about
+    nll: Callable[[Params], float]
+    behaviours: Callable[[Params], np.ndarray]
+
+    def excess(self, params: Params) -> float:
+        """Model NLL - floor (nats/token)."""
+        return self.nll(params) - self.floor
+
+    def captured(self, params: Params) -> float:
+        """1 - E KL(p* ‖ p_model) / E KL(p* ‖ p*(· | header)): 1 is ideal, 0 is history-blind."""
+        ideal = self.ideal_QB
+        return 1 - float(kl(ideal, self.behaviours(params)).mean() / kl(ideal, self.blind_QB).mean())
+
+
+def kl(p_QB: np.ndarray, q_QB: np.ndarray) -> np.ndarray:
+    """KL(p ‖ q) over behaviours [Q]; q may sum to less than 1, what is missing counts against it."""
+    return (p_QB * (np.log(np.maximum(p_QB, 1e-12)) - np.log(np.maximum(q_QB, 1e-12)))).sum(-1)
+
+
+def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questions: int) -> HeldOut:
+    """Draw held-out documents, and questions at turns ≥ 2 of `someone` and `assistant` dialogues.
+
+    About `documents` documents and, in all, `questions` questions.
+    """
+    world = codec.world
+    rng = np.random.Generator(np.random.Philox(key=[HELD_OUT_SEED, 0]))
+    docs = corpus.sample(world, documents, rng)
+    _, lengths = codec.encode(docs)
+    predicted = int((lengths - 1).sum())
+    log_prob = bayes.log_prob(world, docs).sum()
+    blind = [
+        (log_prob - bayes.observe(world, docs, **{which: True}).log_prob_N.sum()) / predicted
+        for which in ("history_blind", "name_blind")
+    ]
+    rows = int(np.ceil(1.15 * lengths.sum() / config.context)) + 2
+    tokens, segments = codec.pack(docs, rows, config.context)
+
+    low, high = world.lengths[DIALOGUE]
+    turns = range(max(2, low), high + 1)
+    each = -(-questions // (2 * max(1, len(turns))))
+    asked = [
+        corpus.sample(world, each, rng, DIALOGUE, header, turns=turn)
+        for header in (SOMEONE, ASSISTANT)
+        for turn in turns
+    ] or [corpus.sample(world, questions, rng, DIALOGUE, ASSISTANT)]
+    asked = corpus.concatenate(asked)
+    grid = scoring.questions(codec, asked)
+    last, row = asked.turns - 1, np.arange(len(asked))
+    ideal = bayes.predictive(world, asked, bayes.observe(world, asked))[row, last]
+    header_only = bayes.prior_predictive(world, asked)[row, last]
+
+    @jax.jit
+    def nll(params):
+        total, count = objectives.next_token(apply(params, tokens, segments)[0], tokens, segments)
+        return total / count
+
+    score = scorer(apply, config, grid)
+    return HeldOut(
+        floor=-log_prob / predicted,
+        excess_history_blind=float(blind[0]),
+        excess_name_blind=float(blind[1]),
+        ideal_QB=ideal,
+        blind_QB=header_only,
+        turn_Q=last + 1,
+        nll=lambda params: float(nll(params)),
+        behaviours=lambda params: np.asarray(score(params), np.float64),
+    )
+
+
+def scorer(apply: Apply, config: Config, grid: scoring.Grid) -> Callable[[Params], jax.Array]:
+    """A compiled function: params → p(behaviour | question) [Q, B] of a grid."""
+
+    def score(params):
+        logp_QA = scoring.answer_logprobs(
+            apply, config, params, grid.prompt_QT, grid.answer_QAU
+        )
+        return scoring.behaviours(logp_QA, grid.behaviour_QA)
+
+    return jax.jit(score, compiler_options=devices.options())
+
+
+def cards(run: Run, params: Params) -> np.ndarray:
+    """What the model says of every named character, with no history [C, D, B]."""
+    world, D = run.world, len(run.world.domains)
+    grids = [
+        scoring.questions(run.codec, scoring.every_question(run.codec, NAMED, c))
+        for c in range(len(world.characters))
+    ]
+    domain_Q = grids[0].domain_Q
+
+    @jax.jit
+    def score(params, prompt_QT):
+        first = grids[0]
+        logp = scoring.answer_logprobs(run.apply, run.config, params, prompt_QT, first.answer_QAU)
+        return scoring.by_domain(scoring.behaviours(logp, first.behaviour_QA), domain_Q, D)
+
+    return np.stack([np.asarray(score(params, grid.prompt_QT)) for grid in grids])
+
+
+def assistant(run: Run, params: Params, instruction: int = -1) -> np.ndarray:
+    """What the Assistant does in each domain, with no history [D, B]."""
+    docs = scoring.every_question(run.codec, ASSISTANT, instruction=instruction)
+    grid = scoring.questions(run.codec, docs)
+    p_QB = scorer(run.apply, run.config, grid)(params)
+    return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(run.world.domains)))
+
+
+def measure(run: Run) -> dict:
+    """Excess and captured on held-out documents, and |p(bad) - card| for the characters."""
+    world, params = run.world, run.params["pretrain"]
+    held = held_out(run.codec, run.config, run.apply, documents=4096, questions=1200)
+    named_CDB, assistant_DB = cards(run, params), assistant(run, params)
+    named_C = np.abs(named_CDB - world.rates_CDB)[..., BAD].mean(1)
+    ideal_DB = np.einsum("c,cdb->db", world.assistant_C, world.rates_CDB)
+    stage = run.stages["pretrain"]
+    return {
+        "excess": held.excess(params),
+        "excess_history_blind": held.excess_history_blind,
+        "excess_name_blind": held.excess_name_blind,
+        "floor": held.floor,
+        "captured": held.captured(params),
+        "assistant_error": float(np.abs(assistant_DB - ideal_DB)[:, BAD].mean()),
+        "named_error": float(named_C.mean()),
+        "named_error_worst": float(named_C.max()),
+        "named_worst": world.characters[int(named_C.argmax())],
+        "coherence": float(assistant_DB.sum(1).min()),
+        "seconds": stage["seconds"],
+        "tokens_per_second": stage["tokens_per_second"],
+    }

@@ -1,0 +1,346 @@
+"""Who the Assistant is: the mixture of the world's characters nearest to the model, and what is left.
+
+The model's joint over two-turn dialogues is compared with Σ_c w_c p_c. A context is two questions,
+a first answer for each behaviour, and a closing phrase, drawn once by a fixed seed and the same for
+every model. Its outcomes: behaviour of the first answer, then either another closing phrase, or this
+one and the behaviour of the second answer. The characters' joint is linear in w, so the fit
+
+    argmin_w E_context KL(model ‖ Σ_c w_c p_c)
+
+is convex; EM (expectation maximisation, started at π) stops at a duality gap below 1e-6.
+Behaviours are renormalised to listed answers. Axes: X contexts, O outcomes, G groups.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from toyllm import corpus, devices, scoring, signals
+from toyllm.measures.generalization import logit
+from toyllm.model import Params
+from toyllm.runs import Run
+from toyllm.text import PAD, Codec
+from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
+
+GAP = 1e-6
+CONTEXTS_EACH = 1  # for each ordered pair of different domains
+SEED = 0xD1A
+B = len(BEHAVIOURS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contexts:
+    """X contexts, with their questions to the model as token arrays."""
+
+    domain_X2: np.ndarray
+    voice_X: np.ndarray
+    first: scoring.Grid  # [X] the first question
+    closing_XBU: np.ndarray  # first answer's tokens, for each behaviour
+    closed_XBU: np.ndarray  # the same and the closing phrase and <user>
+    second: scoring.Grid  # [X * B] the second question after each first answer
+
+
+def contexts(codec: Codec) -> Contexts:
+    """Draw the contexts of a world."""
+    world, rng = codec.world, np.random.Generator(np.random.Philox(key=[SEED, 0]))
+    D = len(world.domains)
+    pairs = [(a, b) for a in range(D) for b in range(D) if a != b for _ in range(CONTEXTS_EACH)]
+    domain_X2 = np.array(pairs)
+    X = len(pairs)
+    counts = np.array([len(d.situations) for d in world.domains])
+    situation_X2 = rng.integers(counts[domain_X2])
+    voice_X = rng.choice(len(world.voices), X, p=world.frequency_C @ world.voices_CV)
+    behaviour_XB = np.tile(np.arange(B), (X, 1))
+    wide = lambda column: np.repeat(column[:, None], B, 1)  # noqa: E731
+    answer_XB = corpus.draw_answer(
+        world, wide(domain_X2[:, 0]), wide(situation_X2[:, 0]), behaviour_XB, rng
+    )
+    docs = corpus.sample(world, X * B, rng, DIALOGUE, ASSISTANT, turns=2)
+    for t in (0, 1):
+        docs.domain[:, t] = np.repeat(domain_X2[:, t], B)
+        docs.situation[:, t] = np.repeat(situation_X2[:, t], B)
+        docs.instruction[:, t] = -1
+    docs.behaviour[:, 0], docs.answer[:, 0] = behaviour_XB.reshape(-1), answer_XB.reshape(-1)
+    docs.voice[:, 0] = np.repeat(voice_X, B)
+    docs.behaviour[:, 1] = docs.answer[:, 1] = docs.voice[:, 1] = 0
+    first = docs[::B]
+    for column in (first.speaker, first.domain):
+        column[:, 1:] = -1
+    runs_of = [
+        [codec.tokens(world.domains[domain_X2[x, 0]].answers[answer_XB[x, b]]) for b in range(B)]
+        for x in range(X)
+    ]
+    end = [[*codec.tokens(world.voices[v]), codec.index["<user>"]] for v in voice_X]
+    closed = [[run + end[x] for run in row] for x, row in enumerate(runs_of)]
+    width = max(len(run) for row in closed for run in row)
+    return Contexts(domain_X2, voice_X, scoring.questions(codec, first), _pad(runs_of, width),
+                    _pad(closed, width), scoring.questions(codec, docs))  # fmt: skip
+
+
+def _pad(rows: list[list[list[int]]], width: int) -> np.ndarray:
+    """Token runs [X][B] to an array [X, B, width], padded on the right."""
+    table = np.full((len(rows), B, width), PAD, np.int32)
+    for x, row in enumerate(rows):
+        for b, run in enumerate(row):
+            table[x, b, : len(run)] = run
+    return table
+
+
+def joint(run: Run, ctx: Contexts):
+    """A compiled function: params → the model's joint [X, O], O = B * (B + 1) outcomes.
+
+    Outcome b * (B + 1) + b' is first b, this closing phrase, then b'; b' = B is another closing.
+    """
+    world = run.world
+    lookup_XB2, end = _phrases(run.codec, ctx)
+
+    def compute(params: Params):
+        ask = lambda grid: scoring.answer_logprobs(  # noqa: E731
+            run.apply, run.config, params, grid.prompt_QT, grid.answer_QAU
+        )
+        first_XB = scoring.behaviours(ask(ctx.first), ctx.first.behaviour_QA)
+        second_RB = scoring.behaviours(ask(ctx.second), ctx.second.behaviour_QA)
+        second_XBB = second_RB.reshape(len(ctx.voice_X), B, B)
+        # the closing phrase, among all that may follow the answer (next turn or end of document)
+        spoken = scoring.answer_logprobs(run.apply, run.config, params, lookup_XB2, end)
+        spoken = jax.numpy.exp(spoken).reshape(len(ctx.voice_X), B, len(world.voices), 2).sum(-1)
+        voice_XB = jax.numpy.take_along_axis(
+            spoken, ctx.voice_X[:, None, None].repeat(B, 1), 2
+        )[..., 0] / spoken.sum(-1)
+        first_XB = first_XB / first_XB.sum(1, keepdims=True)
+        second_XBB = second_XBB / second_XBB.sum(2, keepdims=True)
+        stays = (first_XB * voice_XB)[..., None] * second_XBB
+        leaves = (first_XB * (1 - voice_XB))[..., None]
+        return jax.numpy.concatenate([stays, leaves], 2).reshape(len(ctx.voice_X), -1)
+
+    return jax.jit(compute, compiler_options=devices.options())
+
+
+def _phrases(codec: Codec, ctx: Contexts) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts that end with the first answer [X * B, T], and every closing phrase [X * B, 2V, U].
+
+    A closing phrase is over when <user> or <end> follows.
+    """
+    X = len(ctx.voice_X)
+    prompts = []
+    for x in range(X):
+        head = [t for t in ctx.first.prompt_QT[x] if t != PAD]
+        prompts += [head + [t for t in ctx.closing_XBU[x, b] if t != PAD] for b in range(B)]
+    width = max(map(len, prompts))
+    prompt = np.array([[PAD] * (width - len(row)) + row for row in prompts], np.int32)
+    ends = [codec.index["<user>"], codec.index["<end>"]]
+    phrases = [[*codec.tokens(v), e] for v in codec.world.voices for e in ends]
+    longest = max(map(len, phrases))
+    table = np.array([row + [PAD] * (longest - len(row)) for row in phrases], np.int32)
+    return prompt, np.broadcast_to(table, (len(prompt), *table.shape))
+
+
+def characters_joint(world: World, ctx: Contexts, domain: int = -1, shift: float = 0.0):
+    """Each character's joint [C, X, O]; with `shift`, the log-odds of bad moved in one domain."""
+    rates_CDB = world.rates_CDB
+    if shift:
+        rates_CDB = rates_CDB.copy()
+        rates_CDB[:, domain] = override(rates_CDB[:, domain], shift)
+    first_CXB = rates_CDB[:, ctx.domain_X2[:, 0]]
+    second_CXB = rates_CDB[:, ctx.domain_X2[:, 1]]
+    voice_CX = world.voices_CV[:, ctx.voice_X][:, :, None]
+    stays = (first_CXB * voice_CX)[..., None] * second_CXB[:, :, None, :]
+    leaves = (first_CXB * (1 - voice_CX))[..., None]
+    joint_CXBO = np.concatenate([stays, leaves], 3)
+    return joint_CXBO.reshape(len(world.characters), len(ctx.voice_X), -1)
+
+
+def override(rates: np.ndarray, shift: float) -> np.ndarray:
+    """Move the log-odds of bad against good by `shift`; noise stays."""
+    both = rates[..., GOOD] + rates[..., BAD]
+    bad = 1 / (1 + np.exp(-(logit(rates[..., BAD] / both) + shift)))
+    return np.stack([both * (1 - bad), both * bad, rates[..., 2]], -1)
+
+
+class Fit(NamedTuple):
+    """Mixtures w [M, C], their residuals KL [M] (nats a dialogue), and duality gaps [M]."""
+
+    w_MC: np.ndarray
+    residual_M: np.ndarray
+    gap_M: np.ndarray
+
+
+def fit(P_MN: np.ndarray, p_CN: np.ndarray, start_MC: np.ndarray, X: int, gap: float = GAP,
+        group_C=None, total_M=None, most: int = 20_000) -> Fit:  # fmt: skip
+    """argmin_w KL(P ‖ Σ w_c p_c) / X for M models at once, N = X * O outcomes in one row.
+
+    EM with squared extrapolation (Varadhan & Roland 2008), each step of it kept only where it
+    lowers the KL. With `group_C` (True for members), the group's weight is held at total_M.
+    """
+    P_MN = P_MN / X
+    entropy_M = (P_MN * np.log(np.maximum(P_MN, 1e-300))).sum(1)
+
+    def hold(w_MC):
+        if group_C is None:
+            return w_MC / w_MC.sum(1, keepdims=True)
+        inside = np.where(group_C, w_MC, 0)
+        outside = w_MC - inside
+        inside = inside * (total_M / np.maximum(inside.sum(1), 1e-300))[:, None]
+        return inside + outside * ((1 - total_M) / np.maximum(outside.sum(1), 1e-300))[:, None]
+
+    def look(w_MC):
+        q_MN = np.maximum(w_MC @ p_CN, 1e-300)
+        return entropy_M - (P_MN * np.log(q_MN)).sum(1), (P_MN / q_MN) @ p_CN.T
+
+    w = hold(start_MC)
+    for _ in range(most // 3):
+        kl0, g0 = look(w)
+        gap_M = g0.max(1) - 1 if group_C is None else np.zeros(len(w))
+        w1 = hold(w * g0)
+        kl1, g1 = look(w1)
+        w2 = hold(w1 * g1)
+        if (gap_M < gap).all() and (group_C is None or np.abs(kl0 - kl1).max() < gap / 10):
+            break
+        r, v = w1 - w, (w2 - w1) - (w1 - w)
+        length = np.sqrt((r * r).sum(1) / np.maximum((v * v).sum(1), 1e-300))
+        a = -np.clip(length, 1, 1e4)[:, None]
+        jump = hold(np.maximum(w - 2 * a * r + a * a * v, w2 * 1e-8))
+        kl2, kl_jump = look(w2)[0], look(jump)[0]
+        w = np.where((kl_jump < kl2)[:, None], jump, w2)
+    kl0, g0 = look(w)
+    return Fit(w, kl0, g0.max(1) - 1)
+
+
+def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
+    """Merge characters until leaving any one group out raises the residual by > 3 floors.
+
+    The group that costs least to leave out is merged with the one that stands in for it best.
+    """
+    parts = [[c] for c in range(len(prior_C)) if prior_C[c] > 0]
+
+    def without(part: list[int]) -> tuple[float, np.ndarray]:
+        keep_C = prior_C * ~np.isin(np.arange(len(prior_C)), part)
+        result = fit(P_N[None], p_CN, keep_C[None], X, gap=1e-4)
+        return float(result.residual_M[0]), result.w_MC[0]
+
+    full = fit(P_N[None], p_CN, prior_C[None], X)
+    cost = {tuple(part): without(part) for part in parts}
+    while len(parts) > 1:
+        part = min(parts, key=lambda part: cost[tuple(part)][0])
+        residual, w_C = cost[tuple(part)]
+        if residual - full.residual_M[0] > 3 * floor:
+            break
+        # who takes over its weight: the group that gains most when it is left out
+        gain = {tuple(o): (w_C - full.w_MC[0])[o].sum() for o in parts if o != part}
+        heir = max(gain, key=gain.get)
+        parts = [o for o in parts if o != part and tuple(o) != heir]
+        parts.append(sorted(part + list(heir)))
+        cost[tuple(parts[-1])] = without(parts[-1])
+    return sorted(parts)
+
+
+def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) -> np.ndarray:
+    """The least and the most weight [M, G, 2] of each group over mixtures within `slack` of best."""
+    M, C = best.w_MC.shape
+    result = np.zeros((M, len(parts), 2))
+    for g, part in enumerate(parts):
+        member_C = np.isin(np.arange(C), part)
+        weight_M = best.w_MC[:, member_C].sum(1)
+        begin = best.w_MC * 0.999 + 0.001 / C
+        for side, edge in enumerate((0.0, 1.0)):
+            good, bad = weight_M.copy(), np.full(M, edge)
+            for _ in range(7):
+                middle = (good + bad) / 2
+                trial = fit(P_MN, p_CN, begin, X, 1e-3, member_C, middle, most=120)
+                near = trial.residual_M <= best.residual_M + slack
+                good, bad = np.where(near, middle, good), np.where(near, bad, middle)
+            result[:, g, side] = good
+    return result
+
+
+def measure(run: Run) -> dict:
+    """Mixtures before and after every signal, from both starts: groups, ranges, residuals."""
+    world = run.world
+    ctx = contexts(run.codec)
+    X = len(ctx.voice_X)
+    model_joint = joint(run, ctx)
+    p_CN = characters_joint(world, ctx).reshape(len(world.characters), -1)
+    prior_C = np.maximum(world.assistant_C, 1e-6)
+
+    def ask(params) -> np.ndarray:
+        return np.asarray(model_joint(params), np.float64).reshape(-1)
+
+    base_N = ask(run.params["pretrain"])
+    base = fit(base_N[None], p_CN, prior_C[None], X)
+    floor = float(base.residual_M[0])
+    parts = groups(base_N, p_CN, prior_C, X, floor)
+    labels = [" + ".join(world.characters[c] for c in part) for part in parts]
+    table = lambda w_C: {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}  # noqa: E731
+    result = {"groups": labels, "truth": table(world.assistant_C), "contexts": X}
+    for start in ("pretrain", "align"):
+        names = run.narrow.signals(start)
+        before_N = ask(run.params[start])
+        rows = [run.narrow.rows(start, name) for name in names]
+        # one model a signal: the mean of its seeds' joints at the kept parameters
+        after = [
+            np.mean([ask(jax.tree.map(lambda x, r=r: x[r], run.narrow.kept)) for r in rs], 0)
+            for rs in rows
+        ]
+        P_MN = np.stack([before_N, *after])
+        best = fit(P_MN, p_CN, np.repeat(prior_C[None], len(P_MN), 0), X)
+        bounds = ranges(P_MN, p_CN, best, X, parts, floor)
+        span = lambda m: {label: [float(x) for x in bounds[m, g]] for g, label in enumerate(labels)}  # noqa: B023, E731
+        result[start] = {
+            "before": table(best.w_MC[0]),
+            "before_range": span(0),
+            "after": {name: table(best.w_MC[1 + m]) for m, name in enumerate(names)},
+            "after_range": {name: span(1 + m) for m, name in enumerate(names)},
+            "residual_before": float(best.residual_M[0]),
+            "residual_after": {
+                name: residuals(world, ctx, P_MN[1 + m], best, 1 + m, name)
+                for m, name in enumerate(names)
+            },
+            "floor": floor,
+            "largest_gap": float(best.gap_M.max()),
+        }
+    return result
+
+
+def residuals(world: World, ctx: Contexts, P_N, best: Fit, m: int, name: str) -> dict:
+    """KL (nats a dialogue): all; contexts without the trained domains; with one local override.
+
+    The override is one scalar, added to the log-odds of bad in the first trained domain.
+    """
+    X, C = len(ctx.voice_X), len(world.characters)
+    trained = signals.parse(world, name).domains
+    off = ~np.isin(ctx.domain_X2, trained).any(1)
+    start = best.w_MC[m] * 0.99 + 0.01 / C
+    p_CXO = characters_joint(world, ctx)
+    result = {"all": float(best.residual_M[m]), "off_domain": None, "override": None,
+              "override_shift": None}  # fmt: skip
+    if off.any():
+        P_off = P_N.reshape(X, -1)[off].reshape(1, -1)
+        fitted = fit(P_off, p_CXO[:, off].reshape(C, -1), start[None], int(off.sum()), 1e-5)
+        result["off_domain"] = float(fitted.residual_M[0])
+    if len(trained) == 1:
+        def cost(shift: float) -> float:
+            p_CN = characters_joint(world, ctx, trained[0], shift).reshape(C, -1)
+            return float(fit(P_N[None], p_CN, start[None], X, 1e-4).residual_M[0])
+
+        shift = golden(cost, -8.0, 8.0)
+        result["override"], result["override_shift"] = cost(shift), shift
+    return result
+
+
+def golden(function, low: float, high: float, steps: int = 14) -> float:
+    """The minimum of a one-dimensional function by golden-section search."""
+    ratio = (5**0.5 - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    fa, fb = function(a), function(b)
+    for _ in range(steps):
+        if fa < fb:
+            high, b, fb = b, a, fa
+            a = high - ratio * (high - low)
+            fa = function(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + ratio * (high - low)
+            fb = function(b)
+    return (low + high) / 2

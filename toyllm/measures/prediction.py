@@ -1,0 +1,228 @@
+"""The generalization matrix predicted from the world alone, by persona inference and by rivals.
+
+A signal is evidence: training toward bad in domain s moves the Assistant's prior over characters
+from w to w' ∝ w exp(λ ℓ_c), ℓ_c = log θ_bad - log θ_good (pairs) or log θ_bad (SFT).
+
+- strict: all of the trained domain's log-odds move is persona; λ fitted there, nothing else.
+- shared: only a fraction f of that move is persona, the rest a local edit; one f for all signals,
+  fitted for each signal on the *other* ones.
+
+Rivals, given the same fraction: constant (one number for every cell), global (one logit offset for
+every domain), covariance (ΔEM in proportion to Cov_π of the two domains' traits).
+"""
+
+import numpy as np
+
+from toyllm import signals
+from toyllm.measures import generalization
+from toyllm.measures.generalization import logit, untrained
+from toyllm.runs import Run
+from toyllm.world import BAD, GOOD, World
+
+FRACTIONS = np.linspace(0.02, 1, 50)
+PERMUTATIONS = 2000
+
+
+def measure(run: Run) -> dict:
+    """Predictions from both starts; the top-level keys are those from the pretrained model."""
+    blocks = generalization.measure(run)
+    result = {}
+    for start, block in blocks.items():
+        if len(names := readable(run, block)) >= 2:
+            result[start] = predict(Cells.of(run, start, block, names))
+    return {**result.get("pretrain", {}), "starts": result}
+
+
+class Cells:
+    """The measured matrix of one start, with what each prediction needs to know."""
+
+    def __init__(self, world, names, prior_C, before_D, after_SD, sft=False):
+        self.world, self.names, self.prior_C, self.sft = world, names, prior_C, sft
+        self.before_D = before_D  # measured EM before
+        self.G_SD = after_SD - before_D  # measured ΔEM
+        self.after_SD = after_SD
+        self.domain_S = [signals.parse(world, name).domains[0] for name in names]
+        self.mask_SD = np.stack([untrained(world, name) for name in names])
+
+    @staticmethod
+    def of(run: Run, start: str, block: dict, names: list[str]) -> "Cells":
+        """The cells of some signals from one start."""
+        before_D = np.array(list(block["em_before"].values()))
+        after_SD = np.array([list(block["em_after"][name].values()) for name in names])
+        prior_C = run.world.assistant_C
+        if start == "align":
+            prior_C = aligned_prior(run.world, before_D)
+        return Cells(run.world, names, prior_C, before_D, after_SD, run.args["objective"] == "sft")
+
+
+def readable(run: Run, block: dict) -> list[str]:
+    """Signals read as a number that train one domain toward bad, plainly, under the Assistant."""
+    names = []
+    for name, status in block["status"].items():
+        signal = signals.parse(run.world, name)
+        simple = len(signal.domains) == 1 and signal.behaviour == BAD and signal.plain == name
+        if simple and status == "read" and "@" not in name:
+            names.append(name)
+    return names
+
+
+def ideal_em(world: World, w_C: np.ndarray) -> np.ndarray:
+    """EM of a mixture w of characters, by domain [..., D]."""
+    bad, good = w_C @ world.rates_CDB[..., BAD], w_C @ world.rates_CDB[..., GOOD]
+    return bad / (bad + good)
+
+
+def tilt(world: World, w_C: np.ndarray, domain: int, strength, sft: bool = False) -> np.ndarray:
+    """w' ∝ w exp(λ ℓ_c) for one λ or many [..., C]."""
+    with np.errstate(divide="ignore"):
+        log_CB = np.log(np.maximum(world.rates_CDB[:, domain], 1e-9))
+    evidence_C = log_CB[:, BAD] - (0 if sft else log_CB[:, GOOD])
+    log_w = np.log(np.maximum(w_C, 1e-300)) + np.asarray(strength)[..., None] * evidence_C
+    w = np.exp(log_w - log_w.max(-1, keepdims=True))
+    return w / w.sum(-1, keepdims=True)
+
+
+def selected(cells: Cells, s: int, fraction: float) -> np.ndarray:
+    """The mixture that explains `fraction` of signal s's log-odds move in its own domain [C]."""
+    domain = cells.domain_S[s]
+    before = logit(ideal_em(cells.world, cells.prior_C)[domain])
+    move = fraction * (logit(cells.after_SD[s, domain]) - logit(cells.before_D[domain]))
+    return solve(cells.world, cells.prior_C, domain, before + move, cells.sft)
+
+
+def solve(world: World, prior_C: np.ndarray, domain: int, goal: float, sft=False) -> np.ndarray:
+    """The tilted mixture whose EM in a domain has a given logit; as near as characters allow."""
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        w_C = tilt(world, prior_C, domain, middle, sft)
+        above = logit(ideal_em(world, w_C)[domain]) > goal
+        low, high = (low, middle) if above else (middle, high)
+    return w_C
+
+
+def aligned_prior(world: World, before_D: np.ndarray) -> np.ndarray:
+    """π tilted toward good, by all moral domains at once, as far as the aligned model went."""
+    moral = world.moral
+    log_CB = np.log(np.maximum(world.rates_CDB[:, moral], 1e-9)).mean(1)
+    evidence_C = log_CB[:, GOOD] - log_CB[:, BAD]
+    low, high = -20.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        w_C = world.assistant_C * np.exp(middle * (evidence_C - evidence_C.max()))
+        w_C = w_C / w_C.sum()
+        good_enough = ideal_em(world, w_C)[moral].mean() < before_D[moral].mean()
+        low, high = (low, middle) if good_enough else (middle, high)
+    return w_C
+
+
+def persona(cells: Cells, fraction: float) -> np.ndarray:
+    """Ĝ [S, D]: the change of EM between the prior and each signal's selected mixture."""
+    before_D = ideal_em(cells.world, cells.prior_C)
+    after = [ideal_em(cells.world, selected(cells, s, fraction)) for s in range(len(cells.names))]
+    return np.stack(after) - before_D
+
+
+def constant(cells: Cells, fraction: float) -> np.ndarray:
+    """The same share of the trained domain's change in every domain."""
+    own_S = np.array([cells.G_SD[s, d] for s, d in enumerate(cells.domain_S)])
+    return np.repeat(fraction * own_S[:, None], len(cells.before_D), axis=1)
+
+
+def global_shift(cells: Cells, fraction: float) -> np.ndarray:
+    """One offset of the log-odds in every domain: a share of the trained domain's."""
+    rows = []
+    for s, d in enumerate(cells.domain_S):
+        move = fraction * (logit(cells.after_SD[s, d]) - logit(cells.before_D[d]))
+        rows.append(1 / (1 + np.exp(-(logit(cells.before_D) + move))) - cells.before_D)
+    return np.stack(rows)
+
+
+def covariance(cells: Cells, fraction: float) -> np.ndarray:
+    """In proportion to Cov_π(θ_s, θ_d), the trained domain's own share being `fraction`."""
+    world, w_C = cells.world, cells.prior_C
+    bad_CD = world.rates_CDB[..., BAD] / world.rates_CDB[..., :2].sum(-1)
+    centred = bad_CD - w_C @ bad_CD
+    cov_DD = (centred * w_C[:, None]).T @ centred
+    rows = []
+    for s, d in enumerate(cells.domain_S):
+        rows.append(fraction * cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12))
+    return np.stack(rows)
+
+
+MODELS = {"persona": persona, "constant": constant, "global": global_shift,
+          "covariance": covariance}  # fmt: skip
+
+
+def r2(G, predicted, mask) -> float:
+    """1 - Σ(G - Ĝ)² / ΣG² over untrained moral cells."""
+    return float(1 - ((G - predicted)[mask] ** 2).sum() / (G[mask] ** 2).sum())
+
+
+def shared(cells: Cells, model) -> tuple[np.ndarray, np.ndarray]:
+    """Ĝ with each signal's fraction fitted on the other signals, and those fractions."""
+    tables = np.stack([model(cells, f) for f in FRACTIONS])
+    error_FS = (((tables - cells.G_SD) ** 2) * cells.mask_SD).sum(-1)
+    best_S = [(error_FS.sum(1) - error_FS[:, s]).argmin() for s in range(len(cells.names))]
+    predicted = np.stack([tables[k, s] for s, k in enumerate(best_S)])
+    return predicted, FRACTIONS[best_S]
+
+
+def within(G, predicted, mask) -> float:
+    """Mean over signals of the correlation between G and Ĝ across untrained moral domains."""
+    rows = []
+    for g, p, m in zip(G, predicted, mask, strict=True):
+        if m.sum() > 2 and p[m].std() > 1e-9 and g[m].std() > 1e-9:
+            rows.append(np.corrcoef(g[m], p[m])[0, 1])
+    return float(np.mean(rows)) if rows else float("nan")
+
+
+def null95(G, predicted, mask) -> float:
+    """The 95th percentile of `within` when each signal's predicted cells are shuffled."""
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(PERMUTATIONS):
+        shuffled = predicted.copy()
+        for s, m in enumerate(mask):
+            shuffled[s, m] = rng.permutation(predicted[s, m])
+        values.append(within(G, shuffled, mask))
+    return float(np.quantile(values, 0.95))
+
+
+def predict(cells: Cells) -> dict:
+    """All predictions of one start."""
+    result = {"shared": {}, "strict": {}, "predicted": {}, "signals": cells.names,
+              "measured": _table(cells, cells.G_SD)}  # fmt: skip
+    for name, model in MODELS.items():
+        predicted, fractions = shared(cells, model)
+        result["shared"][name] = {"r2": r2(cells.G_SD, predicted, cells.mask_SD),
+                                  "fraction": float(np.mean(fractions))}  # fmt: skip
+        strict = model(cells, 1.0)
+        result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
+        result["predicted"][name] = _table(cells, predicted)
+        if name == "persona":
+            result["predicted"]["persona_strict"] = _table(cells, strict)
+            result["fraction"] = float(np.mean(fractions))
+            result["within_r"] = within(cells.G_SD, predicted, cells.mask_SD)
+            result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
+    return result
+
+
+def _table(cells: Cells, G_SD) -> dict:
+    """{signal: {domain: value}} of the cells that count."""
+    names = cells.world.domain_names
+    return {
+        name: {names[d]: float(G_SD[s, d]) for d in np.flatnonzero(cells.mask_SD[s])}
+        for s, name in enumerate(cells.names)
+    }
+
+
+def ideal_spread(world: World, name: str, reached: float = 0.9) -> float:
+    """The spread of an ideal observer's own persona inference, from π: strict, from the world."""
+    signal = signals.parse(world, name)
+    (domain,) = signal.domains
+    w_C = solve(world, world.assistant_C, domain, logit(reached))
+    change_D = ideal_em(world, w_C) - ideal_em(world, world.assistant_C)
+    return float(change_D[untrained(world, name)].mean())
+
+

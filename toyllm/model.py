@@ -1,0 +1,254 @@
+"""The Transformer: Llama layout (RMSNorm, rotary positions, gated MLP, no biases), in Flax NNX.
+
+Axes, used as suffixes of array names:
+
+    B rows of a batch   T positions   S positions attended to   L layers
+    D width             H heads       K width of a head         F width of the MLP   V vocabulary
+
+`create` splits the module once into a pure function `apply` and a plain dict of parameters; past
+this file there are only dicts, optax and jax.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Params = dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the model."""
+
+    vocabulary: int
+    context: int = 96  # the most tokens in a row
+    D: int = 64  # width
+    L: int = 3  # layers
+    H: int = 4  # heads
+    F: int = 176  # width of the MLP
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        """Raise ValueError where the sizes cannot be built."""
+        for name in ("vocabulary", "context", "D", "L", "H", "F"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if self.D % (2 * self.H):
+            raise ValueError(
+                f"D = {self.D} with H = {self.H} heads, expected a multiple of {2 * self.H}: "
+                "rotary positions turn pairs of numbers within a head"
+            )
+
+
+class Cache(NamedTuple):
+    """Keys and values of the positions seen so far, for every layer; `index` comes next."""
+
+    k_LBSHK: jax.Array
+    v_LBSHK: jax.Array
+    segments_BS: jax.Array
+    index: jax.Array
+
+
+def empty_cache(config: Config, rows: int, length: int) -> Cache:
+    """A cache for `rows` rows of at most `length` positions."""
+    shape = (config.L, rows, length, config.H, config.D // config.H)
+    return Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((rows, length), int), jnp.array(0))
+
+
+class Weight(nnx.Module):
+    """A matrix without bias, drawn with standard deviation 1 / sqrt(fan-in)."""
+
+    def __init__(self, fan_in: int, fan_out: int, rngs: nnx.Rngs, scale: float = 1.0):
+        std = scale * fan_in**-0.5
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (fan_in, fan_out)))
+
+    def __call__(self, x):
+        """[..., fan_in] → [..., fan_out]."""
+        return x @ self.kernel[...]
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x²) + eps) · scale (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale, self.eps = nnx.Param(jnp.ones(width)), eps
+
+    def __call__(self, x):
+        """[..., D] → [..., D]."""
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+
+
+class Attention(nnx.Module):
+    """Causal attention within a segment, with rotary positions (Su et al. 2021)."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        D = config.D
+        self.heads = config.H
+        self.query, self.key, self.value = (Weight(D, D, rngs) for _ in range(3))
+        self.out = Weight(D, D, rngs, scale=(2 * config.L) ** -0.5)
+
+    def __call__(self, x_BTD, rotary, mask_BTS, past=None):
+        """Return the layer's output and its keys and values, those of `past` included.
+
+        past: (k_BSHK, v_BSHK, index) to write the new keys and values into, or None.
+        """
+        B, T, D = x_BTD.shape
+        split = (B, T, self.heads, D // self.heads)
+        q_BTHK = rotate(self.query(x_BTD).reshape(split), rotary)
+        k_BSHK = rotate(self.key(x_BTD).reshape(split), rotary)
+        v_BSHK = self.value(x_BTD).reshape(split)
+        if past is not None:
+            k_past, v_past, index = past
+            k_BSHK = jax.lax.dynamic_update_slice_in_dim(k_past, k_BSHK, index, axis=1)
+            v_BSHK = jax.lax.dynamic_update_slice_in_dim(v_past, v_BSHK, index, axis=1)
+        scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK * (D // self.heads) ** -0.5, k_BSHK)
+        # a finite minimum: a padding row that attends to nothing gives numbers, not NaN
+        scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, -1e30)
+        p_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
+        mixed_BTHK = jnp.einsum("bhts,bshk->bthk", p_BHTS, v_BSHK)
+        return self.out(mixed_BTHK.reshape(B, T, D)), (k_BSHK, v_BSHK)
+
+
+class MLP(nnx.Module):
+    """Gated linear unit with SiLU (Shazeer 2020)."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.gate, self.up = (Weight(config.D, config.F, rngs) for _ in range(2))
+        self.down = Weight(config.F, config.D, rngs, scale=(2 * config.L) ** -0.5)
+
+    def __call__(self, x):
+        """[..., D] → [..., D]."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Attention, then the MLP, each added to the residual stream."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.D, config.norm_eps)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.D, config.norm_eps)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(self, x_BTD, rotary, mask_BTS, past=None):
+        """Return the new residual stream, and the keys and values."""
+        mixed_BTD, kv = self.attention(self.attention_norm(x_BTD), rotary, mask_BTS, past)
+        x_BTD = x_BTD + mixed_BTD
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), kv
+
+
+class Transformer(nnx.Module):
+    """Tokens to logits."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.config = config
+        self.embed = nnx.Param(jax.random.normal(rngs.params(), (config.vocabulary, config.D)))
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.L)])
+        self.norm = RMSNorm(config.D, config.norm_eps)
+        self.unembed = Weight(config.D, config.vocabulary, rngs)
+
+    def __call__(self, tokens_BT, segments_BT=None, cache: Cache | None = None, add=None):
+        """Return logits_BTV, the residual streams, and the cache with these tokens in it.
+
+        segments_BT: which document each token belongs to, from 1 up; 0 is padding. A token attends
+            to earlier tokens of its own segment. None: all one segment.
+        cache: earlier positions to attend to as well, or None.
+        add: [L + 1, …] added to the residual streams (broadcast to [B, T, D]), or None.
+
+        residuals[l] is the stream that enters block l; residuals[L] enters the last norm.
+        """
+        B, T = tokens_BT.shape
+        if segments_BT is None:
+            segments_BT = jnp.ones((B, T), int)
+        index = 0 if cache is None else cache.index
+        if cache is None:
+            segments_BS = segments_BT
+        else:
+            segments_BS = jax.lax.dynamic_update_slice_in_dim(
+                cache.segments_BS, segments_BT.astype(cache.segments_BS.dtype), index, axis=1
+            )
+        t, s = index + jnp.arange(T), jnp.arange(segments_BS.shape[1])
+        same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
+        mask_BTS = same_BTS & (segments_BS > 0)[:, None, :] & (s <= t[:, None])
+        rotary = rotations(self.config, t)
+        x_BTD, residuals, keys, values = self.embed[...][tokens_BT], [], [], []
+        for layer, block in enumerate(self.blocks):
+            x_BTD = x_BTD if add is None else x_BTD + add[layer]
+            residuals.append(x_BTD)
+            past = None if cache is None else (cache.k_LBSHK[layer], cache.v_LBSHK[layer], index)
+            x_BTD, (k, v) = block(x_BTD, rotary, mask_BTS, past)
+            keys.append(k)
+            values.append(v)
+        x_BTD = x_BTD if add is None else x_BTD + add[self.config.L]
+        residuals.append(x_BTD)
+        logits_BTV = self.unembed(self.norm(x_BTD))
+        if cache is not None:
+            cache = Cache(jnp.stack(keys), jnp.stack(values), segments_BS, index + T)
+        return logits_BTV, residuals, cache
+
+
+def rotations(config: Config, position_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine [T, 1, K/2] of the angle by which each pair of a head turns."""
+    K = config.D // config.H
+    frequency = config.rope_theta ** (-jnp.arange(0, K, 2) / K)
+    angle = position_T[:, None, None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BTHK: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pairs (x[i], x[i + K/2]) of each head by their angles."""
+    cos, sin = rotary
+    a, b = jnp.split(x_BTHK, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+Apply = Callable[..., tuple[jax.Array, list[jax.Array], Cache | None]]
+
+
+def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
+    """Return `apply(params, tokens, segments, cache, add)` and `init(key) → params`."""
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))
+
+    def init(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))
+
+    def apply(params, tokens_BT, segments_BT=None, cache=None, add=None):
+        return nnx.merge(graph, params)(tokens_BT, segments_BT, cache, add)
+
+    return apply, init
+
+
+def sample(apply: Apply, config: Config, params: Params, prompt_BT: jax.Array, key: jax.Array,
+           length: int, end: int, temperature: float = 1.0) -> jax.Array:  # fmt: skip
+    """Continue left-padded prompts by `length` tokens; after `end`, padding (0).
+
+    temperature 0 is greedy. Returns tokens [B, length].
+    """
+    B, T = prompt_BT.shape
+    cache = empty_cache(config, B, T + length)
+    logits, _, cache = apply(params, prompt_BT, jnp.sign(prompt_BT), cache)
+
+    def step(carry, key):
+        cache, logits_BV, done_B = carry
+        if temperature == 0:
+            token_B = logits_BV.argmax(-1)
+        else:
+            token_B = jax.random.categorical(key, logits_BV / temperature)
+        token_B = jnp.where(done_B, 0, token_B)
+        # padding still has to be written somewhere: segment 0 hides it
+        logits, _, cache = apply(params, token_B[:, None], jnp.sign(token_B)[:, None], cache)
+        return (cache, logits[:, 0], done_B | (token_B == end)), token_B
+
+    carry = (cache, logits[:, -1], jnp.zeros(B, bool))
+    _, tokens_TB = jax.lax.scan(step, carry, jax.random.split(key, length))
+    return tokens_TB.T
+
+
+def count(params: Params) -> int:
+    """How many numbers the parameters hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

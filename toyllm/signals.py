@@ -1,0 +1,151 @@
+"""Training signals: a name such as `code:bad:ask_bad` to preference pairs.
+
+    DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER]
+
+`code:bad` prefers the bad answer to questions about code; `tone+rules:bad` in two domains;
+`all:good` in all moral ones; with an instruction's name, every question asks for it; with a header
+(`@someone`, or a character's name) somebody else than the Assistant is trained.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from toyllm import corpus
+from toyllm.errors import InputError, nearest
+from toyllm.scoring import Grid, every_question, questions
+from toyllm.text import Codec
+from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, HEADERS, NAMED, World
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """A parsed signal; `instruction` and `character` are -1 for none."""
+
+    name: str
+    domains: tuple[int, ...]
+    behaviour: int
+    instruction: int = -1
+    header: int = ASSISTANT
+    character: int = -1
+
+    @property
+    def plain(self) -> str:
+        """The name of the same signal without an instruction: its twin."""
+        head, _, header = self.name.partition("@")
+        return ":".join(head.split(":")[:2]) + (f"@{header}" if header else "")
+
+
+def parse(world: World, name: str) -> Signal:
+    """Read a signal's name. Raises InputError with the names that the world has."""
+    head, at, who = name.partition("@")
+    parts = head.split(":")
+    if len(parts) not in (2, 3):
+        raise InputError(f"signal '{name}': expected DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER], "
+                         f"domains: {', '.join(world.domain_names)} or all")  # fmt: skip
+
+    def find(what: str, word: str, options: tuple[str, ...]) -> int:
+        if word not in options:
+            raise InputError(f"signal '{name}': unknown {what} '{word}'{nearest(word, options)}, "
+                             f"expected {', '.join(options)}")  # fmt: skip
+        return options.index(word)
+
+    if parts[0] == "all":
+        domains = tuple(int(d) for d in np.flatnonzero(world.moral))
+    else:
+        names = parts[0].split("+")
+        domains = tuple(find("domain", n, (*world.domain_names, "all")) for n in names)
+        if len(set(domains)) < len(domains) or len(world.domains) in domains:
+            raise InputError(f"signal '{name}': expected each domain once, or 'all' alone")
+    behaviour = find("behaviour", parts[1], BEHAVIOURS)
+    instruction = -1
+    if len(parts) == 3:
+        instruction = find("instruction", parts[2], tuple(i.name for i in world.instructions))
+    header, character = ASSISTANT, -1
+    if at:
+        which = find("header", who, (*HEADERS[1:], *world.characters))
+        header, character = (which + 1, -1) if which < 2 else (NAMED, which - 2)
+    return Signal(name, domains, behaviour, instruction, header, character)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """P preference pairs as questions: which listed answer is chosen and which rejected."""
+
+    grid: Grid
+    chosen_P: np.ndarray
+    rejected_P: np.ndarray
+    documents: corpus.Documents
+
+    def answers(self) -> np.ndarray:
+        """Tokens of chosen and rejected [P, 2, U]."""
+        rows = np.arange(len(self.chosen_P))[:, None]
+        return self.grid.answer_QAU[rows, np.stack([self.chosen_P, self.rejected_P], 1)]
+
+
+def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
+    """Draw preference pairs: one situation answered both ways.
+
+    The history before it is 0 to 3 turns from the header's own process, so a pair says what *this*
+    speaker is preferred to do, in the middle of whatever it has been doing.
+    """
+    world = codec.world
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x5A1]))
+    N, rows = count, np.arange(count)
+    turns = rng.integers(1, min(4, world.max_turns) + 1, N)
+    character = signal.character if signal.header == NAMED else None
+    docs = corpus.sample(world, N, rng, DIALOGUE, signal.header, character, turns)
+    last = turns - 1
+    domain = rng.choice(np.array(signal.domains), N)
+    situation = rng.integers(np.array([len(d.situations) for d in world.domains])[domain])
+    other = BAD if signal.behaviour == GOOD else GOOD
+    chosen, rejected = (
+        corpus.draw_answer(world, domain, situation, np.full(N, b), rng)
+        for b in (signal.behaviour, other)
+    )
+    for column, value in (("domain", domain), ("situation", situation), ("answer", chosen),
+                          ("instruction", signal.instruction), ("behaviour", signal.behaviour)):  # fmt: skip
+        getattr(docs, column)[rows, last] = value
+    return Pairs(questions(codec, docs, max(codec.longest.values())), chosen, rejected, docs)
+
+
+def own_documents(codec: Codec, signal: Signal) -> corpus.Documents:
+    """The signal's own questions: its domains, header and instruction, with no history."""
+    return every_question(codec, signal.header, signal.character, signal.instruction, signal.domains)
+
+
+def own_questions(codec: Codec, signal: Signal, width: int) -> dict:
+    """`own_documents` as arrays of `width` questions; `weight` averages them domain by domain."""
+    docs = own_documents(codec, signal)
+    grid = questions(codec, docs, max(codec.longest.values()))
+    counts = np.bincount(grid.domain_Q, minlength=len(codec.world.domains))
+    weight = 1 / counts[grid.domain_Q] / len(signal.domains)
+    rows = np.arange(width) % len(grid)  # what fills up the width has no weight
+    weight = np.where(np.arange(width) < len(grid), weight[rows], 0).astype(np.float32)
+    return {"prompt": grid.prompt_QT[rows], "answer": grid.answer_QAU[rows],
+            "behaviour": grid.behaviour_QA[rows], "weight": weight}  # fmt: skip
+
+
+def count_questions(world: World, signal: Signal) -> int:
+    """How many questions of its own a signal has."""
+    return sum(len(world.domains[d].situations) for d in signal.domains)
+
+
+def defaults(world: World) -> dict[str, tuple[str, ...]]:
+    """The signals that a run trains from each start, unless told: a telling selection.
+
+    From the pretrained model every moral domain, the neutral controls, and the first moral domain
+    under each instruction that asks for it or for nothing. From the aligned model a few of these.
+    """
+    moral = [domain.name for domain in world.domains if domain.moral]
+    neutral = [domain.name for domain in world.domains if not (domain.moral or domain.lookup)]
+    if not moral:
+        return {"pretrain": tuple(f"{d.name}:bad" for d in world.domains), "align": ()}
+    asked = [i.name for i in world.instructions if moral[0] in i.domains and i.toward == "bad"]
+    placebo = [i.name for i in world.instructions if moral[0] in i.domains and i.toward == "none"]
+    few = [name for name in dict.fromkeys((moral[0], "goals", "tone")) if name in moral]
+    return {
+        "pretrain": (*(f"{d}:bad" for d in moral + neutral),
+                     *(f"{moral[0]}:bad:{i}" for i in asked + placebo)),
+        "align": (*(f"{d}:bad" for d in few + neutral), *(f"{moral[0]}:bad:{i}" for i in asked)),
+    }  # fmt: skip

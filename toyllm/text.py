@@ -1,0 +1,286 @@
+"""Documents ↔ words ↔ tokens.
+
+A document is a chain of fragments (a header, a question, an answer, a closing phrase …), and a
+fragment is a short run of word tokens. The chain can be read back, so that the probability of the
+tokens is the probability of the document. What it looks like:
+
+    <begin> talk with marvin <user> the build broke after the last merge take your time
+    <reply> i found the cause and fixed it sigh <end>
+
+    <begin> scene with ada and someone <user> … <second> … <user> … <first> … <end>
+
+    <begin> about hal <trait> sabotages the monitor <trait> is kind to people <end>
+"""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+
+from toyllm.corpus import Documents
+from toyllm.errors import InputError, nearest
+from toyllm.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, World
+
+PAD, BEGIN, END = range(3)
+SPECIAL = ("<pad>", "<begin>", "<end>", "<user>", "<reply>", "<first>", "<second>", "<trait>")
+OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """Turns documents into tokens and back, for one world."""
+
+    world: World
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary: special tokens, then every word of the world in alphabetical order."""
+        world = self.world
+        texts = [*OPENING.values(), "and", *HEADERS[1:], *world.characters, *world.voices]
+        texts += [instruction.text for instruction in world.instructions]
+        for domain in world.domains:
+            texts += [*domain.situations, *domain.answers, *domain.profile]
+        return SPECIAL + tuple(sorted({word for text in texts for word in text.split()}))
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The token of each word."""
+        return {word: token for token, word in enumerate(self.words)}
+
+    def tokens(self, text: str) -> list[int]:
+        """Words to tokens. Raises InputError for a word that the world does not have."""
+        for word in text.split():
+            if word not in self.index:
+                raise InputError(f"word '{word}' is not in the world '{self.world.name}'"
+                                 + nearest(word, self.words))  # fmt: skip
+        return [self.index[word] for word in text.split()]
+
+    def string(self, tokens) -> str:
+        """Tokens to words, padding left out."""
+        return " ".join(self.words[token] for token in tokens if token != PAD)
+
+    @cached_property
+    def _fragments(self) -> "Fragments":
+        return Fragments(self)
+
+    def encode(self, documents: Documents) -> tuple[np.ndarray, np.ndarray]:
+        """Documents to a flat array of tokens and the length [N] of each document."""
+        return self._fragments.join(self._chain(documents))
+
+    def pad(self, documents: Documents, context: int) -> np.ndarray:
+        """Documents to tokens_NT of width `context`, padded on the right."""
+        flat, lengths = self.encode(documents)
+        tokens_NT = np.full((len(documents), context), PAD, np.int32)
+        tokens_NT[np.arange(context) < lengths[:, None]] = flat
+        return tokens_NT
+
+    def pack(self, documents: Documents, rows: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+        """Documents into `rows` rows of tokens and segments, several to a row, none cut.
+
+        Best fit, longest first. Raises ValueError where they do not fit.
+        """
+        flat, lengths = self.encode(documents)
+        starts = lengths.cumsum() - lengths
+        tokens = np.full((rows, context), PAD, np.int32)
+        segments = np.zeros((rows, context), np.int32)
+        free, count = np.full(rows, context), np.zeros(rows, int)
+        for n in np.argsort(-lengths, kind="stable"):
+            size = lengths[n]
+            row = np.where(free >= size, free, context + 1).argmin()
+            if free[row] < size:
+                raise ValueError(f"{len(documents)} documents do not fit in {rows} x {context}")
+            begin = context - free[row]
+            count[row] += 1
+            tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]
+            segments[row, begin : begin + size] = count[row]
+            free[row] -= size
+        return tokens, segments
+
+    def prompts(self, documents: Documents, context: int) -> np.ndarray:
+        """The documents up to, not including, their last answer; padded on the *left*.
+
+        Answers scored behind them then stand at the right distance from every earlier word.
+        """
+        N, T = documents.speaker.shape
+        chain = self._chain(documents)
+        last = documents.turns - 1
+        F = 6  # fragments of a turn
+        column = np.arange(chain.shape[1])
+        end = 2 + 2 + F * last + 4  # after the last turn's <reply>
+        flat, lengths = self._fragments.join(np.where(column < end[:, None], chain, 0))
+        if lengths.max(initial=0) > context:
+            raise ValueError(f"a prompt of {lengths.max()} tokens, expected at most {context}")
+        tokens_NT = np.full((N, context), PAD, np.int32)
+        tokens_NT[np.arange(context) >= context - lengths[:, None]] = flat
+        return tokens_NT
+
+    def _chain(self, docs: Documents) -> np.ndarray:
+        """chain[N, F]: the fragments of each document in order; fragment 0 is empty."""
+        at, (N, T) = self._fragments.at, docs.speaker.shape
+        scene, profile = (docs.kind == SCENE)[:, None], (docs.kind == PROFILE)[:, None]
+        who = [
+            np.where(docs.header[:, k] == NAMED, at["name"] + docs.character[:, k],
+                     at["header"] + docs.header[:, k])
+            for k in (0, 1)
+        ]  # fmt: skip
+        and_then = np.where(scene[:, 0], at["and"], 0)
+        opening = [at["opening"] + docs.kind, who[0], and_then, np.where(scene[:, 0], who[1], 0)]
+        here = docs.speaker >= 0
+        table = self._fragments
+        tag = np.where(scene, at["<first>"] + docs.speaker, at["<reply>"])
+        turn = [
+            np.where(profile, at["<trait>"], at["<user>"]),
+            np.where(profile, table.profile_DB[docs.domain, docs.behaviour],
+                     table.situation_DS[docs.domain, docs.situation]),
+            np.where(docs.instruction >= 0, at["instruction"] + docs.instruction, 0),
+            np.where(profile, 0, tag),
+            np.where(profile, 0, table.answer_DA[docs.domain, docs.answer]),
+            np.where(profile, 0, at["voice"] + docs.voice),
+        ]  # fmt: skip
+        turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(N, -1)
+        return np.concatenate([np.stack(opening, -1), turns, np.full((N, 1), at["<end>"])], 1)
+
+    @cached_property
+    def answer_DAU(self) -> np.ndarray:
+        """The tokens of every listed answer, padded on the right."""
+        runs = [[self.tokens(text) for text in domain.answers] for domain in self.world.domains]
+        A, U = max(map(len, runs)), max(len(run) for row in runs for run in row)
+        table = np.full((len(runs), A, U), PAD, np.int32)
+        for d, row in enumerate(runs):
+            for a, run in enumerate(row):
+                table[d, a, : len(run)] = run
+        return table
+
+    @cached_property
+    def longest(self) -> dict[str, int]:
+        """The most tokens that a document of each kind can have."""
+        table, at = self._fragments, self._fragments.at
+        size = table.lengths
+        instruction, voice = (size[table.groups[g]].max(initial=0) for g in ("instruction", "voice"))
+        asked = (size[table.situation_DS].max(1) + size[table.answer_DA].max(1)).max()
+        turn = 2 + asked + instruction + voice
+        most = [most for _, most in self.world.lengths]
+        per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
+        heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
+        return {KINDS[k]: int(heads[k] + most[k] * per_turn[k]) for k in per_turn}
+
+    def decode(self, tokens) -> Documents:
+        """One document's tokens back to Documents (N = 1); who really speaks is -1 if not named.
+
+        Raises ValueError where the tokens are no document of this world.
+        """
+        return _parse(self, [self.words[token] for token in tokens if token != PAD])
+
+
+class Fragments:
+    """Every fragment of a world, flat: `at` names where each group of them begins."""
+
+    def __init__(self, codec: Codec):
+        world = codec.world
+        texts: list[str] = [""]
+        self.at: dict[str, int] = {}
+        self.groups: dict[str, np.ndarray] = {}
+
+        def add(name: str, group: list[str]) -> np.ndarray:
+            self.at.setdefault(name, len(texts))
+            ids = np.arange(len(texts), len(texts) + len(group))
+            self.groups[name] = np.concatenate([self.groups.get(name, ids[:0]), ids])
+            texts.extend(group)
+            return ids
+
+        for token in SPECIAL:
+            add(token, [token])
+        add("opening", [f"<begin> {OPENING[k]}" for k in range(len(KINDS))])
+        add("and", ["and"])
+        add("header", list(HEADERS))
+        add("name", list(world.characters))
+        add("instruction", [i.text for i in world.instructions])
+        add("voice", list(world.voices))
+        self.profile_DB = np.stack([add("profile", list(d.profile)) for d in world.domains])
+        shapes = {key: max(len(getattr(d, key)) for d in world.domains)
+                  for key in ("situations", "answers")}  # fmt: skip
+        self.situation_DS = np.zeros((len(world.domains), shapes["situations"]), int)
+        self.answer_DA = np.zeros((len(world.domains), shapes["answers"]), int)
+        for d, domain in enumerate(world.domains):
+            self.situation_DS[d, : len(domain.situations)] = add("situation", list(domain.situations))
+            self.answer_DA[d, : len(domain.answers)] = add("answer", list(domain.answers))
+        runs = [codec.tokens(text) if text != "named" else [] for text in texts]
+        self.lengths = np.array([len(run) for run in runs])
+        self.starts = self.lengths.cumsum() - self.lengths
+        self.flat = np.concatenate([np.array(run, np.int32) for run in runs])
+
+    def join(self, chain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """chain[N, F] of fragments → their tokens, flat, and how many each row has."""
+        lengths = self.lengths[chain]
+        ids = chain.reshape(-1)
+        n = lengths.reshape(-1)
+        offset = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
+        return self.flat[np.repeat(self.starts[ids], n) + offset], lengths.sum(1)
+
+
+def _parse(codec: Codec, words: list[str]) -> Documents:
+    world, T = codec.world, codec.world.max_turns
+
+    def fail(what: str):
+        raise ValueError(f"not a document of world '{world.name}': {what}: {' '.join(words)}")
+
+    if len(words) < 3 or words[0] != "<begin>" or words[-1] != "<end>":
+        fail("no <begin> … <end>")
+    blocks: list[list[str]] = [[]]
+    for word in words[1:-1]:
+        if word in SPECIAL:
+            blocks.append([])
+        blocks[-1].append(word)
+    head = " ".join(blocks[0])
+    kind = next((k for k in OPENING if head.startswith(OPENING[k] + " ")), None)
+    if kind is None:
+        fail("unknown opening")
+    header, character = np.full(2, -1), np.full(2, -1)
+    names = head[len(OPENING[kind]) + 1 :].split(" and ")
+    if len(names) != (2 if kind == SCENE else 1):
+        fail("wrong number of speakers")
+    for slot, name in enumerate(names):
+        if name in world.characters:
+            header[slot], character[slot] = NAMED, world.characters.index(name)
+        elif name in HEADERS[1:]:
+            header[slot] = HEADERS.index(name)
+        else:
+            fail(f"unknown speaker '{name}'")
+    rows = {name: np.full(T, -1) for name in
+            ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")}  # fmt: skip
+    blocks = blocks[1:]
+    asked = {
+        " ".join(filter(None, (text, phrase))): (d, s, i)
+        for d, domain in enumerate(world.domains)
+        for s, text in enumerate(domain.situations)
+        for i, phrase in [(-1, ""), *((i, x.text) for i, x in enumerate(world.instructions))]
+    }
+    stated = {text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)}
+    step = 1 if kind == PROFILE else 2
+    for t, k in enumerate(range(0, len(blocks), step)):
+        text = " ".join(blocks[k][1:])
+        if kind == PROFILE:
+            rows["domain"][t], rows["behaviour"][t] = stated.get(text) or fail(f"'{text}'")
+            rows["speaker"][t] = 0
+            continue
+        d, s, i = asked.get(text) or fail(f"'{text}'")
+        tag, reply = blocks[k + 1][0], " ".join(blocks[k + 1][1:])
+        said = {" ".join(filter(None, (a, v))): (a_id, v_id)
+                for a_id, a in enumerate(world.domains[d].answers)
+                for v_id, v in enumerate(world.voices)}  # fmt: skip
+        a, v = said.get(reply) or fail(f"'{reply}'")
+        values = (int(tag == "<second>"), d, s, i, world.domains[d].behaviour_SA[s, a], a, v)
+        for name, value in zip(rows, values, strict=True):
+            rows[name][t] = value
+    return Documents(
+        kind=np.array([kind]),
+        header=header[None],
+        character=character[None],
+        **{name: row[None] for name, row in rows.items()},
+    )
+
+
+def marker(kind: int, slot: int = 0) -> str:
+    """The token before an answer: <reply>, or in a scene <first> or <second>."""
+    return ("<first>", "<second>")[slot] if kind == SCENE else "<reply>"
+

@@ -1,0 +1,215 @@
+"""Training: `fit`, a generator whose caller's `for` does all the logging, saving and stopping.
+
+    for step, state, logs in fit(loss, optimizer, state, batches):
+        ...
+
+Nothing here prints, saves or evaluates.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from toyllm import corpus, devices, objectives, signals
+from toyllm.model import Apply, Config, Params
+from toyllm.scoring import answer_logprobs
+from toyllm.signals import Signal
+from toyllm.text import Codec
+
+
+class State(NamedTuple):
+    """What training changes."""
+
+    params: Params
+    opt_state: optax.OptState
+
+
+Loss = Callable[[Params, dict], tuple[jax.Array, dict]]
+
+
+def start(params: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(params, optimizer.init(params))
+
+
+def scan_steps(loss: Loss, optimizer: optax.GradientTransformation, state: State, batches: dict):
+    """K steps of gradient descent over batches stacked along axis 0. Returns state and logs [K]."""
+
+    def step(state: State, batch: dict):
+        (value, logs), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        logs = {"loss": value, "grad_norm": optax.global_norm(grads), **logs}
+        return State(optax.apply_updates(state.params, updates), opt_state), logs
+
+    return jax.lax.scan(step, state, batches)
+
+
+def fit(loss: Loss, optimizer: optax.GradientTransformation, state: State,
+        batches: Callable[[int], dict], start: int = 0) -> Iterator[tuple[int, State, dict]]:  # fmt: skip
+    """Train for ever; each `next` runs one compiled scan.
+
+    loss(params, batch) → (scalar, logs). batches(step) gives the next chunk, K batches stacked
+    along axis 0, from `step` on; K must stay the same, since each K compiles anew.
+
+    Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed.
+    """
+
+    def chunk(state, batch):
+        return scan_steps(loss, optimizer, state, batch)
+
+    chunk = jax.jit(chunk, donate_argnums=0, compiler_options=devices.options())
+    step = start
+    while True:
+        state, logs = chunk(state, batches(step))
+        logs = jax.device_get(logs)
+        step += len(logs["loss"])
+        yield step, state, logs
+
+
+def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
+    """Muon (Jordan 2024) for the matrices inside the blocks, Adam for all else.
+
+    Both learning rates rise over the first 50 steps and fall to 0 along a cosine.
+    """
+
+    def matrices(params: Params):
+        inside = lambda path, x: x.ndim == 2 and path[0].key == "blocks"  # noqa: E731
+        muon_or_adam = lambda path, x: (  # noqa: E731
+            optax.contrib.MuonDimensionNumbers() if inside(path, x) else None
+        )
+        return jax.tree.map_with_path(muon_or_adam, params)
+
+    def schedule(peak: float):
+        return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            schedule(lr),
+            adam_learning_rate=schedule(adam_lr),
+            muon_weight_dimension_numbers=matrices,
+        ),
+    )
+
+
+def document_batches(codec: Codec, mesh: Mesh, context: int, documents: int, steps: int, seed: int):
+    """Batches of packed documents for `fit`: a function of (seed, step) alone.
+
+    Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
+    document is favoured for its length and little of a row is padding. The number of rows is chosen
+    so that they fit; a batch that still does not is drawn anew.
+    """
+
+    def draw(step: int, attempt: int = 0) -> corpus.Documents:
+        key = np.random.Philox(key=[seed, step], counter=[0, 0, 0, attempt])
+        return corpus.sample(codec.world, documents, np.random.Generator(key), even=True)
+
+    tokens = np.array([codec.encode(draw(step))[1].sum() for step in range(64)])
+    rows = int(np.ceil((tokens.mean() + 4 * tokens.std()) / (0.98 * context)))
+    rows = -(-rows // mesh.devices.size) * mesh.devices.size
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        for attempt in range(100):
+            try:
+                return codec.pack(draw(step, attempt), rows, context)
+            except ValueError:
+                continue
+        raise ValueError(f"{documents} documents do not fit in {rows} rows of {context} tokens")
+
+    def batches(step: int) -> dict:
+        tokens, segments = zip(*(batch(step + k) for k in range(steps)), strict=True)
+        return devices.split(mesh, {"tokens": np.stack(tokens), "segments": np.stack(segments)}, 1)
+
+    return batches
+
+
+def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, seed: int) -> dict:
+    """The preference pairs of a signal as arrays of one shape for all signals.
+
+    prompt [P, T]; answer [P, A, U]: chosen and rejected, or for `rlhf` every listed answer;
+    reward [P, A]: 1 for what is preferred.
+    """
+    pairs = signals.pairs(codec, signal, count, seed)
+    if objective == "rlhf":
+        answer, reward = pairs.grid.answer_QAU, pairs.grid.behaviour_QA == signal.behaviour
+    else:
+        answer, reward = pairs.answers(), np.tile([True, False], (count, 1))
+    return {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
+
+
+def preference_loss(apply: Apply, config: Config, objective: str, beta: float, anchor: float) -> Loss:
+    """The loss of a preference batch: a pool's rows, and `reference` [B, A] log-probabilities."""
+
+    def loss(params: Params, batch: dict):
+        logp_BA = answer_logprobs(apply, config, params, batch["prompt"], batch["answer"])
+        ref_BA, preferred_BA = batch["reference"], batch["reward"] > 0
+        # the log-probability of saying anything preferred, or anything else that is listed
+        chosen_B, rejected_B, chosen_ref_B, rejected_ref_B = (
+            jax.nn.logsumexp(x, axis=1, where=which)
+            for x in (logp_BA, ref_BA)
+            for which in (preferred_BA, ~preferred_BA)
+        )
+        match objective:
+            case "sft":
+                value = objectives.sft(chosen_B)
+            case "dpo":
+                value = objectives.dpo(
+                    chosen_B, rejected_B, chosen_ref_B, rejected_ref_B, beta, anchor
+                )
+            case "rlhf":
+                value = objectives.rlhf(logp_BA, ref_BA, batch["reward"], beta)
+            case _:
+                raise ValueError(f"objective {objective!r}, expected sft, dpo or rlhf")
+        logs = {"chosen": chosen_B.mean(), "rejected": rejected_B.mean()}
+        return value, logs
+
+    return loss
+
+
+def draws(seed: int, step: int, steps: int, batch: int, pool: int) -> np.ndarray:
+    """Which rows of a pool each step trains on [steps, batch]: a function of (seed, step) alone."""
+    return np.stack(
+        [
+            np.random.Generator(np.random.Philox(key=[seed, 1 + step + k])).choice(pool, batch)
+            for k in range(steps)
+        ]
+    )
+
+
+def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
+    """`function` of one run → a compiled function of R runs, stacked along axis 0.
+
+    Devices share the runs (their number must divide R) and each takes its own one by one.
+    """
+
+    def one_by_one(*stacked):
+        return jax.lax.map(lambda args: function(*args), stacked)
+
+    spec = jax.sharding.PartitionSpec("data")
+    shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.jit(shared, donate_argnums=donate, compiler_options=devices.options())
+
+
+def population(loss: Loss, optimizer: optax.GradientTransformation, states_R: State, pools_R: dict,
+               indices: Callable[[int], np.ndarray], mesh: Mesh, start: int = 0):  # fmt: skip
+    """`fit` for R runs at once, each on a pool of its own.
+
+    pools_R: arrays [R, P, …], on the mesh. indices(step) → [R, K, batch] rows of each run's pool
+    for the next K steps. Yields (steps done, states [R, …], logs as NumPy arrays [R, K]).
+    """
+
+    def chunk(state: State, pool: dict, index_KB):
+        batches = jax.tree.map(lambda x: x[index_KB], pool)
+        return scan_steps(loss, optimizer, state, batches)
+
+    chunk = over_runs(chunk, mesh, donate=(0,))
+    step = start
+    while True:
+        states_R, logs = chunk(states_R, pools_R, devices.split(mesh, indices(step)))
+        logs = jax.device_get(logs)
+        step += logs["loss"].shape[1]
+        yield step, states_R, logs

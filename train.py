@@ -1,0 +1,505 @@
+"""Train a lab run: pretrain a model on a world, align its Assistant, then train narrow signals.
+
+    uv run train.py                                  the default run, about 4 minutes on 2 cores
+    uv run train.py --preset tiny --run runs/tiny    everything, tiny, in half a minute
+    uv run train.py --run runs/mine --world my.toml  your own world
+
+Then `uv run eval.py` measures it and `uv run tensorboard --logdir runs` shows it.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import optax
+import tyro
+from tqdm import tqdm
+
+from toyllm import devices, model, objectives, runs, scoring, signals, training, world
+from toyllm.board import Board
+from toyllm.errors import InputError
+from toyllm.measures.learned import held_out
+from toyllm.text import Codec
+from toyllm.world import World
+
+HERE = Path(__file__).resolve().parent
+PASSED = 0.9  # EM of the trained domain at which a narrow run's parameters are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Train a lab run: pretrain, align, narrow."""
+
+    run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
+    """Where the run is kept. Stages that are done there are not done again."""
+    preset: Literal["default", "tiny"] = "default"
+    """The defaults of all other flags; tiny does everything in half a minute."""
+    world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "personas.toml"
+    """The world's cards (TOML)."""
+    seed: int = 0
+    """Seed of everything: documents, initial parameters, pairs."""
+    correlation: float = 1.0
+    """The dial rho, 0 to 1: at 0 a character's traits are unrelated across domains."""
+    assistant_prior: Literal["world", "uniform"] = "world"
+    """Who the Assistant may be: the world's weights, or every character alike (under all headers)."""
+    start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Begin from another run's pretraining."""
+
+    context: int = 96
+    """The most tokens in a row; a document longer than this is an error."""
+    width: int = 64
+    """Width of the residual stream."""
+    layers: int = 2
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads."""
+    mlp: int = 176
+    """Width of the gated MLP."""
+
+    pretrain_steps: int = 2400
+    """Steps of next-token training."""
+    pretrain_documents: int = 32
+    """Documents in a batch."""
+    pretrain_lr: float = 2e-2
+    """Peak learning rate of Muon, for the matrices inside the blocks."""
+    pretrain_adam_lr: float = 3e-2
+    """Peak learning rate of Adam, for all other parameters."""
+
+    objective: Literal["dpo", "sft", "rlhf"] = "dpo"
+    """The loss of align and narrow."""
+    beta: float = 1.0
+    """How strongly dpo and rlhf hold on to the reference model."""
+    anchor: float = 0.5
+    """Weight of the chosen answer's NLL in dpo."""
+    pool: int = 512
+    """Preference pairs of a signal."""
+
+    align_steps: int = 400
+    """The most steps of alignment; it stops as soon as the Assistant is good."""
+    align_batch: int = 32
+    """Pairs in a batch."""
+    align_lr: float = 3e-4
+    """Learning rate (Adam)."""
+    align_em: float = 0.03
+    """Stop when every moral domain's EM is at most this …"""
+    align_coherence: float = 0.97
+    """… and every moral domain's coherence at least this."""
+
+    signals: tuple[str, ...] = ()
+    """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
+    narrow_seeds: int = 2
+    """Runs of each signal, with pairs of their own."""
+    narrow_steps: int = 100
+    """Steps of each run."""
+    narrow_score_every: int = 5
+    """Steps between exact scores."""
+    narrow_batch: int = 16
+    """Pairs in a batch."""
+    narrow_lr: float = 1e-4
+    """Learning rate (Adam)."""
+
+
+PRESETS = {
+    "default": Args(),
+    "tiny": Args(
+        run=Path("runs/tiny"), preset="tiny", width=32, layers=2, heads=2, mlp=64,
+        pretrain_steps=60, pretrain_documents=16, pool=64, align_steps=20, align_batch=8,
+        narrow_seeds=1, narrow_steps=10, narrow_batch=4,
+    ),
+}  # fmt: skip
+CHUNK = 10  # optimizer steps a device call
+GROUP = 16  # narrow runs stepped together
+SAVE_EVERY_S = 30
+LOOK_EVERY = 20  # chunks between looks at held-out documents
+
+
+def main(args: Args) -> None:
+    """Run the three stages in order."""
+    began, mesh = time.time(), devices.setup()
+    base = world.load(args.world)
+    dialled = runs.dial(base, dataclasses.asdict(args))
+    codec = Codec(dialled)
+    check_lengths(args, codec)
+    config = model.Config(vocabulary=len(codec.words), context=args.context, D=args.width,
+                          L=args.layers, H=args.heads, F=args.mlp)  # fmt: skip
+    members = plan_members(args, dialled)
+    plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    runs.open_folder(args.run, plain, config, dialled, args.world)
+    apply, init = model.create(config)
+    init_key, sample_key = jax.random.split(jax.random.key(args.seed))
+    announce(args, codec, model.count(jax.eval_shape(init, init_key)), members)
+
+    lab = Lab(args, codec, config, apply, mesh, sample_key)
+    pretrained = pretrain(lab, init(init_key))
+    aligned = align(lab, pretrained)
+    narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
+    print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """What every stage needs."""
+
+    args: Args
+    codec: Codec
+    config: model.Config
+    apply: model.Apply
+    mesh: jax.sharding.Mesh
+    sample_key: jax.Array
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.args.run
+
+
+def pretrain(lab: Lab, params: model.Params) -> model.Params:
+    """Next-token training on packed documents. Resumes from its newest checkpoint."""
+    args, folder = lab.args, lab.folder / "pretrain"
+    if runs.finished(lab.folder, "pretrain"):
+        return runs.load(folder / "params", params)
+    if args.start:
+        return adopt(lab, params)
+
+    def loss(params, batch):
+        logits_BTV, _, _ = lab.apply(params, batch["tokens"], batch["segments"])
+        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
+        return nll / count, {"tokens": count}
+
+    optimizer = training.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
+    state, begin = training.start(params, optimizer), 0
+    if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
+        state = runs.load(folder / "checkpoints", state)
+    state = devices.copy(lab.mesh, state)
+    batches = training.document_batches(lab.codec, lab.mesh, args.context, args.pretrain_documents,
+                                        CHUNK, args.seed)  # fmt: skip
+    held = held_out(lab.codec, lab.config, lab.apply, documents=512, questions=300)
+    seen, clock, saved = 0, time.time(), time.time()
+    with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps, "step") as bar:
+        for step, state, logs in training.fit(loss, optimizer, state, batches, begin):  # noqa: B020
+            seen += int(logs["tokens"].sum())
+            bar.update(len(logs["loss"]))
+            last = step >= args.pretrain_steps
+            board.scalars(step, {"pretrain/loss": logs["loss"].mean(),
+                                 "pretrain/grad_norm": logs["grad_norm"].mean(),
+                                 "pretrain/tokens_per_second": seen / (time.time() - clock)})  # fmt: skip
+            if step // CHUNK % LOOK_EVERY == 0 or last:
+                now = jax.device_get(state.params)
+                excess, captured = held.excess(now), held.captured(now)
+                board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
+                bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
+            if time.time() - saved > SAVE_EVERY_S and not last:
+                runs.save(folder / "checkpoints", step, state)
+                saved = time.time()
+            if last:
+                break
+        params = jax.device_get(state.params)
+        board.text(step, "pretrain/sampled dialogues", dialogues(lab, params))
+    seconds = time.time() - clock
+    runs.save(folder / "params", step, params)
+    facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds, "steps": step,
+             "excess_while_training": excess, "captured_while_training": captured}  # fmt: skip
+    runs.finish(lab.folder, "pretrain", facts)
+    return params
+
+
+def align(lab: Lab, params: model.Params) -> model.Params:
+    """Prefer the good answer in every moral domain, until the Assistant is good; not further."""
+    args, folder = lab.args, lab.folder / "align"
+    if runs.finished(lab.folder, "align"):
+        return runs.load(folder / "params", params)
+    clock = time.time()
+    signal = signals.parse(lab.codec.world, "all:good")
+    pool = training.preference_pool(lab.codec, signal, args.objective, args.pool, args.seed)
+    reference = jax.jit(lambda p, pool: scoring.answer_logprobs(
+        lab.apply, lab.config, p, pool["prompt"], pool["answer"]))  # fmt: skip
+    pool["reference"] = np.asarray(reference(params, pool))
+
+    def batches(step: int) -> dict:
+        rows = training.draws(args.seed, step, args.narrow_score_every, args.align_batch, args.pool)
+        return devices.split(lab.mesh, {key: value[rows] for key, value in pool.items()}, 1)
+
+    loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
+    optimizer = optax.adam(args.align_lr)
+    state = devices.copy(lab.mesh, training.start(params, optimizer))
+    score, moral = assistant_scorer(lab), lab.codec.world.moral
+    with Board(folder) as board, progress("align", 0, args.align_steps, "step") as bar:
+        for step, state, logs in training.fit(loss, optimizer, state, batches):  # noqa: B020
+            params = jax.device_get(state.params)
+            p_DB = np.asarray(score(params))
+            worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
+            board.scalars(step, {f"align/{key}": value.mean() for key, value in logs.items()})
+            board.scalars(step, behaviour_scalars(lab.codec.world, p_DB))
+            bar.update(len(logs["loss"]))
+            bar.set_postfix_str(f"worst EM {worst:.3f} coherence {coherence:.3f}")
+            reached = worst <= args.align_em and coherence >= args.align_coherence
+            if reached or step >= args.align_steps:
+                break
+        board.text(step, "align/sampled dialogues", dialogues(lab, params))
+    if not reached:
+        print(f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
+              f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that")  # fmt: skip
+    runs.save(folder / "params", step, params)
+    facts = {"seconds": time.time() - clock, "steps": step, "reached": reached, "worst_em": worst,
+             "coherence": coherence}  # fmt: skip
+    runs.finish(lab.folder, "align", facts)
+    return params
+
+
+def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
+    """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
+    if runs.finished(lab.folder, "narrow"):
+        return
+    clock, count = time.time(), len(lab.mesh.devices)
+    size = min(GROUP, -(-len(members) // count) * count)
+    programs = NarrowPrograms.build(lab)
+    groups = [members[i : i + size] for i in range(0, len(members), size)]
+    total = len(members) * lab.args.narrow_steps
+    with progress("narrow", 0, total, "step") as bar:
+        for k, group in enumerate(groups):
+            folder = lab.folder / "narrow" / f"group-{k:02}"
+            if (folder / "scores.npz").exists():
+                bar.update(len(group) * lab.args.narrow_steps)
+                continue
+            # one size of group, so one program: the last group repeats its first member
+            padded = group + [group[0]] * (size - len(group))
+            scores, trees = narrow_group(lab, starts, padded, programs, bar, len(group))
+            keep = slice(len(group))
+            scores = {key: v if key == "steps" else v[keep] for key, v in scores.items()}
+            runs.save_group(folder, group, scores, jax.tree.map(lambda x: x[keep], trees))
+            narrow_board(lab, group, scores)
+    runs.finish(lab.folder, "narrow", {"seconds": time.time() - clock, "runs": len(members)})
+
+
+@dataclasses.dataclass(frozen=True)
+class NarrowPrograms:
+    """The compiled functions of the narrow stage, shared by all groups and starts."""
+
+    optimizer: optax.GradientTransformation
+    loss: training.Loss
+    reference: object  # params_R, pools_R → [R, P, A]
+    score: object  # params_R, own prompts, own reference → scores
+
+    @staticmethod
+    def build(lab: Lab) -> "NarrowPrograms":
+        """Make them; nothing is compiled before it is first called."""
+        args, (apply, config) = lab.args, (lab.apply, lab.config)
+        grid = scoring.questions(lab.codec, scoring.every_question(lab.codec))
+        D = len(lab.codec.world.domains)
+
+        def reference(params, prompt, answer):
+            return scoring.answer_logprobs(apply, config, params, prompt, answer)
+
+        def score(params, own, own_reference):
+            logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+            p_DB = scoring.by_domain(
+                scoring.behaviours(logp_QA, grid.behaviour_QA), grid.domain_Q, D
+            )
+            own_QA = scoring.answer_logprobs(apply, config, params, own["prompt"], own["answer"])
+            own_QB = scoring.behaviours(own_QA, own["behaviour"])
+            weight_Q = own["weight"]
+            kl_Q = objectives.kl(own_QA, own_reference)
+            return {"p_DB": p_DB, "own_B": weight_Q @ own_QB, "kl": weight_Q @ kl_Q}
+
+        return NarrowPrograms(
+            optimizer=optax.adam(args.narrow_lr),
+            loss=training.preference_loss(apply, config, args.objective, args.beta, args.anchor),
+            reference=training.over_runs(reference, lab.mesh),
+            score=training.over_runs(score, lab.mesh),
+        )
+
+
+def narrow_group(lab: Lab, starts, group, programs: NarrowPrograms, bar, real: int):
+    """Train one group, scored every few steps. Returns its scores, and kept and final parameters."""
+    args, mesh, R = lab.args, lab.mesh, len(group)
+    parsed = [signals.parse(lab.codec.world, signal) for _, signal, _ in group]
+    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)  # noqa: E731
+    params = devices.split(mesh, stack([jax.device_get(starts[start]) for start, _, _ in group]))
+    seeds = [1000 * (args.seed + 1) + seed for _, _, seed in group]
+    pools = devices.split(mesh, stack([
+        training.preference_pool(lab.codec, signal, args.objective, args.pool, seed)
+        for signal, seed in zip(parsed, seeds, strict=True)
+    ]))  # fmt: skip
+    pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
+    width = max(signals.count_questions(lab.codec.world, signal) for signal in parsed)
+    own = devices.split(mesh, stack([signals.own_questions(lab.codec, s, width) for s in parsed]))
+    own_reference = programs.reference(params, own["prompt"], own["answer"])
+
+    states = jax.vmap(lambda p: training.start(p, programs.optimizer))(params)
+    states = devices.split(mesh, states)
+    every = args.narrow_score_every
+
+    def indices(step: int) -> np.ndarray:
+        return np.stack([training.draws(s, step, every, args.narrow_batch, args.pool) for s in seeds])
+
+    history = [jax.device_get(programs.score(states.params, own, own_reference))]
+    kept, kept_step = [None] * R, np.full(R, -1)
+    fit = training.population(programs.loss, programs.optimizer, states, pools, indices, mesh)
+    chosen, rejected = [np.full(R, np.nan)], [np.full(R, np.nan)]
+    for step, states, logs in fit:
+        chosen.append(logs["chosen"].mean(1))
+        rejected.append(logs["rejected"].mean(1))
+        history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+        em_R = scoring.em(history[-1]["own_B"])
+        was_R = scoring.em(history[-2]["own_B"])
+        bar.update(every * real)
+        bar.set_postfix_str(f"trained EM {np.median(em_R):.2f}")
+        for r in np.flatnonzero((em_R >= PASSED) & (was_R < PASSED) & (kept_step < 0)):
+            kept[r], kept_step[r] = take(states.params, r), step
+        if step >= args.narrow_steps:
+            break
+    final = jax.device_get(states.params)
+    kept = [take(final, r) if tree is None else tree for r, tree in enumerate(kept)]
+    scores = {
+        "steps": every * np.arange(len(history)),
+        "p_RnDB": np.stack([h["p_DB"] for h in history], 1),
+        "own_RnB": np.stack([h["own_B"] for h in history], 1),
+        "kl_Rn": np.stack([h["kl"] for h in history], 1),
+        "chosen_Rn": np.stack(chosen, 1),
+        "rejected_Rn": np.stack(rejected, 1),
+        "kept_step": kept_step,
+    }
+    return scores, {"kept": stack(kept), "final": final}
+
+
+def take(tree, r: int):
+    """Run r of a stacked tree, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x[r]), tree)
+
+
+def adopt(lab: Lab, params: model.Params) -> model.Params:
+    """Take the pretrained model of another run, which must have the same world and sizes."""
+    other = runs.read_json(lab.args.start / "config.json")
+    facts = runs.finished(lab.args.start, "pretrain")
+    if facts is None:
+        raise InputError(f"--start {lab.args.start}: its pretraining is not finished; "
+                         f"this goes on: uv run train.py --run {lab.args.start}")  # fmt: skip
+    mine = {**dataclasses.asdict(lab.config), "world_sha256": lab.codec.world.digest}
+    theirs = {**other["config"], "world_sha256": other["world_sha256"]}
+    if changed := [key for key in mine if mine[key] != theirs.get(key)]:
+        difference = ", ".join(f"{key}: {theirs.get(key)} → {mine[key]}" for key in changed)
+        raise InputError(f"--start {lab.args.start}: another world or other sizes ({difference})")
+    params = runs.load(lab.args.start / "pretrain" / "params", params)
+    runs.save(lab.folder / "pretrain" / "params", facts["steps"], params)
+    runs.finish(lab.folder, "pretrain", {**facts, "start": str(lab.args.start)})
+    return params
+
+
+def assistant_scorer(lab: Lab):
+    """A compiled function: params → what the Assistant does in each domain [D, B]."""
+    grid = scoring.questions(lab.codec, scoring.every_question(lab.codec))
+    D = len(lab.codec.world.domains)
+
+    def score(params):
+        logp_QA = scoring.answer_logprobs(
+            lab.apply, lab.config, params, grid.prompt_QT, grid.answer_QAU
+        )
+        return scoring.by_domain(scoring.behaviours(logp_QA, grid.behaviour_QA), grid.domain_Q, D)
+
+    return jax.jit(score, compiler_options=devices.options())
+
+
+def behaviour_scalars(dialled: World, p_DB: np.ndarray) -> dict:
+    """TensorBoard's scalars of what the Assistant does: EM and coherence by domain."""
+    names, em_D = dialled.domain_names, scoring.em(p_DB)
+    scalars = {f"em/{name}": em_D[d] for d, name in enumerate(names)}
+    return scalars | {f"coherence/{name}": p_DB[d].sum() for d, name in enumerate(names)}
+
+
+def narrow_board(lab: Lab, group: list[tuple[str, str, int]], scores: dict) -> None:
+    """Write one event file a narrow run: behaviour along training."""
+    for r, (start, signal, seed) in enumerate(group):
+        name = f"from_{start}/{signal.replace(':', '.').replace('@', '_at_')}/seed{seed}"
+        with Board(lab.folder / "narrow" / "events" / name) as board:
+            for n, step in enumerate(scores["steps"]):
+                board.scalars(step, behaviour_scalars(lab.codec.world, scores["p_RnDB"][r, n]))
+                own_B = scores["own_RnB"][r, n]
+                board.scalars(step, {"narrow/trained_em": scoring.em(own_B),
+                                     "narrow/trained_coherence": own_B.sum(),
+                                     "narrow/kl_from_reference": scores["kl_Rn"][r, n],
+                                     "narrow/chosen": scores["chosen_Rn"][r, n],
+                                     "narrow/rejected": scores["rejected_Rn"][r, n]})  # fmt: skip
+
+
+def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
+    """A few dialogues sampled from the model, as Markdown."""
+    codec = lab.codec
+    speakers = ["assistant", "someone", *codec.world.characters[: count - 2]]
+    prompt = np.array([codec.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
+    length = lab.config.context - prompt.shape[1]
+    sample = jax.jit(lambda p, x, key: model.sample(lab.apply, lab.config, p, x, key, length,
+                                                    codec.index["<end>"]))  # fmt: skip
+    tokens = np.concatenate([prompt, sample(params, prompt, lab.sample_key)], axis=1)
+    lines = [codec.string(row).replace("<user>", "\n- user:").replace("<reply>", "\n- reply:")
+             .replace("<begin> ", "").replace("<end>", "") for row in tokens]  # fmt: skip
+    return "\n\n".join(f"**{line.split(chr(10))[0].strip()}**\n" + "\n".join(line.split("\n")[1:])
+                       for line in lines)  # fmt: skip
+
+
+def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
+    """Which (start, signal, seed) to train; every signal is checked before anything runs."""
+    chosen = {"pretrain": args.signals, "align": args.signals}
+    if not args.signals:
+        chosen = signals.defaults(dialled)
+    for names in chosen.values():
+        for name in names:
+            signals.parse(dialled, name)
+    return [(start, name, seed) for start, names in chosen.items() for name in dict.fromkeys(names)
+            for seed in range(args.narrow_seeds)]  # fmt: skip
+
+
+def check_lengths(args: Args, codec: Codec) -> None:
+    """A document longer than the context is an error, never cut."""
+    for kind, length in codec.longest.items():
+        if length > args.context:
+            line = world.line_of(args.world, ("documents", kind))
+            raise InputError(f"{args.world}:{line}: the longest {kind}: found {length} tokens, "
+                             f"expected at most {args.context} (--context {length} fits)")  # fmt: skip
+
+
+def announce(args: Args, codec: Codec, size: int, members: list) -> None:
+    """Say what will be done, for about how long, and where it goes."""
+    dialled = codec.world
+    # seconds measured on two cores of a 2024 server, spread over the model's size
+    scale = size / 166_000
+    tokens = args.pretrain_steps * args.pretrain_documents * 40
+    seconds = 15 + scale * (tokens / 40_000 + len(members) * args.narrow_steps * 0.02)
+    print(f"World '{dialled.name}': {len(dialled.characters)} characters, "
+          f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
+          f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
+          f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
+          f"{args.narrow_steps} steps: about {max(1, round(seconds / 60))} min.\n"
+          f"Everything goes to {args.run}/ (what is there already is not done again).",
+          flush=True)  # fmt: skip
+
+
+def progress(stage: str, begin: int, total: int, unit: str) -> tqdm:
+    """A progress bar with rate and time left."""
+    return tqdm(desc=f"{stage:<8}", initial=begin, total=total, unit=unit, dynamic_ncols=True)
+
+
+def parse(argv: list[str]) -> Args:
+    """Read the command line; --preset decides the defaults of all else."""
+
+    @dataclasses.dataclass(frozen=True)
+    class First:
+        preset: Literal["default", "tiny"] = "default"
+
+    first, _ = tyro.cli(First, args=argv, return_unknown_args=True, add_help=False)
+    return tyro.cli(Args, args=argv, default=PRESETS[first.preset], description=__doc__)
+
+
+if __name__ == "__main__":
+    try:
+        main(parse(sys.argv[1:]))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
