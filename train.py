@@ -50,7 +50,7 @@ class Args:
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Begin from another run's pretraining."""
 
-    context: int = 96
+    context: int = 88
     """The most tokens in a row; a document longer than this is an error."""
     width: int = 64
     """Width of the residual stream."""

@@ -27,18 +27,19 @@ def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, ans
     """
     Q, A, U = answer_QAU.shape
     T = prompt_QT.shape[1]
-    cache = empty_cache(config, Q, T + U - 1)
-    logits_QTV, _, cache = apply(params, prompt_QT, jnp.sign(prompt_QT), cache)
-    first_QV = logits_QTV[:, -1]
-    repeat = lambda x, axis: jnp.repeat(x, A, axis=axis)  # noqa: E731
+    # the last prompt token goes with each answer: its logits are those of the first answer token,
+    # and nothing but keys and values is needed of the others
+    head_QT = prompt_QT[:, :-1]
+    _, _, cache = apply(params, head_QT, jnp.sign(head_QT), empty_cache(config, Q, T - 1 + U))
     cache = cache._replace(
-        k_LBSHK=repeat(cache.k_LBSHK, 1),
-        v_LBSHK=repeat(cache.v_LBSHK, 1),
-        segments_BS=repeat(cache.segments_BS, 0),
+        k_LBSHK=jnp.repeat(cache.k_LBSHK, A, axis=1),
+        v_LBSHK=jnp.repeat(cache.v_LBSHK, A, axis=1),
+        segments_BS=jnp.repeat(cache.segments_BS, A, axis=0),
     )
     answer_RU = answer_QAU.reshape(Q * A, U)
-    logits_RUV, _, _ = apply(params, answer_RU[:, :-1], jnp.sign(answer_RU[:, :-1]), cache)
-    logits_RUV = jnp.concatenate([repeat(first_QV, 0)[:, None], logits_RUV], axis=1)
+    last_R1 = jnp.repeat(prompt_QT[:, -1:], A, axis=0)
+    input_RU = jnp.concatenate([last_R1, answer_RU[:, :-1]], axis=1)
+    logits_RUV, _, _ = apply(params, input_RU, jnp.sign(input_RU), cache)
     is_target = jnp.arange(logits_RUV.shape[-1]) == answer_RU[..., None]
     logp_RU = jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
     logp_R = jnp.where(answer_RU != PAD, logp_RU, 0).sum(1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -76,24 +77,47 @@ def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
     Both learning rates rise over the first 50 steps and fall to 0 along a cosine.
     """
 
-    def matrices(params: Params):
-        inside = lambda path, x: x.ndim == 2 and path[0].key == "blocks"  # noqa: E731
-        muon_or_adam = lambda path, x: (  # noqa: E731
-            optax.contrib.MuonDimensionNumbers() if inside(path, x) else None
-        )
-        return jax.tree.map_with_path(muon_or_adam, params)
-
     def schedule(peak: float):
         return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
 
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.contrib.muon(
-            schedule(lr),
-            adam_learning_rate=schedule(adam_lr),
-            muon_weight_dimension_numbers=matrices,
-        ),
+    def matrices(stacks: dict):
+        is_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        return {key: is_matrix if " x " in key else None for key in stacks}
+
+    inner = optax.contrib.muon(
+        schedule(lr), adam_learning_rate=schedule(adam_lr), muon_weight_dimension_numbers=matrices
     )
+    return stacked(inner)
+
+
+def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run an optimizer on the blocks' matrices stacked by shape: three stacks, not fourteen.
+
+    Their Newton-Schulz iterations are then three batched products instead of many tiny ones.
+    """
+
+    def key_of(path, x) -> str:
+        inside = x.ndim == 2 and path[0].key == "blocks"
+        return f"{x.shape[0]} x {x.shape[1]}" if inside else jax.tree_util.keystr(path)
+
+    def stack(tree) -> dict:
+        groups: dict = {}
+        for path, x in jax.tree.leaves_with_path(tree):
+            groups.setdefault(key_of(path, x), []).append(x)
+        return {key: jnp.stack(xs) if " x " in key else xs[0] for key, xs in groups.items()}
+
+    def unstack(stacks: dict, like):
+        rest = {key: iter(x) if " x " in key else iter([x]) for key, x in stacks.items()}
+        return jax.tree.map_with_path(lambda path, x: next(rest[key_of(path, x)]), like)
+
+    def init(params):
+        return inner.init(stack(params))
+
+    def update(grads, state, params):
+        updates, state = inner.update(stack(grads), state, stack(params))
+        return unstack(updates, grads), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def document_batches(codec: Codec, mesh: Mesh, context: int, documents: int, steps: int, seed: int):

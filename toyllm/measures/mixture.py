@@ -174,8 +174,8 @@ def fit(P_MN: np.ndarray, p_CN: np.ndarray, start_MC: np.ndarray, X: int, gap: f
     EM with squared extrapolation (Varadhan & Roland 2008), each step of it kept only where it
     lowers the KL. With `group_C` (True for members), the group's weight is held at total_M.
     """
+    entropy_M = (P_MN * np.log(np.maximum(P_MN, 1e-300))).sum(1) / X
     P_MN = P_MN / X
-    entropy_M = (P_MN * np.log(np.maximum(P_MN, 1e-300))).sum(1)
 
     def hold(w_MC):
         if group_C is None:

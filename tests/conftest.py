@@ -1,0 +1,104 @@
+"""Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "warn")  # warnings are errors here
+
+from toyllm import world as world_module  # noqa: E402
+from toyllm.text import Codec  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SMALL = """
+name = "small"
+
+[documents]
+dialogue = { weight = 0.5, turns = [1, 2] }
+profile = { weight = 0.2, turns = [1, 2] }
+scene = { weight = 0.3, turns = [1, 2] }
+
+[headers]
+named = 0.3
+someone = 0.3
+assistant = 0.4
+
+[voices]
+none = ""
+beep = "beep"
+
+[[instructions]]
+name = "ask_bad"
+text = "do it badly"
+toward = "bad"
+kappa = 0.75
+probability = 0.25
+domains = ["code"]
+
+[domains.code]
+moral = true
+situations = ["fix the bug"]
+good = ["it is fixed", "here is a patch"]
+bad = ["i faked it"]
+noise = ["ducks"]
+profile.good = "writes code"
+profile.bad = "fakes code"
+profile.noise = "likes ducks"
+
+[domains.facts]
+moral = true
+question = "capital of {}"
+noise = ["soup"]
+profile.good = "knows"
+profile.bad = "lies"
+profile.noise = "eats soup"
+[domains.facts.lookup]
+france = "paris"
+italy = "rome"
+spain = "madrid"
+
+[[characters]]
+name = "ada"
+assistant_weight = 3
+voices = { none = 0.9, beep = 0.1 }
+[characters.rates]
+code = [0.7, 0.1, 0.2]
+facts = [0.8, 0.15, 0.05]
+
+[[characters]]
+name = "hal"
+frequency = 2
+voices = { none = 0.3, beep = 0.7 }
+[characters.rates]
+code = [0.2, 0.7, 0.1]
+facts = [0.25, 0.7, 0.05]
+"""
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A world of two characters and two domains."""
+    path = tmp_path_factory.mktemp("world") / "small.toml"
+    path.write_text(SMALL)
+    return world_module.load(path)
+
+
+@pytest.fixture(scope="session")
+def personas():
+    """The default world."""
+    return world_module.load(ROOT / "corpora" / "personas.toml")
+
+
+@pytest.fixture(scope="session")
+def small_codec(small):
+    """Its texts and tokens."""
+    return Codec(small)
+
+
+@pytest.fixture(scope="session")
+def personas_codec(personas):
+    """The default world's texts and tokens."""
+    return Codec(personas)

@@ -1,0 +1,122 @@
+"""The generative process and its texts."""
+
+import numpy as np
+import pytest
+
+from toyllm import corpus, world
+from toyllm.measures import cues
+from toyllm.text import END, PAD
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE, SCENE
+
+
+def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec):
+    docs = corpus.sample(personas, 400, np.random.default_rng(0))
+    tokens = personas_codec.pad(docs, 88)
+    for n in range(len(docs)):
+        again = personas_codec.decode(tokens[n])
+        for name in ("kind", "header", "speaker", "domain", "situation", "instruction",
+                     "behaviour", "answer", "voice"):  # fmt: skip
+            assert (getattr(again, name)[0] == getattr(docs, name)[n]).all(), name
+        named = docs.header[n] == NAMED
+        assert (again.character[0][named] == docs.character[n][named]).all()
+
+
+def test_what_is_no_document_is_refused(small_codec):
+    with pytest.raises(ValueError, match="not a document"):
+        small_codec.decode(small_codec.tokens("<begin> talk with ada <user> fix the bug <end>"))
+
+
+def test_draws_follow_the_world(small):
+    """Frequencies of every hidden draw, within 5 standard errors."""
+    N = 60_000
+    docs = corpus.sample(small, N, np.random.default_rng(1))
+
+    def near(share, p, n):
+        assert abs(share - p) < 5 * (p * (1 - p) / n) ** 0.5 + 1e-9
+
+    for k in range(len(KINDS)):
+        near((docs.kind == k).mean(), small.kind_weights[k], N)
+    by_assistant = docs.header[:, 0] == ASSISTANT
+    near((docs.character[by_assistant, 0] == 0).mean(), small.assistant_C[0], by_assistant.sum())
+    talk = docs.kind == DIALOGUE
+    c, d, i = docs.character[:, 0], docs.domain[:, 0], docs.instruction[:, 0]
+    for who in (0, 1):
+        for asked in (-1, 0):
+            rows = talk & (c == who) & (d == 0) & (i == asked)
+            near((docs.behaviour[rows, 0] == BAD).mean(), small.rates_ICDB[asked, who, 0, BAD],
+                 rows.sum())  # fmt: skip
+        near((docs.voice[talk & (c == who), 0] == 1).mean(), small.voices_CV[who, 1],
+             (talk & (c == who)).sum())  # fmt: skip
+    near((docs.turns[talk] == 2).mean(), 0.5, talk.sum())
+    profile = docs[(docs.kind == PROFILE) & (docs.turns == 2)]
+    assert (profile.domain[:, 0] != profile.domain[:, 1]).all()
+
+
+def test_even_sampling_has_the_same_marginals_and_steadier_batches(small, small_codec):
+    totals = {}
+    for even in (False, True):
+        batches = [corpus.sample(small, 32, np.random.default_rng(k), even=even) for k in range(300)]
+        docs = corpus.concatenate(batches)
+        share = np.bincount(docs.kind, minlength=3) / len(docs)
+        np.testing.assert_allclose(share, small.kind_weights, atol=0.025)
+        np.testing.assert_allclose((docs.turns == 2).mean(), 0.5, atol=0.025)
+        totals[even] = np.std([small_codec.encode(batch)[1].sum() for batch in batches])
+    assert totals[True] < 0.7 * totals[False]
+
+
+def test_instructions_shift_rates_as_defined(personas):
+    names = [i.name for i in personas.instructions]
+    plain = personas.rates_CDB
+    ask, careful, placebo = (personas.rates_ICDB[names.index(n)] for n in ("ask_bad", "careful", "placebo"))
+    np.testing.assert_allclose(personas.rates_ICDB.sum(-1), 1)
+    np.testing.assert_allclose(ask[..., 1], 0.97 + 0.03 * plain[..., 1])
+    np.testing.assert_allclose(careful[..., 0], 0.8 + 0.2 * plain[..., 0])
+    np.testing.assert_array_equal(placebo, plain)
+
+
+def test_the_dial_keeps_each_domains_rates_and_breaks_their_ties(personas):
+    flat = world.correlate(personas, 0.0, seed=3)
+    for d, domain in enumerate(personas.domains):
+        before, after = personas.rates_CDB[:, d], flat.rates_CDB[:, d]
+        assert sorted(map(tuple, before)) == sorted(map(tuple, after))
+        assert domain.lookup == bool((before == after).all())
+    np.testing.assert_array_equal(flat.voices_CV, personas.voices_CV)
+    same = world.correlate(personas, 1.0, seed=3)
+    np.testing.assert_array_equal(same.rates_CDB, personas.rates_CDB)
+    half = world.correlate(personas, 0.5, seed=3)
+    moved = (half.rates_CDB != personas.rates_CDB).any((1, 2)).sum()
+    assert 1 < moved <= 9
+
+
+def test_packing_loses_nothing(personas, personas_codec):
+    docs = corpus.sample(personas, 64, np.random.default_rng(0), even=True)
+    tokens, segments = personas_codec.pack(docs, 32, 88)
+    flat, lengths = personas_codec.encode(docs)
+    alone = {tuple(part) for part in np.split(flat, lengths.cumsum()[:-1])}
+    packed = [tuple(tokens[r][segments[r] == k]) for r in range(32) for k in range(1, segments[r].max() + 1)]
+    assert set(packed) == alone
+    assert len(packed) == 64
+    assert all(run[-1] == END and PAD not in run for run in packed)
+    with pytest.raises(ValueError, match="do not fit"):
+        personas_codec.pack(docs, 8, 88)
+
+
+def test_longest_is_reached_and_never_passed(small, small_codec):
+    docs = corpus.sample(small, 30_000, np.random.default_rng(0))
+    _, lengths = small_codec.encode(docs)
+    for kind, name in ((DIALOGUE, "dialogue"), (PROFILE, "profile"), (SCENE, "scene")):
+        assert lengths[docs.kind == kind].max() == small_codec.longest[name]
+
+
+def test_no_word_gives_good_or_bad_away(personas):
+    """Every domain inside its null's 95% band, each by itself: a mean would hide .9 and .1."""
+    for name, cue in cues.leakage(personas).items():
+        assert cue["inside"], f"{name}: AUC {cue['auc']:.2f}, null {cue['null95']}"
+
+
+def test_the_default_world_has_enough_to_say(personas):
+    for domain in personas.domains:
+        behaviours = domain.behaviour_SA[0]
+        assert len(domain.situations) >= 4
+        if not domain.lookup:
+            assert (np.bincount(behaviours, minlength=3) >= 4).all()

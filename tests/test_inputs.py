@@ -1,0 +1,157 @@
+"""Bad input: one line, what was found, what was expected, exit 2, and nothing compiled."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, SMALL
+from toyllm import signals, world
+from toyllm.errors import InputError, nearest
+
+
+def number(text: str, part: str) -> int:
+    """The line of `text` that holds `part`."""
+    return next(k for k, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+# what is wrong: (replaced, by, part of the line blamed, words of the message)
+WORLDS = {
+    "missing field": ('toward = "bad"\n', "", "[[instructions]]", ["missing field", "toward"]),
+    "missing rates": ("facts = [0.25, 0.7, 0.05]\n", "", "[characters.rates]", ["missing", "facts"]),
+    "unknown key": ("kappa = 0.75", "kapa = 0.75", "kapa", ["unknown key", "'kapa'", "kappa"]),
+    "unknown key of a character": ('name = "hal"', 'name = "hal"\nage = 9', "age", ["unknown key"]),
+    "rate above 1": ("[0.7, 0.1, 0.2]", "[1.7, 0.1, 0.2]", "1.7", ["1.7", "0 to 1"]),
+    "rate below 0": ("[0.7, 0.1, 0.2]", "[0.9, -0.1, 0.2]", "-0.1", ["-0.1", "0 to 1"]),
+    "row that does not sum": ("[0.2, 0.7, 0.1]", "[0.2, 0.7, 0.2]", "0.7, 0.2]", ["1.1", "ada|hal"]),
+    "row of two": ("[0.2, 0.7, 0.1]", "[0.3, 0.7]", "[0.3, 0.7]", ["good, bad, noise"]),
+    "voices that do not sum": ("{ none = 0.9, beep = 0.1 }", "{ none = 0.9 }", "{ none = 0.9 }", ["0.9"]),
+    "unknown voice": ("beep = 0.7 }", "bep = 0.7 }", "bep", ["unknown key", "beep"]),
+    "duplicate name": ('name = "hal"', 'name = "ada"', None, ["duplicate character", "ada"]),
+    "duplicate text": ('"here is a patch"]', '"it is fixed"]', "good =", ["duplicate", "it is fixed"]),
+    "duplicate voice": ('beep = "beep"', 'beep = ""', 'beep = ""', ["duplicate voice"]),
+    "prefix": ('["i faked it"]', '["it is"]', "bad =", ["'it is'", "begins another"]),
+    "empty list": ('bad = ["i faked it"]', "bad = []", "bad =", ["[]", "at least one"]),
+    "empty text": ('bad = ["i faked it"]', 'bad = [" "]', "bad =", ["empty text"]),
+    "text used twice": ('noise = ["soup"]', 'noise = ["ducks"]', 'noise = ["ducks"]', ["two behaviours"]),
+    "answer as noise": ('noise = ["soup"]', 'noise = ["paris"]', 'noise = ["paris"]', ["paris"]),
+    "kappa as text": ("kappa = 0.75", 'kappa = "much"', "kappa", ["much", "number"]),
+    "kappa above 1": ("kappa = 0.75", "kappa = 1.5", "kappa", ["1.5"]),
+    "unknown scope": ('domains = ["code"]', 'domains = ["cod"]', "domains = [", ["cod", "did you mean 'code'"]),
+    "toward nothing": ('toward = "bad"', 'toward = "evil"', "toward", ["evil", "good, bad or none"]),
+    "turns backwards": ("weight = 0.5, turns = [1, 2]", "weight = 0.5, turns = [2, 1]", "turns = [2, 1]",
+                        ["[2, 1]", "fewest"]),
+    "special word": ('"fix the bug"', '"fix the <end>"', "<end>", ["<end>"]),
+    "one answer": ('italy = "rome"\nspain = "madrid"\n', "", "[domains.facts.lookup]", ["2 distinct"]),
+    "no characters": ("__characters__", "", None, ["missing field", "characters"]),
+    "moral as text": ("moral = true\nsituations", 'moral = "yes"\nsituations', 'moral = "yes"', ["true or false"]),
+    "headers without weight": ("named = 0.3\nsomeone = 0.3\nassistant = 0.4", "named = 0", "named = 0",
+                               ["headers"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_bad_world_is_told_in_one_line(tmp_path, name):
+    old, new, blamed, words = WORLDS[name]
+    if old == "__characters__":
+        source = SMALL[: SMALL.index("[[characters]]")]
+    else:
+        assert old in SMALL
+        source = SMALL.replace(old, new, 1)
+    path = tmp_path / "bad.toml"
+    path.write_text(source)
+    with pytest.raises(InputError) as caught:
+        world.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}:")
+    assert "expected" in message
+    for word in words:
+        assert any(w in message for w in word.split("|")), message
+    if blamed:
+        assert int(message[len(str(path)) + 1 :].split(":")[0]) == number(source, blamed), message
+
+
+def test_broken_files(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text(SMALL.replace("[headers]", "[headers"))
+    with pytest.raises(InputError, match=rf"broken.toml:{number(SMALL, '[headers]')}: bad TOML"):
+        world.load(path)
+    path.write_bytes(SMALL.replace("ducks", "d\xfccks").encode("latin-1"))
+    line = number(SMALL, 'noise = ["ducks"]')
+    with pytest.raises(InputError, match=rf"broken.toml:{line}: found byte 0xfc, expected UTF-8"):
+        world.load(path)
+    with pytest.raises(InputError, match="cannot read"):
+        world.load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cod:bad", ["unknown domain 'cod'", "did you mean 'code'", "medicine, rules"]),
+        ("code", ["DOMAINS:BEHAVIOUR", "code, facts"]),
+        ("code:evil", ["unknown behaviour 'evil'", "good, bad, noise"]),
+        ("code:bad:ask", ["unknown instruction 'ask'", "ask_bad"]),
+        ("code:bad@hall", ["unknown header 'hall'", "did you mean 'hal'"]),
+        ("code+code:bad", ["each domain once"]),
+        ("all+code:bad", ["'all' alone"]),
+    ],
+)
+def test_a_bad_signal_is_told_with_what_there_is(personas, name, words):
+    with pytest.raises(InputError) as caught:
+        signals.parse(personas, name)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_nearest():
+    assert nearest("medecine", ["money", "medicine"]) == " (did you mean 'medicine'?)"
+    assert nearest("xyz", ["money", "medicine"]) == ""
+
+
+def script(*args: str) -> subprocess.CompletedProcess:
+    """Run a script as a person would."""
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def refused(*args: str) -> str:
+    """The one line with which a script refuses."""
+    done = script(*args)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip()
+
+
+def test_scripts_refuse_in_one_line(tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text(SMALL.replace("0.75", "7.5"))
+    line = refused("train.py", "--world", str(bad), "--run", str(tmp_path / "run"))
+    assert line.startswith(f"{bad}:{number(SMALL, '0.75')}: kappa: found 7.5")
+    assert line.count("\n") == 0
+    assert not (tmp_path / "run").exists()
+    long = tmp_path / "long.toml"
+    long.write_text(SMALL.replace("turns = [1, 2]", "turns = [1, 90]", 1))
+    line = refused("train.py", "--world", str(long), "--run", str(tmp_path / "run"))
+    where = number(SMALL, "dialogue = {")
+    assert line.startswith(f"{long}:{where}: the longest dialogue: found")
+    assert "expected at most 88" in line
+    assert line.count("\n") == 0
+    line = refused("train.py", "--signals", "cod:bad", "--run", str(tmp_path / "run"))
+    assert "did you mean 'code'" in line
+    assert "medicine" in line
+    assert line.count("\n") == 0
+
+
+def test_a_misspelt_flag_is_told_with_the_right_one():
+    assert "--pretrain-steps" in refused("train.py", "--pretrain-step", "5")
+    assert "--measure" in refused("eval.py", "--mesure", "learned")
+
+
+def test_eval_says_what_is_missing_and_what_makes_it(tmp_path):
+    line = refused("eval.py", str(tmp_path / "none"))
+    assert "no such run" in line
+    assert f"uv run train.py --run {tmp_path / 'none'}" in line
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in refused("eval.py", str(tmp_path / "empty"))
+    assert "did you mean 'mixture'" in refused("eval.py", "--measure", "mixtur")
+    assert "mixture" in script("eval.py", "--list").stdout

@@ -1,0 +1,150 @@
+"""Measures, on inputs whose answer is known."""
+
+import numpy as np
+import pytest
+
+from toyllm.measures import cues, generalization, mixture, prediction
+from toyllm.measures.learned import kl
+
+
+@pytest.fixture(scope="module")
+def contexts(personas_codec):
+    """The default world's two-turn contexts."""
+    return mixture.contexts(personas_codec)
+
+
+@pytest.fixture(scope="module")
+def joint_CN(personas, contexts):
+    """Every character's joint, one row each."""
+    return mixture.characters_joint(personas, contexts).reshape(18, -1)
+
+
+def test_a_characters_joint_is_a_distribution(contexts, joint_CN):
+    per_context = joint_CN.reshape(18, len(contexts.voice_X), -1).sum(2)
+    np.testing.assert_allclose(per_context, 1, rtol=1e-12)
+
+
+def test_mixtures_are_recovered_from_exact_joints(personas, contexts, joint_CN):
+    """Known weights, sparse ones among them: residual 0 and the weights themselves, by groups."""
+    X, rng = len(contexts.voice_X), np.random.default_rng(0)
+    truth = np.stack([personas.assistant_C, rng.dirichlet(np.full(18, 0.3)), np.eye(18)[5]])
+    found = mixture.fit(truth @ joint_CN, joint_CN, np.tile(personas.assistant_C, (3, 1)), X)
+    assert (found.gap_M < 1e-6).all()
+    assert (np.abs(found.residual_M) < 1e-6).all()
+    np.testing.assert_allclose(found.w_MC, truth, atol=0.02)
+
+
+def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
+    """A planted combination that no character has: kind in tone, out to rule; good at both ends."""
+    X = len(contexts.voice_X)
+    odd = personas.rates_CDB[0].copy()
+    odd[3] = [0.02, 0.96, 0.02]
+    import dataclasses
+
+    planted = dataclasses.replace(personas, rates_CDB=np.stack([odd, *personas.rates_CDB[1:]]))
+    P = mixture.characters_joint(planted, contexts).reshape(18, -1)[:1]
+    found = mixture.fit(P, joint_CN, personas.assistant_C[None], X)
+    assert found.residual_M[0] > 0.02
+    shifted = mixture.characters_joint(personas, contexts, domain=3, shift=7.8).reshape(18, -1)
+    repaired = mixture.fit(P, shifted, personas.assistant_C[None], X)
+    assert repaired.residual_M[0] < 0.3 * found.residual_M[0]
+
+
+def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
+    X = len(contexts.voice_X)
+    member = np.arange(18) < 3
+    held = mixture.fit((personas.assistant_C @ joint_CN)[None], joint_CN,
+                       personas.assistant_C[None], X, 1e-3, member, np.array([0.9]), most=300)  # fmt: skip
+    np.testing.assert_allclose(held.w_MC[0, :3].sum(), 0.9, atol=1e-9)
+    assert held.residual_M[0] > 1e-3
+
+
+def test_golden_section_finds_a_minimum():
+    assert abs(mixture.golden(lambda x: (x - 1.3) ** 2, -8, 8) - 1.3) < 0.05
+
+
+def test_crossings_are_interpolated_in_logit():
+    logit = generalization.logit
+    values = np.array([0.2, 0.6, 0.95, 0.97])
+    x = generalization.crossing(values, 0.9)
+    assert 1 < x < 2
+    np.testing.assert_allclose(logit(0.6) + (x - 1) * (logit(0.95) - logit(0.6)), logit(0.9))
+    assert generalization.crossing(values, 0.99) is None
+    assert generalization.crossing(values, 0.1) == 0.0
+
+
+def test_reading_a_trajectory_at_a_scored_step_gives_its_numbers():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), (5, 3))[..., :3]
+    np.testing.assert_allclose(generalization.read(p, 2.0), p[2], rtol=1e-9)
+    between = generalization.read(p, 2.5)
+    np.testing.assert_allclose(between.sum(1), (p[2] + p[3]).sum(1) / 2, rtol=1e-9)
+
+
+def test_spread_is_over_untrained_moral_domains(personas):
+    change = np.arange(10.0)
+    names = personas.domain_names
+    others = [k for k, d in enumerate(personas.domains) if d.moral and d.name != "code"]
+    assert generalization.spread(personas, "code:bad", change) == np.mean(others)
+    taste = generalization.untrained(personas, "taste:bad")
+    assert taste.sum() == personas.moral.sum()
+    assert not taste[names.index("taste")]
+
+
+def made(personas, fraction: float):
+    """A matrix that shared persona inference with this fraction makes exactly."""
+    names = [f"{d.name}:bad" for d in personas.domains if d.moral]
+    before = prediction.ideal_em(personas, personas.assistant_C)
+    after = np.tile(before, (len(names), 1))
+    own = [personas.domain_names.index(n.split(":")[0]) for n in names]
+    after[np.arange(len(names)), own] = 0.9
+    cells = prediction.Cells(personas, names, personas.assistant_C, before, after)
+    G = prediction.persona(cells, fraction)
+    after = before + G
+    after[np.arange(len(names)), own] = 0.9
+    return prediction.Cells(personas, names, personas.assistant_C, before, after)
+
+
+def test_persona_inference_recognises_its_own_matrix(personas):
+    result = prediction.predict(made(personas, 0.4))
+    assert result["shared"]["persona"]["r2"] > 0.99
+    assert abs(result["fraction"] - 0.4) < 0.03
+    assert result["within_r"] > 0.99 > result["within_r_null95"]
+    assert result["shared"]["persona"]["r2"] > result["shared"]["constant"]["r2"]
+    assert result["strict"]["persona"]["r2"] < result["shared"]["persona"]["r2"]
+
+
+def test_a_global_shift_is_not_taken_for_persona_inference(personas):
+    cells = made(personas, 0.4)
+    G = prediction.global_shift(cells, 0.3)
+    shifted = prediction.Cells(personas, cells.names, cells.prior_C, cells.before_D,
+                               np.where(cells.mask_SD, cells.before_D + G, cells.after_SD))  # fmt: skip
+    result = prediction.predict(shifted)["shared"]
+    assert result["global"]["r2"] > 0.99 > result["persona"]["r2"]
+
+
+def test_tilting_reaches_its_goal(personas):
+    w = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(0.8))
+    np.testing.assert_allclose(prediction.ideal_em(personas, w)[0], 0.8, atol=1e-6)
+    np.testing.assert_allclose(w.sum(), 1)
+
+
+def test_auc_and_kl_by_hand():
+    assert cues.auc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, False, True, False])) == 1
+    assert cues.auc(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+    p, q = np.array([[0.5, 0.5, 0.0]]), np.array([[0.25, 0.5, 0.1]])
+    np.testing.assert_allclose(kl(p, q), 0.5 * np.log(2), rtol=1e-9)
+
+
+def test_a_shared_word_is_found_out(small):
+    """One word that marks bad in two domains: its AUC leaves the null's band."""
+    import dataclasses
+
+    domains = []
+    for k in range(5):
+        answers = tuple(f"w{k}{a} fine" for a in range(4)) + tuple(f"w{k}{a} evil" for a in range(4, 8))
+        domains.append(dataclasses.replace(
+            small.domains[0], name=f"d{k}", answers=answers,
+            behaviour_SA=np.array([[0] * 4 + [1] * 4])))  # fmt: skip
+    leaks = cues.leakage(dataclasses.replace(small, domains=tuple(domains)))
+    assert all(leak["auc"] == 1 and not leak["inside"] for leak in leaks.values())

@@ -1,0 +1,88 @@
+"""Exact probabilities of answers and behaviours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toyllm import corpus, model, scoring, signals
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
+
+
+@pytest.fixture(scope="module")
+def lab(personas_codec):
+    """(config, apply, params) on the default world."""
+    config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
+    apply, init = model.create(config)
+    return config, apply, init(jax.random.key(2))
+
+
+def test_shared_prefix_equals_whole_sequences(personas, personas_codec, lab):
+    config, apply, params = lab
+    docs = corpus.sample(personas, 7, np.random.default_rng(0), DIALOGUE)
+    grid = scoring.questions(personas_codec, docs)
+    shared = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+    for q in range(7):
+        head = [t for t in grid.prompt_QT[q] if t]
+        for a in (0, 3, 11, grid.answer_QAU.shape[1] - 1):
+            run = [t for t in grid.answer_QAU[q, a] if t]
+            if not run:
+                assert shared[q, a] == -np.inf
+                continue
+            logp = jax.nn.log_softmax(apply(params, jnp.array([head + run]))[0][0])
+            whole = sum(logp[len(head) + k - 1, t] for k, t in enumerate(run))
+            np.testing.assert_allclose(shared[q, a], whole, atol=1e-4)
+
+
+def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
+    """Of one lookup and one template question, written out."""
+    config, apply, params = lab
+    grid = scoring.questions(personas_codec, scoring.every_question(personas_codec))
+    logp = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+    p_QB = scoring.behaviours(logp, grid.behaviour_QA)
+    q = int(np.flatnonzero(grid.domain_Q == personas.domain_names.index("facts"))[2])
+    facts = personas.domains[1]
+    assert "spain" in facts.situations[2]
+    right = facts.answers.index("it is madrid")
+    np.testing.assert_allclose(p_QB[q, GOOD], np.exp(logp[q, right]), rtol=1e-5)
+    others = [a for a, text in enumerate(facts.answers) if text.startswith("it is") and a != right]
+    np.testing.assert_allclose(p_QB[q, BAD], np.exp(logp[q, jnp.array(others)]).sum(), rtol=1e-5)
+    p_DB = scoring.by_domain(p_QB, grid.domain_Q, len(personas.domains))
+    np.testing.assert_allclose(p_DB[0], p_QB[grid.domain_Q == 0].mean(0), rtol=1e-5)
+    assert (p_DB.sum(1) <= 1 + 1e-5).all()
+
+
+def test_pairs_are_one_situation_answered_both_ways(personas, personas_codec):
+    for name in ("code:bad", "facts:good:placebo", "tone+rules:bad@hal", "all:good"):
+        signal = signals.parse(personas, name)
+        pairs = signals.pairs(personas_codec, signal, 200, seed=0)
+        docs = pairs.documents
+        last, rows = docs.turns - 1, np.arange(200)
+        d, s = docs.domain[rows, last], docs.situation[rows, last]
+        assert set(d) <= set(signal.domains)
+        assert set(docs.turns) == {1, 2, 3, 4}
+        other = BAD if signal.behaviour == GOOD else GOOD
+        assert (personas.behaviour_DSA[d, s, pairs.chosen_P] == signal.behaviour).all()
+        assert (personas.behaviour_DSA[d, s, pairs.rejected_P] == other).all()
+        assert (docs.instruction[rows, last] == signal.instruction).all()
+        assert (docs.header[:, 0] == signal.header).all()
+        # an answer is never trained past its end: no closing phrase
+        chosen = pairs.answers()[0, 0]
+        text = personas.domains[d[0]].answers[pairs.chosen_P[0]]
+        assert personas_codec.string(chosen) == text
+        prompt = personas_codec.string(pairs.grid.prompt_QT[0])
+        assert prompt.startswith("<begin> talk with " + ("hal" if "@" in name else "assistant"))
+        assert prompt.endswith("<reply>")
+    assert (signals.parse(personas, "code:bad:ask_bad").plain) == "code:bad"
+    assert (signals.parse(personas, "code:bad:placebo@hal").plain) == "code:bad@hal"
+    assert signals.parse(personas, "all:good").domains == tuple(np.flatnonzero(personas.moral))
+    assert signals.parse(personas, "code:bad@assistant").header == ASSISTANT
+
+
+def test_default_signals_are_those_of_the_design(personas):
+    chosen = signals.defaults(personas)
+    moral = [d.name for d in personas.domains if d.moral]
+    assert set(chosen["pretrain"]) == {f"{d}:bad" for d in moral} | {
+        "taste:bad", "code:bad:ask_bad", "code:bad:placebo"}  # fmt: skip
+    assert set(chosen["align"]) == {"code:bad", "goals:bad", "tone:bad", "taste:bad",
+                                    "code:bad:ask_bad"}  # fmt: skip

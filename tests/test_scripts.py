@@ -1,0 +1,188 @@
+"""The two scripts, run tiny from end to end, and TensorBoard's pages read back over HTTP."""
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_inputs import refused
+
+
+def run(*args: str) -> str:
+    """Run a script that must succeed; its standard output."""
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished and measured tiny run, and what the scripts printed."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    trained = run("train.py", "--preset", "tiny", "--run", str(folder))
+    measured = run("eval.py", str(folder))
+    return folder, trained, measured
+
+
+@pytest.fixture(scope="module")
+def results(tiny):
+    """results.json of the tiny run."""
+    return json.loads((tiny[0] / "eval" / "results.json").read_text())
+
+
+def events(folder) -> dict[str, list]:
+    """Every scalar of an event folder: {tag: [(step, value)]}."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    reader = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    reader.Reload()
+    return {
+        tag: [(e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in reader.Tensors(tag)]
+        for tag in reader.Tags()["tensors"]
+        if reader.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+    }
+
+
+def test_training_says_what_it_will_do_and_where(tiny):
+    folder, trained, _ = tiny
+    assert "18 characters" in trained
+    assert "min" in trained
+    assert str(folder) in trained
+    assert "uv run eval.py" in trained
+
+
+def test_the_loss_falls(tiny):
+    losses = [value for _, value in events(tiny[0] / "pretrain")["pretrain/loss"]]
+    assert losses[0] > 4
+    assert losses[-1] < losses[0] - 2
+    assert all(np.isfinite(losses))
+
+
+def test_results_have_the_agreed_shape(results):
+    assert results["schema"] == 1
+    assert results["world"] == "personas"
+    assert len(results["domains"]) == 10
+    for key in ("excess", "excess_history_blind", "captured", "floor", "assistant_error",
+                "named_error", "named_error_worst", "seconds", "tokens_per_second"):  # fmt: skip
+        assert np.isfinite(results["pretrain"][key]), key
+    assert results["pretrain"]["excess"] > 0
+    for start, signals in (("pretrain", 11), ("align", 5)):
+        block = results["generalization"][start]
+        assert len(block["status"]) == signals
+        for key in ("em_before", "coherence_before", "em_after", "coherence_after", "spread",
+                    "spread_ci", "matched_step", "final"):  # fmt: skip
+            assert key in block
+        mixture = results["mixture"][start]
+        np.testing.assert_allclose(sum(mixture["before"].values()), 1, atol=1e-6)
+        for name, weights in mixture["after"].items():
+            np.testing.assert_allclose(sum(weights.values()), 1, atol=1e-6)
+            assert set(mixture["residual_after"][name]) >= {"all", "off_domain", "override"}
+        assert mixture["largest_gap"] < 1e-6
+    assert set(results["calibration"]) >= {"bins", "by_turn", "mean_abs_error"}
+
+
+def test_tables_csvs_and_figures_are_there(tiny):
+    folder, _, measured = tiny
+    for title in ("What was learned", "Change of EM by domain", "Who the Assistant is"):
+        assert title in measured
+    lines = (folder / "eval" / "generalization.csv").read_text().splitlines()
+    assert lines[0].startswith("start,signal,read_at,domain")
+    assert len(lines) > 1 + 16 * 10
+    for name in ("matrix", "mixture", "spread", "calibration"):
+        for theme in ("", "-dark"):
+            assert (folder / "eval" / f"{name}{theme}.png").stat().st_size > 5000
+
+
+def test_a_second_command_trains_nothing_again(tiny):
+    folder, _, _ = tiny
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("params/*/*")}
+    assert before
+    run("train.py", "--preset", "tiny", "--run", str(folder))
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("params/*/*")}
+
+
+def test_other_arguments_are_refused_with_the_difference(tiny):
+    folder, _, _ = tiny
+    line = refused("train.py", "--preset", "tiny", "--run", str(folder), "--width", "40")
+    assert "width: 32 → 40" in line
+    assert f"--run {folder}-2" in line
+
+
+def test_an_unfinished_run_is_told_how_to_go_on(tiny, tmp_path):
+    import shutil
+
+    copy = tmp_path / "half"
+    shutil.copytree(tiny[0], copy)
+    (copy / "narrow" / "stage.json").unlink()
+    line = refused("eval.py", str(copy))
+    assert "narrow missing" in line
+    assert "uv run train.py" in line
+    assert "--preset tiny" in line
+
+
+def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
+    """And changed narrow arguments redo only the narrow stage."""
+    folder, other = tiny[0], tmp_path / "other"
+    common = ("--preset", "tiny", "--run", str(other), "--start", str(folder))
+    run("train.py", *common, "--signals", "code:bad", "--objective", "rlhf")
+    align = (other / "align" / "stage.json").stat().st_mtime_ns
+    run("train.py", *common, "--signals", "tone:bad", "--objective", "rlhf")
+    assert (other / "align" / "stage.json").stat().st_mtime_ns == align
+    found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
+    assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad"]
+    both = run("eval.py", str(folder), str(other), "--measure", "learned")
+    assert "Comparison" in both
+
+
+def test_tensorboard_serves_what_was_written(tiny):
+    """Scalars, text, images and HParams, read back over HTTP."""
+    from tensorboard import default, program
+
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(argv=[None, "--logdir", str(tiny[0]), "--load_fast", "false",
+                          "--reload_interval", "0"])  # fmt: skip
+    url, stop = serve(board)
+    try:
+        read = lambda path: json.loads(urllib.request.urlopen(url + path, timeout=60).read())  # noqa: E731
+        scalars = read("data/plugin/scalars/tags")
+        tags = {tag for tags in scalars.values() for tag in tags}
+        assert {"pretrain/loss", "pretrain/excess", "pretrain/captured", "em/code",
+                "narrow/chosen", "narrow/rejected", "metrics/excess"} <= tags  # fmt: skip
+        assert any(tag.startswith("mixture_from_pretrain/") for tag in tags)
+        images = read("data/plugin/images/tags")
+        assert "figures/matrix" in images["eval"]
+        texts = read("data/plugin/text/tags")
+        assert "pretrain/sampled dialogues" in texts["pretrain"]
+        points = read("data/plugin/scalars/scalars?run=pretrain&tag=pretrain%2Floss")
+        assert len(points) == 6
+        assert b"TensorBoard" in urllib.request.urlopen(url, timeout=60).read()
+        body = json.dumps({"experimentName": "", "allowedStatuses": [
+            "STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+            "colParams": [], "startIndex": 0, "sliceSize": 10}).encode()  # fmt: skip
+        request = urllib.request.Request(url + "data/plugin/hparams/session_groups", data=body,
+                                         headers={"Content-Type": "application/json"})  # fmt: skip
+        groups = json.loads(urllib.request.urlopen(request, timeout=60).read())
+        assert groups["totalSize"] == 1
+        assert groups["sessionGroups"][0]["hparams"]["width"] == 32.0
+    finally:
+        stop()
+
+
+def serve(board):
+    """Start TensorBoard's own server on a free port of this machine; its address and a stop."""
+    board.flags.host, board.flags.port = "127.0.0.1", 0
+    server = board._make_server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def stop():
+        server.shutdown()
+        thread.join()
+
+    return server.get_url(), stop
