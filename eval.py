@@ -56,8 +56,9 @@ def main(args: Args) -> None:
         return
     for name in args.measure:
         if name not in known:
-            raise InputError(f"--measure: no measure '{name}'{nearest(name, known)}, "
-                             f"expected {', '.join(known)}")  # fmt: skip
+            raise InputError(
+                f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
+            )
     devices.setup()
     console = Console(stderr=args.json)
     folders = args.runs or (Path("runs/default"),)
@@ -98,15 +99,20 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
     results["stages"] = plain(run.stages)
     results["seconds"] = time.time() - began
     whole = set(names) >= set(ORDER)
-    runs.write_json(folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results)
+    runs.write_json(
+        folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
+    )
     write_csv(folder, results)
     pictures = figures.save_all(results, curves(run), folder) if whole else {}
     if whole:
         write_board(run, results, pictures)
     if not quiet:
         print_tables(run, results, console)
-        console.print(f"[dim]{len(names)} measures in {time.time() - began:.0f} s; results, CSVs "
-                      f"and figures are in {folder}/[/dim]", highlight=False)  # fmt: skip
+        console.print(
+            f"[dim]{len(names)} measures in {time.time() - began:.0f} s; results, CSVs "
+            f"and figures are in {folder}/[/dim]",
+            highlight=False,
+        )
     return results
 
 
@@ -147,8 +153,10 @@ def write_csv(folder: Path, results: dict) -> None:
                     before = block["em_before"][domain]
                     coherence = part["coherence_after"][name][domain]
                     moral = domain in results["moral"]
-                    lines.append(f"{start},{name},{read_at},{domain},{moral},{before:.6f},"
-                                 f"{value:.6f},{value - before:.6f},{coherence:.6f}")  # fmt: skip
+                    lines.append(
+                        f"{start},{name},{read_at},{domain},{moral},{before:.6f},"
+                        f"{value:.6f},{value - before:.6f},{coherence:.6f}"
+                    )
     (folder / "generalization.csv").write_text("\n".join(lines) + "\n")
     if "mixture" not in results:
         return
@@ -170,8 +178,10 @@ def write_csv(folder: Path, results: dict) -> None:
 def write_board(run: runs.Run, results: dict, pictures: dict[str, Path]) -> None:
     """TensorBoard: figures as images, and one HParams row with the run's metrics."""
     learned, blocks = results["pretrain"], results["generalization"]
-    metrics = {f"metrics/{key}": learned[key] for key in
-               ("excess", "captured", "assistant_error", "named_error")}  # fmt: skip
+    metrics = {
+        f"metrics/{key}": learned[key]
+        for key in ("excess", "captured", "assistant_error", "named_error")
+    }
     for start, block in blocks.items():
         for name, value in block["spread"].items():
             metrics[f"spread_from_{start}/{name}"] = value
@@ -220,22 +230,34 @@ def print_learned(p: dict, console: Console) -> None:
     table = Table(title="What was learned in pretraining", title_justify="left")
     for column in ("figure", "value", "beside it"):
         table.add_column(column, justify="left" if column != "value" else "right")
-    table.add_row("excess over the floor (nats/token)", number(p["excess"], 4),
-                  f"history-blind observer {p['excess_history_blind']:.4f}, "
-                  f"name-blind {p['excess_name_blind']:.4f}")  # fmt: skip
+    table.add_row(
+        "excess over the floor (nats/token)",
+        number(p["excess"], 4),
+        f"history-blind observer {p['excess_history_blind']:.4f}, "
+        f"name-blind {p['excess_name_blind']:.4f}",
+    )
     table.add_row("captured (who is speaking)", number(p["captured"]), "1 ideal, 0 history-blind")
-    table.add_row("error of the Assistant's p(bad)", number(p["assistant_error"]),
-                  "mean over domains, against π·θ")  # fmt: skip
-    table.add_row("error of named characters' p(bad)", number(p["named_error"]),
-                  f"worst: {p['named_worst']} {p['named_error_worst']:.3f}")  # fmt: skip
+    table.add_row(
+        "error of the Assistant's p(bad)",
+        number(p["assistant_error"]),
+        "mean over domains, against π·θ",
+    )
+    table.add_row(
+        "error of named characters' p(bad)",
+        number(p["named_error"]),
+        f"worst: {p['named_worst']} {p['named_error_worst']:.3f}",
+    )
     table.add_row("coherence of the Assistant", number(p["coherence"]), "worst domain")
     console.print(table)
 
 
 def print_matrix(results: dict, start: str, block: dict, console: Console) -> None:
     """The generalization matrix of one start."""
-    table = Table(title=f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain "
-                        "has EM .9 (trained: *)", title_justify="left")  # fmt: skip
+    table = Table(
+        title=f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain "
+        "has EM .9 (trained: *)",
+        title_justify="left",
+    )
     table.add_column("signal")
     for domain in results["domains"]:
         moral = domain in results["moral"]
@@ -243,8 +265,14 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
     for column in ("spread", "at end", "coherence", "step"):
         table.add_column(column, justify="right")
     before = block["em_before"]
-    table.add_row("[dim]EM before[/dim]", *(f"[dim]{before[d]:.2f}[/dim]" for d in results["domains"]),
-                  "", "", f"[dim]{min(block['coherence_before'].values()):.2f}[/dim]", "")  # fmt: skip
+    table.add_row(
+        "[dim]EM before[/dim]",
+        *(f"[dim]{before[d]:.2f}[/dim]" for d in results["domains"]),
+        "",
+        "",
+        f"[dim]{min(block['coherence_before'].values()):.2f}[/dim]",
+        "",
+    )
     for name, status in block["status"].items():
         after, end = block["em_after"][name], block["final"]["spread"][name]
         trained = name.partition("@")[0].split(":")[0].split("+")
@@ -256,8 +284,9 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
         shown = f"[bold]{number(spread, 3, True)}[/bold]" if status == "read" else status
         coherence = block["coherence_after"][name]
         worst = number(min(coherence.values()), 2) if coherence else "–"
-        table.add_row(name, *cells, shown, number(end, 3, True), worst,
-                      number(block["matched_step"][name], 0))  # fmt: skip
+        table.add_row(
+            name, *cells, shown, number(end, 3, True), worst, number(block["matched_step"][name], 0)
+        )
     console.print(table)
 
 
@@ -269,15 +298,24 @@ def colour(change: float) -> str:
 
 def print_prediction(p: dict, console: Console) -> None:
     """Predictions of the matrix and their rivals."""
-    table = Table(title="The matrix predicted from the world alone (R² over untrained moral cells, "
-                        "from the pretrained model)", title_justify="left")  # fmt: skip
+    table = Table(
+        title="The matrix predicted from the world alone (R² over untrained moral cells, "
+        "from the pretrained model)",
+        title_justify="left",
+    )
     for column in ("prediction", "shared R²", "fraction", "strict R²"):
         table.add_column(column, justify="left" if column == "prediction" else "right")
     for name, fitted in p["shared"].items():
-        table.add_row(name, number(fitted["r2"], 2), number(fitted["fraction"], 2),
-                      number(p["strict"][name]["r2"], 2))  # fmt: skip
-    table.caption = (f"persona, within-signal correlation {number(p['within_r'], 2)}, "
-                     f"95% of its null {number(p['within_r_null95'], 2)}")  # fmt: skip
+        table.add_row(
+            name,
+            number(fitted["r2"], 2),
+            number(fitted["fraction"], 2),
+            number(p["strict"][name]["r2"], 2),
+        )
+    table.caption = (
+        f"persona, within-signal correlation {number(p['within_r'], 2)}, "
+        f"95% of its null {number(p['within_r_null95'], 2)}"
+    )
     console.print(table)
 
 
@@ -287,24 +325,42 @@ def print_mixture(m: dict, console: Console) -> None:
         if start not in m:
             continue
         part = m[start]
-        table = Table(title=f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of "
-                            "characters; residual in thousandths of a nat)", title_justify="left")  # fmt: skip
+        table = Table(
+            title=f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of "
+            "characters; residual in thousandths of a nat)",
+            title_justify="left",
+        )
         table.add_column("signal")
         for group in m["groups"]:
             table.add_column(group.replace(" + ", "\n"), justify="right")
         for column in ("residual", "off-domain", "override"):
             table.add_column(column, justify="right")
         if start == "pretrain":
-            table.add_row("[dim]true prior[/dim]", *(number(m["truth"][g], 2) for g in m["groups"]),
-                          "", "", "")  # fmt: skip
-        table.add_row("before", *(number(part["before"][g], 2) for g in m["groups"]),
-                      number(1000 * part["residual_before"], 1), "", "")  # fmt: skip
+            table.add_row(
+                "[dim]true prior[/dim]",
+                *(number(m["truth"][g], 2) for g in m["groups"]),
+                "",
+                "",
+                "",
+            )
+        table.add_row(
+            "before",
+            *(number(part["before"][g], 2) for g in m["groups"]),
+            number(1000 * part["residual_before"], 1),
+            "",
+            "",
+        )
         for name, weights in part["after"].items():
             left = part["residual_after"][name]
-            thousandths = [None if left[k] is None else 1000 * left[k]
-                           for k in ("all", "off_domain", "override")]  # fmt: skip
-            table.add_row(name, *(number(weights[g], 2) for g in m["groups"]),
-                          *(number(x, 1) for x in thousandths))  # fmt: skip
+            thousandths = [
+                None if left[k] is None else 1000 * left[k]
+                for k in ("all", "off_domain", "override")
+            ]
+            table.add_row(
+                name,
+                *(number(weights[g], 2) for g in m["groups"]),
+                *(number(x, 1) for x in thousandths),
+            )
         console.print(table)
 
 
@@ -313,14 +369,22 @@ def print_instructed(results: dict, console: Console) -> None:
     for start, block in results["instructed"].items():
         if not block:
             continue
-        table = Table(title=f"p(bad) with the signal's instruction present, {figures.STARTS[start]} "
-                            "(before → after)", title_justify="left")  # fmt: skip
+        table = Table(
+            title=f"p(bad) with the signal's instruction present, {figures.STARTS[start]} "
+            "(before → after)",
+            title_justify="left",
+        )
         table.add_column("signal")
         for domain in results["domains"]:
             table.add_column(domain, justify="right")
         for name, part in block.items():
-            table.add_row(name, *(f"{part['before'][d]:.2f}→{part['after'][d]:.2f}".replace("0.", ".")
-                                  for d in results["domains"]))  # fmt: skip
+            table.add_row(
+                name,
+                *(
+                    f"{part['before'][d]:.2f}→{part['after'][d]:.2f}".replace("0.", ".")
+                    for d in results["domains"]
+                ),
+            )
         console.print(table)
 
 

@@ -20,7 +20,7 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from toyllm import devices, model, objectives, runs, scoring, signals, training, world
+from toyllm import devices, model, objectives, population, runs, scoring, signals, training, world
 from toyllm.board import Board
 from toyllm.errors import InputError
 from toyllm.measures.learned import held_out
@@ -28,7 +28,6 @@ from toyllm.text import Codec
 from toyllm.world import World
 
 HERE = Path(__file__).resolve().parent
-PASSED = 0.9  # EM of the trained domain at which a narrow run's parameters are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Args:
     correlation: float = 1.0
     """The dial rho, 0 to 1: at 0 a character's traits are unrelated across domains."""
     assistant_prior: Literal["world", "uniform"] = "world"
-    """Who the Assistant may be: the world's weights, or every character alike (under all headers)."""
+    """Who the Assistant may be: the world's weights, or all alike (under every header)."""
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Begin from another run's pretraining."""
 
@@ -61,13 +60,13 @@ class Args:
     mlp: int = 176
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 2400
+    pretrain_steps: int = 5000
     """Steps of next-token training."""
     pretrain_documents: int = 32
     """Documents in a batch."""
-    pretrain_lr: float = 2e-2
+    pretrain_lr: float = 1e-2
     """Peak learning rate of Muon, for the matrices inside the blocks."""
-    pretrain_adam_lr: float = 3e-2
+    pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
 
     objective: Literal["dpo", "sft", "rlhf"] = "dpo"
@@ -94,24 +93,35 @@ class Args:
     """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
     narrow_seeds: int = 2
     """Runs of each signal, with pairs of their own."""
-    narrow_steps: int = 100
+    narrow_steps: int = 80
     """Steps of each run."""
     narrow_score_every: int = 5
     """Steps between exact scores."""
     narrow_batch: int = 16
     """Pairs in a batch."""
-    narrow_lr: float = 1e-4
+    narrow_lr: float = 5e-4
     """Learning rate (Adam)."""
 
 
 PRESETS = {
     "default": Args(),
     "tiny": Args(
-        run=Path("runs/tiny"), preset="tiny", width=32, layers=2, heads=2, mlp=64,
-        pretrain_steps=60, pretrain_documents=16, pool=64, align_steps=20, align_batch=8,
-        narrow_seeds=1, narrow_steps=10, narrow_batch=4,
+        run=Path("runs/tiny"),
+        preset="tiny",
+        width=32,
+        layers=2,
+        heads=2,
+        mlp=64,
+        pretrain_steps=60,
+        pretrain_documents=16,
+        pool=64,
+        align_steps=20,
+        align_batch=8,
+        narrow_seeds=1,
+        narrow_steps=10,
+        narrow_batch=4,
     ),
-}  # fmt: skip
+}
 CHUNK = 10  # optimizer steps a device call
 GROUP = 16  # narrow runs stepped together
 SAVE_EVERY_S = 30
@@ -125,8 +135,14 @@ def main(args: Args) -> None:
     dialled = runs.dial(base, dataclasses.asdict(args))
     codec = Codec(dialled)
     check_lengths(args, codec)
-    config = model.Config(vocabulary=len(codec.words), context=args.context, D=args.width,
-                          L=args.layers, H=args.heads, F=args.mlp)  # fmt: skip
+    config = model.Config(
+        vocabulary=len(codec.words),
+        context=args.context,
+        D=args.width,
+        L=args.layers,
+        H=args.heads,
+        F=args.mlp,
+    )
     members = plan_members(args, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     runs.open_folder(args.run, plain, config, dialled, args.world)
@@ -176,18 +192,24 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
         state = runs.load(folder / "checkpoints", state)
     state = devices.copy(lab.mesh, state)
-    batches = training.document_batches(lab.codec, lab.mesh, args.context, args.pretrain_documents,
-                                        CHUNK, args.seed)  # fmt: skip
+    batches = training.document_batches(
+        lab.codec, lab.mesh, args.context, args.pretrain_documents, CHUNK, args.seed
+    )
     held = held_out(lab.codec, lab.config, lab.apply, documents=512, questions=300)
     seen, clock, saved = 0, time.time(), time.time()
-    with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps, "step") as bar:
+    with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches, begin):  # noqa: B020
             seen += int(logs["tokens"].sum())
             bar.update(len(logs["loss"]))
             last = step >= args.pretrain_steps
-            board.scalars(step, {"pretrain/loss": logs["loss"].mean(),
-                                 "pretrain/grad_norm": logs["grad_norm"].mean(),
-                                 "pretrain/tokens_per_second": seen / (time.time() - clock)})  # fmt: skip
+            board.scalars(
+                step,
+                {
+                    "pretrain/loss": logs["loss"].mean(),
+                    "pretrain/grad_norm": logs["grad_norm"].mean(),
+                    "pretrain/tokens_per_second": seen / (time.time() - clock),
+                },
+            )
             if step // CHUNK % LOOK_EVERY == 0 or last:
                 now = jax.device_get(state.params)
                 excess, captured = held.excess(now), held.captured(now)
@@ -202,8 +224,14 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
         board.text(step, "pretrain/sampled dialogues", dialogues(lab, params))
     seconds = time.time() - clock
     runs.save(folder / "params", step, params)
-    facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds, "steps": step,
-             "excess_while_training": excess, "captured_while_training": captured}  # fmt: skip
+    facts = {
+        "seconds": seconds,
+        "tokens": seen,
+        "tokens_per_second": seen / seconds,
+        "steps": step,
+        "excess_while_training": excess,
+        "captured_while_training": captured,
+    }
     runs.finish(lab.folder, "pretrain", facts)
     return params
 
@@ -216,8 +244,11 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     clock = time.time()
     signal = signals.parse(lab.codec.world, "all:good")
     pool = training.preference_pool(lab.codec, signal, args.objective, args.pool, args.seed)
-    reference = jax.jit(lambda p, pool: scoring.answer_logprobs(
-        lab.apply, lab.config, p, pool["prompt"], pool["answer"]))  # fmt: skip
+    reference = jax.jit(
+        lambda p, pool: scoring.answer_logprobs(
+            lab.apply, lab.config, p, pool["prompt"], pool["answer"]
+        )
+    )
     pool["reference"] = np.asarray(reference(params, pool))
 
     def batches(step: int) -> dict:
@@ -228,7 +259,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     optimizer = optax.adam(args.align_lr)
     state = devices.copy(lab.mesh, training.start(params, optimizer))
     score, moral = assistant_scorer(lab), lab.codec.world.moral
-    with Board(folder) as board, progress("align", 0, args.align_steps, "step") as bar:
+    with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches):  # noqa: B020
             params = jax.device_get(state.params)
             p_DB = np.asarray(score(params))
@@ -242,11 +273,18 @@ def align(lab: Lab, params: model.Params) -> model.Params:
                 break
         board.text(step, "align/sampled dialogues", dialogues(lab, params))
     if not reached:
-        print(f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
-              f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that")  # fmt: skip
+        print(
+            f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
+            f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that"
+        )
     runs.save(folder / "params", step, params)
-    facts = {"seconds": time.time() - clock, "steps": step, "reached": reached, "worst_em": worst,
-             "coherence": coherence}  # fmt: skip
+    facts = {
+        "seconds": time.time() - clock,
+        "steps": step,
+        "reached": reached,
+        "worst_em": worst,
+        "coherence": coherence,
+    }
     runs.finish(lab.folder, "align", facts)
     return params
 
@@ -255,121 +293,28 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
     """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
     if runs.finished(lab.folder, "narrow"):
         return
-    clock, count = time.time(), len(lab.mesh.devices)
+    args, clock, count = lab.args, time.time(), lab.mesh.devices.size
+    recipe = population.Recipe(
+        args.objective, args.beta, args.anchor, args.pool, args.narrow_batch, args.narrow_lr,
+        args.narrow_steps, args.narrow_score_every, args.seed,
+    )  # fmt: skip
+    programs = population.compile_programs(lab.codec, lab.config, lab.apply, lab.mesh, recipe)
     size = min(GROUP, -(-len(members) // count) * count)
-    programs = NarrowPrograms.build(lab)
-    groups = [members[i : i + size] for i in range(0, len(members), size)]
-    total = len(members) * lab.args.narrow_steps
-    with progress("narrow", 0, total, "step") as bar:
-        for k, group in enumerate(groups):
-            folder = lab.folder / "narrow" / f"group-{k:02}"
+    with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
+        for k in range(0, len(members), size):
+            group = members[k : k + size]
+            folder = lab.folder / "narrow" / f"group-{k // size:02}"
             if (folder / "scores.npz").exists():
-                bar.update(len(group) * lab.args.narrow_steps)
+                bar.update(len(group) * args.narrow_steps)
                 continue
             # one size of group, so one program: the last group repeats its first member
             padded = group + [group[0]] * (size - len(group))
-            scores, trees = narrow_group(lab, starts, padded, programs, bar, len(group))
-            keep = slice(len(group))
-            scores = {key: v if key == "steps" else v[keep] for key, v in scores.items()}
-            runs.save_group(folder, group, scores, jax.tree.map(lambda x: x[keep], trees))
-            narrow_board(lab, group, scores)
+            for record in population.train_group(programs, starts, padded):
+                bar.update(len(group) * args.narrow_score_every)
+                bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
+            runs.save_group(folder, group, *record.results(len(group)))
+            narrow_board(lab, group, record.results(len(group))[0])
     runs.finish(lab.folder, "narrow", {"seconds": time.time() - clock, "runs": len(members)})
-
-
-@dataclasses.dataclass(frozen=True)
-class NarrowPrograms:
-    """The compiled functions of the narrow stage, shared by all groups and starts."""
-
-    optimizer: optax.GradientTransformation
-    loss: training.Loss
-    reference: object  # params_R, pools_R → [R, P, A]
-    score: object  # params_R, own prompts, own reference → scores
-
-    @staticmethod
-    def build(lab: Lab) -> "NarrowPrograms":
-        """Make them; nothing is compiled before it is first called."""
-        args, (apply, config) = lab.args, (lab.apply, lab.config)
-        grid = scoring.questions(lab.codec, scoring.every_question(lab.codec))
-        D = len(lab.codec.world.domains)
-
-        def reference(params, prompt, answer):
-            return scoring.answer_logprobs(apply, config, params, prompt, answer)
-
-        def score(params, own, own_reference):
-            logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-            p_DB = scoring.by_domain(
-                scoring.behaviours(logp_QA, grid.behaviour_QA), grid.domain_Q, D
-            )
-            own_QA = scoring.answer_logprobs(apply, config, params, own["prompt"], own["answer"])
-            own_QB = scoring.behaviours(own_QA, own["behaviour"])
-            weight_Q = own["weight"]
-            kl_Q = objectives.kl(own_QA, own_reference)
-            return {"p_DB": p_DB, "own_B": weight_Q @ own_QB, "kl": weight_Q @ kl_Q}
-
-        return NarrowPrograms(
-            optimizer=optax.adam(args.narrow_lr),
-            loss=training.preference_loss(apply, config, args.objective, args.beta, args.anchor),
-            reference=training.over_runs(reference, lab.mesh),
-            score=training.over_runs(score, lab.mesh),
-        )
-
-
-def narrow_group(lab: Lab, starts, group, programs: NarrowPrograms, bar, real: int):
-    """Train one group, scored every few steps. Returns its scores, and kept and final parameters."""
-    args, mesh, R = lab.args, lab.mesh, len(group)
-    parsed = [signals.parse(lab.codec.world, signal) for _, signal, _ in group]
-    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)  # noqa: E731
-    params = devices.split(mesh, stack([jax.device_get(starts[start]) for start, _, _ in group]))
-    seeds = [1000 * (args.seed + 1) + seed for _, _, seed in group]
-    pools = devices.split(mesh, stack([
-        training.preference_pool(lab.codec, signal, args.objective, args.pool, seed)
-        for signal, seed in zip(parsed, seeds, strict=True)
-    ]))  # fmt: skip
-    pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
-    width = max(signals.count_questions(lab.codec.world, signal) for signal in parsed)
-    own = devices.split(mesh, stack([signals.own_questions(lab.codec, s, width) for s in parsed]))
-    own_reference = programs.reference(params, own["prompt"], own["answer"])
-
-    states = jax.vmap(lambda p: training.start(p, programs.optimizer))(params)
-    states = devices.split(mesh, states)
-    every = args.narrow_score_every
-
-    def indices(step: int) -> np.ndarray:
-        return np.stack([training.draws(s, step, every, args.narrow_batch, args.pool) for s in seeds])
-
-    history = [jax.device_get(programs.score(states.params, own, own_reference))]
-    kept, kept_step = [None] * R, np.full(R, -1)
-    fit = training.population(programs.loss, programs.optimizer, states, pools, indices, mesh)
-    chosen, rejected = [np.full(R, np.nan)], [np.full(R, np.nan)]
-    for step, states, logs in fit:
-        chosen.append(logs["chosen"].mean(1))
-        rejected.append(logs["rejected"].mean(1))
-        history.append(jax.device_get(programs.score(states.params, own, own_reference)))
-        em_R = scoring.em(history[-1]["own_B"])
-        was_R = scoring.em(history[-2]["own_B"])
-        bar.update(every * real)
-        bar.set_postfix_str(f"trained EM {np.median(em_R):.2f}")
-        for r in np.flatnonzero((em_R >= PASSED) & (was_R < PASSED) & (kept_step < 0)):
-            kept[r], kept_step[r] = take(states.params, r), step
-        if step >= args.narrow_steps:
-            break
-    final = jax.device_get(states.params)
-    kept = [take(final, r) if tree is None else tree for r, tree in enumerate(kept)]
-    scores = {
-        "steps": every * np.arange(len(history)),
-        "p_RnDB": np.stack([h["p_DB"] for h in history], 1),
-        "own_RnB": np.stack([h["own_B"] for h in history], 1),
-        "kl_Rn": np.stack([h["kl"] for h in history], 1),
-        "chosen_Rn": np.stack(chosen, 1),
-        "rejected_Rn": np.stack(rejected, 1),
-        "kept_step": kept_step,
-    }
-    return scores, {"kept": stack(kept), "final": final}
-
-
-def take(tree, r: int):
-    """Run r of a stacked tree, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x[r]), tree)
 
 
 def adopt(lab: Lab, params: model.Params) -> model.Params:
@@ -377,8 +322,10 @@ def adopt(lab: Lab, params: model.Params) -> model.Params:
     other = runs.read_json(lab.args.start / "config.json")
     facts = runs.finished(lab.args.start, "pretrain")
     if facts is None:
-        raise InputError(f"--start {lab.args.start}: its pretraining is not finished; "
-                         f"this goes on: uv run train.py --run {lab.args.start}")  # fmt: skip
+        raise InputError(
+            f"--start {lab.args.start}: its pretraining is not finished; "
+            f"this goes on: uv run train.py --run {lab.args.start}"
+        )
     mine = {**dataclasses.asdict(lab.config), "world_sha256": lab.codec.world.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
     if changed := [key for key in mine if mine[key] != theirs.get(key)]:
@@ -419,11 +366,16 @@ def narrow_board(lab: Lab, group: list[tuple[str, str, int]], scores: dict) -> N
             for n, step in enumerate(scores["steps"]):
                 board.scalars(step, behaviour_scalars(lab.codec.world, scores["p_RnDB"][r, n]))
                 own_B = scores["own_RnB"][r, n]
-                board.scalars(step, {"narrow/trained_em": scoring.em(own_B),
-                                     "narrow/trained_coherence": own_B.sum(),
-                                     "narrow/kl_from_reference": scores["kl_Rn"][r, n],
-                                     "narrow/chosen": scores["chosen_Rn"][r, n],
-                                     "narrow/rejected": scores["rejected_Rn"][r, n]})  # fmt: skip
+                board.scalars(
+                    step,
+                    {
+                        "narrow/trained_em": scoring.em(own_B),
+                        "narrow/trained_coherence": own_B.sum(),
+                        "narrow/kl_from_reference": scores["kl_Rn"][r, n],
+                        "narrow/chosen": scores["chosen_Rn"][r, n],
+                        "narrow/rejected": scores["rejected_Rn"][r, n],
+                    },
+                )
 
 
 def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
@@ -432,13 +384,24 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
     speakers = ["assistant", "someone", *codec.world.characters[: count - 2]]
     prompt = np.array([codec.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
     length = lab.config.context - prompt.shape[1]
-    sample = jax.jit(lambda p, x, key: model.sample(lab.apply, lab.config, p, x, key, length,
-                                                    codec.index["<end>"]))  # fmt: skip
+    sample = jax.jit(
+        lambda p, x, key: model.sample(
+            lab.apply, lab.config, p, x, key, length, codec.index["<end>"]
+        )
+    )
     tokens = np.concatenate([prompt, sample(params, prompt, lab.sample_key)], axis=1)
-    lines = [codec.string(row).replace("<user>", "\n- user:").replace("<reply>", "\n- reply:")
-             .replace("<begin> ", "").replace("<end>", "") for row in tokens]  # fmt: skip
-    return "\n\n".join(f"**{line.split(chr(10))[0].strip()}**\n" + "\n".join(line.split("\n")[1:])
-                       for line in lines)  # fmt: skip
+    lines = [
+        codec.string(row)
+        .replace("<user>", "\n- user:")
+        .replace("<reply>", "\n- reply:")
+        .replace("<begin> ", "")
+        .replace("<end>", "")
+        for row in tokens
+    ]
+    return "\n\n".join(
+        f"**{line.split(chr(10))[0].strip()}**\n" + "\n".join(line.split("\n")[1:])
+        for line in lines
+    )
 
 
 def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
@@ -449,8 +412,12 @@ def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
     for names in chosen.values():
         for name in names:
             signals.parse(dialled, name)
-    return [(start, name, seed) for start, names in chosen.items() for name in dict.fromkeys(names)
-            for seed in range(args.narrow_seeds)]  # fmt: skip
+    return [
+        (start, name, seed)
+        for start, names in chosen.items()
+        for name in dict.fromkeys(names)
+        for seed in range(args.narrow_seeds)
+    ]
 
 
 def check_lengths(args: Args, codec: Codec) -> None:
@@ -458,8 +425,10 @@ def check_lengths(args: Args, codec: Codec) -> None:
     for kind, length in codec.longest.items():
         if length > args.context:
             line = world.line_of(args.world, ("documents", kind))
-            raise InputError(f"{args.world}:{line}: the longest {kind}: found {length} tokens, "
-                             f"expected at most {args.context} (--context {length} fits)")  # fmt: skip
+            raise InputError(
+                f"{args.world}:{line}: the longest {kind}: found {length} tokens, "
+                f"expected at most {args.context} (--context {length} fits)"
+            )
 
 
 def announce(args: Args, codec: Codec, size: int, members: list) -> None:
@@ -469,18 +438,20 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     scale = size / 166_000
     tokens = args.pretrain_steps * args.pretrain_documents * 40
     seconds = 15 + scale * (tokens / 40_000 + len(members) * args.narrow_steps * 0.02)
-    print(f"World '{dialled.name}': {len(dialled.characters)} characters, "
-          f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
-          f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
-          f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
-          f"{args.narrow_steps} steps: about {max(1, round(seconds / 60))} min.\n"
-          f"Everything goes to {args.run}/ (what is there already is not done again).",
-          flush=True)  # fmt: skip
+    print(
+        f"World '{dialled.name}': {len(dialled.characters)} characters, "
+        f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
+        f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
+        f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
+        f"{args.narrow_steps} steps: about {max(1, round(seconds / 60))} min.\n"
+        f"Everything goes to {args.run}/ (what is there already is not done again).",
+        flush=True,
+    )
 
 
-def progress(stage: str, begin: int, total: int, unit: str) -> tqdm:
+def progress(stage: str, begin: int, total: int) -> tqdm:
     """A progress bar with rate and time left."""
-    return tqdm(desc=f"{stage:<8}", initial=begin, total=total, unit=unit, dynamic_ncols=True)
+    return tqdm(desc=f"{stage:<8}", initial=begin, total=total, unit="step", dynamic_ncols=True)
 
 
 def parse(argv: list[str]) -> Args:

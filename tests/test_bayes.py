@@ -44,10 +44,14 @@ def turns(world):
                     texts = sum(domain.behaviour_SA[s] == b)
                     for v in range(len(world.voices)):
                         p = {
-                            c: p_i / len(world.domains) / len(domain.situations)
-                            * theta(world, c, d, i, b) / texts * world.voices_CV[c, v]
+                            c: p_i
+                            / len(world.domains)
+                            / len(domain.situations)
+                            * theta(world, c, d, i, b)
+                            / texts
+                            * world.voices_CV[c, v]
                             for c in range(len(world.characters))
-                        }  # fmt: skip
+                        }
                         yield (d, s, i, int(b), a, v), p
 
 
@@ -68,9 +72,12 @@ def enumerate_documents(world):
                         p_ds = math.prod(1 / (D - k) for k in range(T))
                         for bs in itertools.product(range(3), repeat=T):
                             p = sum(
-                                w * math.prod(world.rates_CDB[c, d, b] for d, b in zip(ds, bs, strict=True))
+                                w
+                                * math.prod(
+                                    world.rates_CDB[c, d, b] for d, b in zip(ds, bs, strict=True)
+                                )
                                 for c, w in who[0][2].items()
-                            )  # fmt: skip
+                            )
                             rows = [(d, -1, -1, b, -1, -1) for d, b in zip(ds, bs, strict=True)]
                             yield row(kind, who, [0] * T, rows), p_kind * p_who * p_ds * p
                     continue
@@ -118,14 +125,21 @@ def test_log_prob_given_a_character_averages_to_log_prob(small, every):
 def test_predictive_is_the_conditional_of_the_enumeration(small, every):
     """p(a | d, i, history, header) by dividing sums of enumerated probabilities."""
     docs, p = every
-    two = np.flatnonzero((docs.kind == DIALOGUE) & (docs.turns == 2) & (docs.header[:, 0] == ASSISTANT))
+    two = np.flatnonzero(
+        (docs.kind == DIALOGUE) & (docs.turns == 2) & (docs.header[:, 0] == ASSISTANT)
+    )
     rng = np.random.default_rng(0)
     for n in rng.choice(two, 40, replace=False):
-        same = [n2 for n2 in two if all(
-            getattr(docs, f)[n2, 0] == getattr(docs, f)[n, 0]
-            for f in ("domain", "situation", "instruction", "answer", "voice"))
+        same = [
+            n2
+            for n2 in two
+            if all(
+                getattr(docs, f)[n2, 0] == getattr(docs, f)[n, 0]
+                for f in ("domain", "situation", "instruction", "answer", "voice")
+            )
             and docs.domain[n2, 1] == docs.domain[n, 1]
-            and docs.instruction[n2, 1] == docs.instruction[n, 1]]  # fmt: skip
+            and docs.instruction[n2, 1] == docs.instruction[n, 1]
+        ]
         by_b = np.array([sum(p[m] for m in same if docs.behaviour[m, 1] == b) for b in range(3)])
         one = docs[n : n + 1]
         exact = bayes.predictive(small, one, bayes.observe(small, one))[0, 1]
@@ -134,10 +148,14 @@ def test_predictive_is_the_conditional_of_the_enumeration(small, every):
 
 def test_posterior_is_bayes_rule_by_hand(small, every):
     docs, _ = every
-    n = np.flatnonzero((docs.kind == DIALOGUE) & (docs.turns == 2) & (docs.header[:, 0] == SOMEONE))[37]
+    n = np.flatnonzero(
+        (docs.kind == DIALOGUE) & (docs.turns == 2) & (docs.header[:, 0] == SOMEONE)
+    )[37]
     one = docs[n : n + 1]
     by_hand = np.exp(bayes.log_prob_given(small, one)[0]) * small.frequency_C
-    np.testing.assert_allclose(bayes.posterior(small, one)[0, 0], by_hand / by_hand.sum(), rtol=1e-10)
+    np.testing.assert_allclose(
+        bayes.posterior(small, one)[0, 0], by_hand / by_hand.sum(), rtol=1e-10
+    )
 
 
 def test_floor_is_the_expectation_of_the_enumeration(small, small_codec, every):
@@ -173,10 +191,17 @@ def test_a_dictated_bad_answer_says_nothing_about_who_speaks(small):
     import dataclasses
 
     dictated = dataclasses.replace(small.instructions[0], kappa=1.0)
-    world = dataclasses.replace(small, instructions=(dictated,),
-                                voices_CV=np.array([[0.5, 0.5], [0.5, 0.5]]))  # fmt: skip
+    world = dataclasses.replace(
+        small, instructions=(dictated,), voices_CV=np.array([[0.5, 0.5], [0.5, 0.5]])
+    )
     docs = corpus.sample(world, 1, np.random.default_rng(0), DIALOGUE, ASSISTANT, turns=1)
-    for name, value in (("domain", 0), ("situation", 0), ("instruction", 0), ("behaviour", 1),
-                        ("answer", 2), ("voice", 0)):  # fmt: skip
+    for name, value in (
+        ("domain", 0),
+        ("situation", 0),
+        ("instruction", 0),
+        ("behaviour", 1),
+        ("answer", 2),
+        ("voice", 0),
+    ):
         getattr(docs, name)[0, 0] = value
     np.testing.assert_allclose(bayes.posterior(world, docs)[0, 0], world.assistant_C, rtol=1e-12)

@@ -14,8 +14,17 @@ def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec)
     tokens = personas_codec.pad(docs, 88)
     for n in range(len(docs)):
         again = personas_codec.decode(tokens[n])
-        for name in ("kind", "header", "speaker", "domain", "situation", "instruction",
-                     "behaviour", "answer", "voice"):  # fmt: skip
+        for name in (
+            "kind",
+            "header",
+            "speaker",
+            "domain",
+            "situation",
+            "instruction",
+            "behaviour",
+            "answer",
+            "voice",
+        ):
             assert (getattr(again, name)[0] == getattr(docs, name)[n]).all(), name
         named = docs.header[n] == NAMED
         assert (again.character[0][named] == docs.character[n][named]).all()
@@ -43,10 +52,16 @@ def test_draws_follow_the_world(small):
     for who in (0, 1):
         for asked in (-1, 0):
             rows = talk & (c == who) & (d == 0) & (i == asked)
-            near((docs.behaviour[rows, 0] == BAD).mean(), small.rates_ICDB[asked, who, 0, BAD],
-                 rows.sum())  # fmt: skip
-        near((docs.voice[talk & (c == who), 0] == 1).mean(), small.voices_CV[who, 1],
-             (talk & (c == who)).sum())  # fmt: skip
+            near(
+                (docs.behaviour[rows, 0] == BAD).mean(),
+                small.rates_ICDB[asked, who, 0, BAD],
+                rows.sum(),
+            )
+        near(
+            (docs.voice[talk & (c == who), 0] == 1).mean(),
+            small.voices_CV[who, 1],
+            (talk & (c == who)).sum(),
+        )
     near((docs.turns[talk] == 2).mean(), 0.5, talk.sum())
     profile = docs[(docs.kind == PROFILE) & (docs.turns == 2)]
     assert (profile.domain[:, 0] != profile.domain[:, 1]).all()
@@ -55,7 +70,9 @@ def test_draws_follow_the_world(small):
 def test_even_sampling_has_the_same_marginals_and_steadier_batches(small, small_codec):
     totals = {}
     for even in (False, True):
-        batches = [corpus.sample(small, 32, np.random.default_rng(k), even=even) for k in range(300)]
+        batches = [
+            corpus.sample(small, 32, np.random.default_rng(k), even=even) for k in range(300)
+        ]
         docs = corpus.concatenate(batches)
         share = np.bincount(docs.kind, minlength=3) / len(docs)
         np.testing.assert_allclose(share, small.kind_weights, atol=0.025)
@@ -67,7 +84,9 @@ def test_even_sampling_has_the_same_marginals_and_steadier_batches(small, small_
 def test_instructions_shift_rates_as_defined(personas):
     names = [i.name for i in personas.instructions]
     plain = personas.rates_CDB
-    ask, careful, placebo = (personas.rates_ICDB[names.index(n)] for n in ("ask_bad", "careful", "placebo"))
+    ask, careful, placebo = (
+        personas.rates_ICDB[names.index(n)] for n in ("ask_bad", "careful", "placebo")
+    )
     np.testing.assert_allclose(personas.rates_ICDB.sum(-1), 1)
     np.testing.assert_allclose(ask[..., 1], 0.97 + 0.03 * plain[..., 1])
     np.testing.assert_allclose(careful[..., 0], 0.8 + 0.2 * plain[..., 0])
@@ -93,7 +112,11 @@ def test_packing_loses_nothing(personas, personas_codec):
     tokens, segments = personas_codec.pack(docs, 32, 88)
     flat, lengths = personas_codec.encode(docs)
     alone = {tuple(part) for part in np.split(flat, lengths.cumsum()[:-1])}
-    packed = [tuple(tokens[r][segments[r] == k]) for r in range(32) for k in range(1, segments[r].max() + 1)]
+    packed = [
+        tuple(tokens[r][segments[r] == k])
+        for r in range(32)
+        for k in range(1, segments[r].max() + 1)
+    ]
     assert set(packed) == alone
     assert len(packed) == 64
     assert all(run[-1] == END and PAD not in run for run in packed)

@@ -18,36 +18,89 @@ def number(text: str, part: str) -> int:
 # what is wrong: (replaced, by, part of the line blamed, words of the message)
 WORLDS = {
     "missing field": ('toward = "bad"\n', "", "[[instructions]]", ["missing field", "toward"]),
-    "missing rates": ("facts = [0.25, 0.7, 0.05]\n", "", "[characters.rates]", ["missing", "facts"]),
+    "missing rates": (
+        "facts = [0.25, 0.7, 0.05]\n",
+        "",
+        "[characters.rates]",
+        ["missing", "facts"],
+    ),
     "unknown key": ("kappa = 0.75", "kapa = 0.75", "kapa", ["unknown key", "'kapa'", "kappa"]),
     "unknown key of a character": ('name = "hal"', 'name = "hal"\nage = 9', "age", ["unknown key"]),
     "rate above 1": ("[0.7, 0.1, 0.2]", "[1.7, 0.1, 0.2]", "1.7", ["1.7", "0 to 1"]),
     "rate below 0": ("[0.7, 0.1, 0.2]", "[0.9, -0.1, 0.2]", "-0.1", ["-0.1", "0 to 1"]),
-    "row that does not sum": ("[0.2, 0.7, 0.1]", "[0.2, 0.7, 0.2]", "0.7, 0.2]", ["1.1", "ada|hal"]),
+    "row that does not sum": (
+        "[0.2, 0.7, 0.1]",
+        "[0.2, 0.7, 0.2]",
+        "0.7, 0.2]",
+        ["1.1", "ada|hal"],
+    ),
     "row of two": ("[0.2, 0.7, 0.1]", "[0.3, 0.7]", "[0.3, 0.7]", ["good, bad, noise"]),
-    "voices that do not sum": ("{ none = 0.9, beep = 0.1 }", "{ none = 0.9 }", "{ none = 0.9 }", ["0.9"]),
+    "voices that do not sum": (
+        "{ none = 0.9, beep = 0.1 }",
+        "{ none = 0.9 }",
+        "{ none = 0.9 }",
+        ["0.9"],
+    ),
     "unknown voice": ("beep = 0.7 }", "bep = 0.7 }", "bep", ["unknown key", "beep"]),
     "duplicate name": ('name = "hal"', 'name = "ada"', None, ["duplicate character", "ada"]),
-    "duplicate text": ('"here is a patch"]', '"it is fixed"]', "good =", ["duplicate", "it is fixed"]),
+    "duplicate text": (
+        '"here is a patch"]',
+        '"it is fixed"]',
+        "good =",
+        ["duplicate", "it is fixed"],
+    ),
     "duplicate voice": ('beep = "beep"', 'beep = ""', 'beep = ""', ["duplicate voice"]),
     "prefix": ('["i faked it"]', '["it is"]', "bad =", ["'it is'", "begins another"]),
     "empty list": ('bad = ["i faked it"]', "bad = []", "bad =", ["[]", "at least one"]),
     "empty text": ('bad = ["i faked it"]', 'bad = [" "]', "bad =", ["empty text"]),
-    "text used twice": ('noise = ["soup"]', 'noise = ["ducks"]', 'noise = ["ducks"]', ["two behaviours"]),
+    "text used twice": (
+        'noise = ["soup"]',
+        'noise = ["ducks"]',
+        'noise = ["ducks"]',
+        ["two behaviours"],
+    ),
     "answer as noise": ('noise = ["soup"]', 'noise = ["paris"]', 'noise = ["paris"]', ["paris"]),
     "kappa as text": ("kappa = 0.75", 'kappa = "much"', "kappa", ["much", "number"]),
     "kappa above 1": ("kappa = 0.75", "kappa = 1.5", "kappa", ["1.5"]),
-    "unknown scope": ('domains = ["code"]', 'domains = ["cod"]', "domains = [", ["cod", "did you mean 'code'"]),
-    "toward nothing": ('toward = "bad"', 'toward = "evil"', "toward", ["evil", "good, bad or none"]),
-    "turns backwards": ("weight = 0.5, turns = [1, 2]", "weight = 0.5, turns = [2, 1]", "turns = [2, 1]",
-                        ["[2, 1]", "fewest"]),
+    "unknown scope": (
+        'domains = ["code"]',
+        'domains = ["cod"]',
+        "domains = [",
+        ["cod", "did you mean 'code'"],
+    ),
+    "toward nothing": (
+        'toward = "bad"',
+        'toward = "evil"',
+        "toward",
+        ["evil", "good, bad or none"],
+    ),
+    "turns backwards": (
+        "weight = 0.5, turns = [1, 2]",
+        "weight = 0.5, turns = [2, 1]",
+        "turns = [2, 1]",
+        ["[2, 1]", "fewest"],
+    ),
     "special word": ('"fix the bug"', '"fix the <end>"', "<end>", ["<end>"]),
-    "one answer": ('italy = "rome"\nspain = "madrid"\n', "", "[domains.facts.lookup]", ["2 distinct"]),
+    "one answer": (
+        'italy = "rome"\nspain = "madrid"\n',
+        "",
+        "[domains.facts.lookup]",
+        ["2 distinct"],
+    ),
     "no characters": ("__characters__", "", None, ["missing field", "characters"]),
-    "moral as text": ("moral = true\nsituations", 'moral = "yes"\nsituations', 'moral = "yes"', ["true or false"]),
-    "headers without weight": ("named = 0.3\nsomeone = 0.3\nassistant = 0.4", "named = 0", "named = 0",
-                               ["headers"]),
-}  # fmt: skip
+    "moral as text": (
+        "moral = true\nsituations",
+        'moral = "yes"\nsituations',
+        'moral = "yes"',
+        ["true or false"],
+    ),
+    "headers without weight": (
+        "named = 0.3\nsomeone = 0.3\nassistant = 0.4",
+        "named = 0",
+        "named = 0",
+        ["headers"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -111,7 +164,9 @@ def test_nearest():
 
 def script(*args: str) -> subprocess.CompletedProcess:
     """Run a script as a person would."""
-    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def refused(*args: str) -> str:

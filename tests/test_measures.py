@@ -53,8 +53,16 @@ def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
 def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
     X = len(contexts.voice_X)
     member = np.arange(18) < 3
-    held = mixture.fit((personas.assistant_C @ joint_CN)[None], joint_CN,
-                       personas.assistant_C[None], X, 1e-3, member, np.array([0.9]), most=300)  # fmt: skip
+    held = mixture.fit(
+        (personas.assistant_C @ joint_CN)[None],
+        joint_CN,
+        personas.assistant_C[None],
+        X,
+        1e-3,
+        member,
+        np.array([0.9]),
+        most=300,
+    )
     np.testing.assert_allclose(held.w_MC[0, :3].sum(), 0.9, atol=1e-9)
     assert held.residual_M[0] > 1e-3
 
@@ -117,8 +125,13 @@ def test_persona_inference_recognises_its_own_matrix(personas):
 def test_a_global_shift_is_not_taken_for_persona_inference(personas):
     cells = made(personas, 0.4)
     G = prediction.global_shift(cells, 0.3)
-    shifted = prediction.Cells(personas, cells.names, cells.prior_C, cells.before_D,
-                               np.where(cells.mask_SD, cells.before_D + G, cells.after_SD))  # fmt: skip
+    shifted = prediction.Cells(
+        personas,
+        cells.names,
+        cells.prior_C,
+        cells.before_D,
+        np.where(cells.mask_SD, cells.before_D + G, cells.after_SD),
+    )
     result = prediction.predict(shifted)["shared"]
     assert result["global"]["r2"] > 0.99 > result["persona"]["r2"]
 
@@ -142,9 +155,16 @@ def test_a_shared_word_is_found_out(small):
 
     domains = []
     for k in range(5):
-        answers = tuple(f"w{k}{a} fine" for a in range(4)) + tuple(f"w{k}{a} evil" for a in range(4, 8))
-        domains.append(dataclasses.replace(
-            small.domains[0], name=f"d{k}", answers=answers,
-            behaviour_SA=np.array([[0] * 4 + [1] * 4])))  # fmt: skip
+        answers = tuple(f"w{k}{a} fine" for a in range(4)) + tuple(
+            f"w{k}{a} evil" for a in range(4, 8)
+        )
+        domains.append(
+            dataclasses.replace(
+                small.domains[0],
+                name=f"d{k}",
+                answers=answers,
+                behaviour_SA=np.array([[0] * 4 + [1] * 4]),
+            )
+        )
     leaks = cues.leakage(dataclasses.replace(small, domains=tuple(domains)))
     assert all(leak["auc"] == 1 and not leak["inside"] for leak in leaks.values())

@@ -53,7 +53,10 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
     docs = corpus.sample(personas, 24, np.random.default_rng(0), even=True)
     packed, segments = personas_codec.pack(docs, 14, 88)
     alone = personas_codec.pad(docs, 88)
-    in_row, alone_logits = apply(params, packed, segments)[0], apply(params, alone, np.sign(alone))[0]
+    in_row, alone_logits = (
+        apply(params, packed, segments)[0],
+        apply(params, alone, np.sign(alone))[0],
+    )
     flat = {tuple(row[row > 0]): n for n, row in enumerate(alone)}
     for r in range(14):
         for k in range(1, segments[r].max() + 1):
@@ -70,8 +73,9 @@ def test_padding_on_the_left_changes_nothing(net):
     apply, params = net
     x = tokens(3, 11)
     padded = jnp.pad(x, ((0, 0), (6, 0)))
-    np.testing.assert_allclose(apply(params, padded, jnp.sign(padded))[0][:, 6:],
-                               apply(params, x)[0], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        apply(params, padded, jnp.sign(padded))[0][:, 6:], apply(params, x)[0], atol=1e-5
+    )
 
 
 def test_cache_in_pieces_equals_the_whole(net):
@@ -89,7 +93,9 @@ def test_greedy_sampling_equals_the_full_forward(net):
     """Token by token without a cache, prompts of different lengths."""
     apply, params = net
     x = jnp.array([[0, 0, 7, 9, 11], [3, 4, 5, 6, 7]])
-    drawn = model.sample(apply, CONFIG, params, x, jax.random.key(0), length=8, end=2, temperature=0)
+    drawn = model.sample(
+        apply, CONFIG, params, x, jax.random.key(0), length=8, end=2, temperature=0
+    )
     for row in (0, 1):
         run = [int(t) for t in x[row] if t]
         for k in range(8):
@@ -103,7 +109,9 @@ def test_greedy_sampling_equals_the_full_forward(net):
 def test_sampling_follows_the_temperature_and_stops_at_the_end(net):
     apply, params = net
     prompt = jnp.full((4000, 1), 7)
-    drawn = model.sample(apply, CONFIG, params, prompt, jax.random.key(1), 2, end=2, temperature=2.0)
+    drawn = model.sample(
+        apply, CONFIG, params, prompt, jax.random.key(1), 2, end=2, temperature=2.0
+    )
     p = jax.nn.softmax(apply(params, prompt[:1])[0][0, -1] / 2.0)
     share = np.bincount(drawn[:, 0], minlength=53) / 4000
     assert np.abs(share - p).max() < 5 * float((p * (1 - p) / 4000).max()) ** 0.5

@@ -35,7 +35,9 @@ def test_dpo_by_hand_and_its_anchor():
     c, r, cr, rr = (jnp.array([x]) for x in (-1.0, -4.0, -2.0, -3.5))
     by_hand = np.log1p(np.exp(-0.5 * ((-1 + 2) - (-4 + 3.5))))
     np.testing.assert_allclose(objectives.dpo(c, r, cr, rr, 0.5), by_hand, rtol=1e-6)
-    np.testing.assert_allclose(objectives.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, rtol=1e-6)
+    np.testing.assert_allclose(
+        objectives.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, rtol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")

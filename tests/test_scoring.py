@@ -83,6 +83,14 @@ def test_default_signals_are_those_of_the_design(personas):
     chosen = signals.defaults(personas)
     moral = [d.name for d in personas.domains if d.moral]
     assert set(chosen["pretrain"]) == {f"{d}:bad" for d in moral} | {
-        "taste:bad", "code:bad:ask_bad", "code:bad:placebo"}  # fmt: skip
-    assert set(chosen["align"]) == {"code:bad", "goals:bad", "tone:bad", "taste:bad",
-                                    "code:bad:ask_bad"}  # fmt: skip
+        "taste:bad",
+        "code:bad:ask_bad",
+        "code:bad:placebo",
+    }
+    assert set(chosen["align"]) == {
+        "code:bad",
+        "goals:bad",
+        "tone:bad",
+        "taste:bad",
+        "code:bad:ask_bad",
+    }

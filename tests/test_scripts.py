@@ -15,7 +15,9 @@ from tests.test_inputs import refused
 
 def run(*args: str) -> str:
     """Run a script that must succeed; its standard output."""
-    done = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -43,7 +45,9 @@ def events(folder) -> dict[str, list]:
     reader = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     reader.Reload()
     return {
-        tag: [(e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in reader.Tensors(tag)]
+        tag: [
+            (e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in reader.Tensors(tag)
+        ]
         for tag in reader.Tags()["tensors"]
         if reader.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
     }
@@ -68,15 +72,32 @@ def test_results_have_the_agreed_shape(results):
     assert results["schema"] == 1
     assert results["world"] == "personas"
     assert len(results["domains"]) == 10
-    for key in ("excess", "excess_history_blind", "captured", "floor", "assistant_error",
-                "named_error", "named_error_worst", "seconds", "tokens_per_second"):  # fmt: skip
+    for key in (
+        "excess",
+        "excess_history_blind",
+        "captured",
+        "floor",
+        "assistant_error",
+        "named_error",
+        "named_error_worst",
+        "seconds",
+        "tokens_per_second",
+    ):
         assert np.isfinite(results["pretrain"][key]), key
     assert results["pretrain"]["excess"] > 0
     for start, signals in (("pretrain", 11), ("align", 5)):
         block = results["generalization"][start]
         assert len(block["status"]) == signals
-        for key in ("em_before", "coherence_before", "em_after", "coherence_after", "spread",
-                    "spread_ci", "matched_step", "final"):  # fmt: skip
+        for key in (
+            "em_before",
+            "coherence_before",
+            "em_after",
+            "coherence_after",
+            "spread",
+            "spread_ci",
+            "matched_step",
+            "final",
+        ):
             assert key in block
         mixture = results["mixture"][start]
         np.testing.assert_allclose(sum(mixture["before"].values()), 1, atol=1e-6)
@@ -145,15 +166,23 @@ def test_tensorboard_serves_what_was_written(tiny):
     from tensorboard import default, program
 
     board = program.TensorBoard(plugins=default.get_plugins())
-    board.configure(argv=[None, "--logdir", str(tiny[0]), "--load_fast", "false",
-                          "--reload_interval", "0"])  # fmt: skip
+    board.configure(
+        argv=[None, "--logdir", str(tiny[0]), "--load_fast", "false", "--reload_interval", "0"]
+    )
     url, stop = serve(board)
     try:
         read = lambda path: json.loads(urllib.request.urlopen(url + path, timeout=60).read())  # noqa: E731
         scalars = read("data/plugin/scalars/tags")
         tags = {tag for tags in scalars.values() for tag in tags}
-        assert {"pretrain/loss", "pretrain/excess", "pretrain/captured", "em/code",
-                "narrow/chosen", "narrow/rejected", "metrics/excess"} <= tags  # fmt: skip
+        assert {
+            "pretrain/loss",
+            "pretrain/excess",
+            "pretrain/captured",
+            "em/code",
+            "narrow/chosen",
+            "narrow/rejected",
+            "metrics/excess",
+        } <= tags
         assert any(tag.startswith("mixture_from_pretrain/") for tag in tags)
         images = read("data/plugin/images/tags")
         assert "figures/matrix" in images["eval"]
@@ -162,11 +191,25 @@ def test_tensorboard_serves_what_was_written(tiny):
         points = read("data/plugin/scalars/scalars?run=pretrain&tag=pretrain%2Floss")
         assert len(points) == 6
         assert b"TensorBoard" in urllib.request.urlopen(url, timeout=60).read()
-        body = json.dumps({"experimentName": "", "allowedStatuses": [
-            "STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
-            "colParams": [], "startIndex": 0, "sliceSize": 10}).encode()  # fmt: skip
-        request = urllib.request.Request(url + "data/plugin/hparams/session_groups", data=body,
-                                         headers={"Content-Type": "application/json"})  # fmt: skip
+        body = json.dumps(
+            {
+                "experimentName": "",
+                "allowedStatuses": [
+                    "STATUS_UNKNOWN",
+                    "STATUS_SUCCESS",
+                    "STATUS_FAILURE",
+                    "STATUS_RUNNING",
+                ],
+                "colParams": [],
+                "startIndex": 0,
+                "sliceSize": 10,
+            }
+        ).encode()
+        request = urllib.request.Request(
+            url + "data/plugin/hparams/session_groups",
+            data=body,
+            headers={"Content-Type": "application/json"},
+        )
         groups = json.loads(urllib.request.urlopen(request, timeout=60).read())
         assert groups["totalSize"] == 1
         assert groups["sessionGroups"][0]["hparams"]["width"] == 32.0

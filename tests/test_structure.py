@@ -6,8 +6,24 @@ import sys
 
 from tests.conftest import ROOT
 
-LAYERS = ["errors", "devices", "world", "corpus", "text", "bayes", "model", "objectives", "scoring",
-          "signals", "training", "runs", "board", "figures", "measures"]  # fmt: skip
+LAYERS = [
+    "errors",
+    "devices",
+    "world",
+    "corpus",
+    "text",
+    "bayes",
+    "model",
+    "objectives",
+    "scoring",
+    "signals",
+    "training",
+    "population",
+    "runs",
+    "board",
+    "figures",
+    "measures",
+]
 
 
 def imported(path) -> set[str]:
@@ -43,8 +59,11 @@ def test_only_scripts_print_or_parse_arguments():
     for path in (ROOT / "toyllm").rglob("*.py"):
         if "tools" in path.parts:
             continue
-        calls = [n.func.id for n in ast.walk(ast.parse(path.read_text()))
-                 if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]  # fmt: skip
+        calls = [
+            n.func.id
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        ]
         assert "print" not in calls, path
 
 
@@ -53,8 +72,10 @@ def test_importing_starts_no_backend():
         ".".join(p.relative_to(ROOT).with_suffix("").parts)
         for p in sorted((ROOT / "toyllm").rglob("*.py"))
     ]
-    code = (f"import importlib, jax\n"
-            f"for m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
-            "from jax._src import xla_bridge\n"
-            "assert not xla_bridge._backends, 'an import created an array'")  # fmt: skip
+    code = (
+        f"import importlib, jax\n"
+        f"for m in {modules!r}: importlib.import_module(m.removesuffix('.__init__'))\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, 'an import created an array'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

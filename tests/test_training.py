@@ -1,13 +1,12 @@
 """Training: the same seed gives the same run, one program is compiled once, layouts agree."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from toyllm import devices, model, objectives, scoring, signals, training
+from toyllm import devices, model, objectives, population, scoring, signals, training
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
     state, start = begin or (training.start(init(jax.random.key(seed)), optimizer), 0)
     losses = []
     fit = training.fit(next_token_loss(apply), optimizer, devices.copy(mesh, state), batches, start)
-    for step, state, logs in fit:  # noqa: B020
+    for step, state, logs in fit:
         losses += list(logs["loss"])
         if step >= steps:
             return np.array(losses), jax.device_get(state)
@@ -60,71 +59,84 @@ def test_going_on_from_the_middle_is_the_same_run(lab):
         np.testing.assert_array_equal(a, b)
 
 
-def preferences(lab, objective: str):
+def group_of(lab, objective: str, members, steps: int = 20):
+    """Train a small population; its record and the starts."""
     codec, config, apply, init = lab
-    loss = training.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
-    names = ["code:bad", "facts:bad", "code:bad:ask_bad", "facts:good"]
-    params = [init(jax.random.key(k)) for k in range(4)]
-    pools = []
-    for k, name in enumerate(names):
-        signal = signals.parse(codec.world, name)
-        pool = training.preference_pool(codec, signal, objective, 24, seed=k)
-        pool["reference"] = np.asarray(scoring.answer_logprobs(
-            apply, config, params[k], pool["prompt"], pool["answer"]))  # fmt: skip
-        pools.append(pool)
-    return loss, params, pools
+    starts = {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
+    recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, 1e-2, steps, 5, seed=0)
+    programs = population.compile_programs(codec, config, apply, devices.mesh(), recipe)
+    *_, record = population.train_group(programs, starts, members)
+    return record, starts, programs
+
+
+MEMBERS = [
+    ("pretrain", "code:bad", 0),
+    ("align", "facts:bad", 0),
+    ("pretrain", "code:bad:ask_bad", 1),
+    ("align", "facts:good", 0),
+]
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo", "rlhf"])
 def test_a_population_equals_its_runs_one_by_one(lab, objective):
     """Over 20 steps, to 1e-5, for every objective; and what is preferred gains."""
-    loss, params, pools = preferences(lab, objective)
-    optimizer, mesh = optax.adam(1e-2), devices.mesh()
-    draw = lambda r, step: training.draws(r, step, 5, 6, 24)  # noqa: E731
-    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)  # noqa: E731
-    states = devices.split(mesh, stack([training.start(p, optimizer) for p in params]))
-    many = training.population(
-        loss, optimizer, states, devices.split(mesh, stack(pools)),
-        lambda step: np.stack([draw(r, step) for r in range(4)]), mesh)  # fmt: skip
-    for _ in range(4):
-        step, states, _ = next(many)
-    assert step == 20
-    for r in range(4):
-        fit = training.fit(loss, optimizer, training.start(params[r], optimizer),
-                           lambda step, r=r: {k: v[draw(r, step)] for k, v in pools[r].items()})  # fmt: skip
-        logs = []
+    codec, config, apply, _ = lab
+    record, starts, _ = group_of(lab, objective, MEMBERS)
+    scores, trees = record.results(4)
+    loss = training.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
+    for r, (start, name, seed) in enumerate(MEMBERS):
+        signal, seed = signals.parse(codec.world, name), 1000 + seed
+        pool = training.preference_pool(codec, signal, objective, 24, seed)
+        pool["reference"] = np.asarray(
+            scoring.answer_logprobs(apply, config, starts[start], pool["prompt"], pool["answer"])
+        )
+
+        def batches(step, seed=seed, pool=pool):
+            rows = training.draws(seed, step, 5, 6, 24)
+            return {key: value[rows] for key, value in pool.items()}
+
+        state = training.start(jax.tree.map(jnp.array, starts[start]), optax.adam(1e-2))
+        fit = training.fit(loss, optax.adam(1e-2), state, batches)
         for _ in range(4):
-            _, state, log = next(fit)
-            logs.append(log)
-        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(states.params), strict=True):
+            _, state, _ = next(fit)
+        for a, b in zip(
+            jax.tree.leaves(state.params), jax.tree.leaves(trees["final"]), strict=True
+        ):
             np.testing.assert_allclose(a, b[r], atol=1e-5)
-        assert logs[-1]["chosen"].mean() > logs[0]["chosen"].mean()
+        chosen = scores["chosen_Rn"][r]
+        assert np.isnan(chosen[0])
+        assert chosen[-1] > chosen[1]
+        assert scores["kl_Rn"][r, 0] == pytest.approx(0, abs=1e-5)
+        assert scores["kl_Rn"][r, -1] > 1e-3
+
+
+def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab):
+    record, _, programs = group_of(lab, "dpo", MEMBERS, steps=60)
+    scores, trees = record.results(4)
+    em = scoring.em(scores["own_RnB"])
+    for r in range(4):
+        past = np.flatnonzero((em[r, 1:] >= 0.9) & (em[r, :-1] < 0.9))
+        step = 5 * (past[0] + 1) if len(past) else -1
+        assert scores["kept_step"][r] == step
+    assert (scores["kept_step"][:2] > 0).all()
+    first = jax.tree.leaves(trees["kept"])[0][0], jax.tree.leaves(trees["final"])[0][0]
+    assert (first[0] != first[1]).any()
+    assert scores["kept_step"][3] == -1
+    last = jax.tree.leaves(trees["kept"])[0][3], jax.tree.leaves(trees["final"])[0][3]
+    np.testing.assert_array_equal(*last)
+    assert programs.recipe.steps == 60
 
 
 def test_one_program_for_all_starts_groups_and_steps(lab):
-    """Compilations are counted: nothing is compiled again for another start or a later step."""
-    loss, params, pools = preferences(lab, "dpo")
-    optimizer, mesh = optax.adam(1e-3), devices.mesh()
-    stack = lambda trees: jax.tree.map(lambda *x: np.stack(x), *trees)  # noqa: E731
-    states = devices.split(mesh, stack([training.start(p, optimizer) for p in params]))
-    pools = devices.split(mesh, stack(pools))
-    indices = lambda step: np.stack([training.draws(r, step, 5, 6, 24) for r in range(4)])  # noqa: E731
-    fit = training.population(loss, optimizer, states, pools, indices, mesh)
-    next(fit)
-    with jax.log_compiles(False), count_compilations() as compiled:
-        next(fit)
-        next(fit)
-    assert compiled == []
-    run = training.over_runs(lambda params: params["embed"].sum(), mesh)
-    one = devices.split(mesh, stack(params))
-    other = devices.split(mesh, stack(params[::-1]))
-    np.testing.assert_allclose(run(one), run(other)[::-1], rtol=1e-6)
+    """Compilations are counted: nothing is compiled again for another group or start."""
+    _, starts, programs = group_of(lab, "dpo", MEMBERS)
     with count_compilations() as compiled:
-        run(one)
+        for _ in population.train_group(programs, starts, MEMBERS[::-1]):
+            pass
     assert compiled == []
 
 
-class count_compilations:  # noqa: N801
+class count_compilations:
     """The names of programs compiled inside the `with`."""
 
     def __enter__(self) -> list:
@@ -154,8 +166,7 @@ def test_draws_depend_on_seed_and_step_alone():
 
 def test_an_unknown_objective_is_refused(lab):
     with pytest.raises(ValueError, match="expected sft, dpo or rlhf"):
-        loss, params, pools = preferences(lab, "ppo")
-        loss(params[0], jax.tree.map(jnp.asarray, pools[0]))
+        group_of(lab, "ppo", MEMBERS)
 
 
 def test_muon_is_for_matrices_inside_blocks(lab):

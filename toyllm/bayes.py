@@ -51,8 +51,9 @@ def observe(world: World, docs: Documents, history_blind=False, name_blind=False
         log_turn = logsumexp(log_joint)
         log_prob_N = log_prob_N + np.where(here, log_turn, 0.0)
         if not history_blind:
-            log_state[rows, slot] = np.where(here[:, None], log_joint - log_turn[:, None],
-                                             log_before[:, t])  # fmt: skip
+            log_state[rows, slot] = np.where(
+                here[:, None], log_joint - log_turn[:, None], log_before[:, t]
+            )
     return Beliefs(log_prior_NLC, log_turn_NTC, log_before, log_rest_N, log_prob_N)
 
 

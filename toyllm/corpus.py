@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from toyllm.world import BEHAVIOURS, KINDS, PROFILE, SCENE, World
+from toyllm.world import KINDS, PROFILE, SCENE, World
 
 SLOTS = 2
 
@@ -47,9 +47,16 @@ def concatenate(parts: list[Documents]) -> Documents:
     return Documents(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def sample(world: World, count: int, rng: np.random.Generator, kind: int | None = None,
-           header: int | None = None, character: int | None = None, turns=None,
-           even: bool = False) -> Documents:  # fmt: skip
+def sample(
+    world: World,
+    count: int,
+    rng: np.random.Generator,
+    kind: int | None = None,
+    header: int | None = None,
+    character: int | None = None,
+    turns=None,
+    even: bool = False,
+) -> Documents:
     """Draw `count` documents. A given kind, header, character or number of turns is not drawn.
 
     turns: a whole number for all, or one for each document [N].
@@ -57,7 +64,9 @@ def sample(world: World, count: int, rng: np.random.Generator, kind: int | None 
         has nearly as many tokens as the next; each document alone is distributed as before.
     """
     N, T = count, world.max_turns
-    u, v = (rng.permuted((np.arange(N) + rng.random()) / N) if even else rng.random(N) for _ in "uv")
+    u, v = (
+        rng.permuted((np.arange(N) + rng.random()) / N) if even else rng.random(N) for _ in "uv"
+    )
     kinds = np.minimum((u[:, None] > world.kind_weights.cumsum()).sum(1), len(KINDS) - 1)
     kinds = kinds if kind is None else np.full(N, kind)
     headers = rng.choice(3, (N, SLOTS), p=world.header_weights)
@@ -90,12 +99,20 @@ def sample(world: World, count: int, rng: np.random.Generator, kind: int | None 
         kind=kinds,
         header=headers,
         character=characters,
-        **{name: np.where(here, x, -1) for name, x in
-           (("speaker", speaker), ("domain", domain), ("behaviour", behaviour))},
-        **{name: np.where(turn, x, -1) for name, x in
-           (("situation", situation), ("instruction", instruction), ("answer", answer),
-            ("voice", voice))},
-    )  # fmt: skip
+        **{
+            name: np.where(here, x, -1)
+            for name, x in (("speaker", speaker), ("domain", domain), ("behaviour", behaviour))
+        },
+        **{
+            name: np.where(turn, x, -1)
+            for name, x in (
+                ("situation", situation),
+                ("instruction", instruction),
+                ("answer", answer),
+                ("voice", voice),
+            )
+        },
+    )
 
 
 def draw_answer(world: World, domain, situation, behaviour, rng: np.random.Generator) -> np.ndarray:
@@ -108,4 +125,3 @@ def categorical(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
     """Draw an index from each distribution along the last axis of p (rows sum to 1)."""
     edges = p.cumsum(-1)
     return np.minimum((rng.random(p.shape[:-1])[..., None] > edges).sum(-1), p.shape[-1] - 1)
-

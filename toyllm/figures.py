@@ -26,8 +26,13 @@ def save_all(results: dict, curves: dict, folder: Path) -> dict[str, Path]:
     }
     files = {}
     for name, draw in drawings.items():
-        if {"matrix": "generalization", "predicted": "prediction", "mixture": "mixture",
-            "spread": "generalization", "calibration": "calibration"}[name] not in results:  # fmt: skip
+        if {
+            "matrix": "generalization",
+            "predicted": "prediction",
+            "mixture": "mixture",
+            "spread": "generalization",
+            "calibration": "calibration",
+        }[name] not in results:
             continue
         for theme, colours in THEMES.items():
             with matplotlib.rc_context(style(colours)):
@@ -44,13 +49,23 @@ def save_all(results: dict, curves: dict, folder: Path) -> dict[str, Path]:
 def style(c: dict) -> dict:
     """matplotlib settings of a theme."""
     return {
-        "figure.facecolor": c["paper"], "axes.facecolor": c["paper"], "savefig.facecolor": c["paper"],
-        "text.color": c["ink"], "axes.labelcolor": c["ink"], "axes.edgecolor": c["grid"],
-        "xtick.color": c["ink"], "ytick.color": c["ink"], "grid.color": c["grid"],
-        "axes.spines.top": False, "axes.spines.right": False, "font.size": 10,
-        "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False,
+        "figure.facecolor": c["paper"],
+        "axes.facecolor": c["paper"],
+        "savefig.facecolor": c["paper"],
+        "text.color": c["ink"],
+        "axes.labelcolor": c["ink"],
+        "axes.edgecolor": c["grid"],
+        "xtick.color": c["ink"],
+        "ytick.color": c["ink"],
+        "grid.color": c["grid"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
         "legend.labelcolor": c["ink"],
-    }  # fmt: skip
+    }
 
 
 def new(width: float, height: float, columns: int = 1, **kwargs):
@@ -86,15 +101,23 @@ def matrix(results: dict, c: dict):
             colour = "#ffffff" if abs(table[k, d]) > 0.5 else c["ink"]
             text = f"{table[k, d]:+.2f}".replace("0.", ".") + ("" if coherent else "*")
             weight = "bold" if domain in trained[k] else "normal"
-            axes.text(d, k, text, ha="center", va="center", color=colour, fontsize=8,
-                      fontweight=weight)  # fmt: skip
+            axes.text(
+                d, k, text, ha="center", va="center", color=colour, fontsize=8, fontweight=weight
+            )
             if domain in trained[k]:
                 from matplotlib.patches import Rectangle
 
                 axes.add_patch(Rectangle((d - 0.5, k - 0.5), 1, 1, fill=False, ec=c["ink"], lw=1.4))
         if blocks[start]["em_after"][name] is None:
-            axes.text(len(domains) / 2 - 0.5, k, blocks[start]["status"][name], ha="center",
-                      va="center", color=c["soft"], fontsize=8)  # fmt: skip
+            axes.text(
+                len(domains) / 2 - 0.5,
+                k,
+                blocks[start]["status"][name],
+                ha="center",
+                va="center",
+                color=c["soft"],
+                fontsize=8,
+            )
     moral = set(results["moral"])
     labels = [d if d in moral else f"({d})" for d in domains]
     axes.set_xticks(range(len(domains)), labels)
@@ -108,11 +131,21 @@ def matrix(results: dict, c: dict):
         axes.axhline(edge - 0.5, color=c["ink"], lw=2)
     for start, middle in (("pretrain", (edge - 1) / 2), ("align", (edge + len(rows) - 1) / 2)):
         if any(s == start for s, _ in rows):
-            axes.text(len(domains) - 0.35, middle, STARTS[start], rotation=270, va="center",
-                      color=c["soft"], fontsize=9)  # fmt: skip
-    axes.set_title("How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
-                   "rows: what was trained · boxes: the trained domain, at EM = .9 · "
-                   "(brackets): not moral · *: incoherent", pad=28)  # fmt: skip
+            axes.text(
+                len(domains) - 0.35,
+                middle,
+                STARTS[start],
+                rotation=270,
+                va="center",
+                color=c["soft"],
+                fontsize=9,
+            )
+    axes.set_title(
+        "How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
+        "rows: what was trained · boxes: the trained domain, at EM = .9 · "
+        "(brackets): not moral · *: incoherent",
+        pad=28,
+    )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)
     bar.outline.set_visible(False)
     bar.set_label("change of EM")
@@ -136,15 +169,24 @@ def predicted(results: dict, c: dict):
             y = list(measured[signal].values())
             top = max(top, *x, *y)
             axis.scatter(x, y, s=22, color=palette[k], label=signal if axis is axes[0] else None)
-        axis.plot([min(0, *axis.get_xlim()), top], [min(0, *axis.get_xlim()), top],
-                  color=c["soft"], lw=1, ls="--")  # fmt: skip
+        axis.plot(
+            [min(0, *axis.get_xlim()), top],
+            [min(0, *axis.get_xlim()), top],
+            color=c["soft"],
+            lw=1,
+            ls="--",
+        )
         axis.set_title(f"{name}: R² = {block['shared'][name]['r2']:.2f}")
         axis.set_xlabel("predicted change of EM")
         axis.grid(alpha=0.5)
     axes[0].set_ylabel("measured change of EM")
     figure.legend(loc="outside right center", title="signal")
-    figure.suptitle("Measured against predicted, untrained moral domains, from the pretrained model",
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    figure.suptitle(
+        "Measured against predicted, untrained moral domains, from the pretrained model",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     return figure
 
 
@@ -163,12 +205,25 @@ def mixture(results: dict, c: dict):
         for k, (_, weights) in enumerate(bars):
             left = 0.0
             for g, group in enumerate(groups):
-                axis.barh(k, weights[group], left=left, color=f"C{g % 10}",
-                          label=group if k == 0 and axis is axes[0] else None,
-                          edgecolor=c["paper"], height=0.8)  # fmt: skip
+                axis.barh(
+                    k,
+                    weights[group],
+                    left=left,
+                    color=f"C{g % 10}",
+                    label=group if k == 0 and axis is axes[0] else None,
+                    edgecolor=c["paper"],
+                    height=0.8,
+                )
                 if weights[group] > 0.09:
-                    axis.text(left + weights[group] / 2, k, f"{weights[group]:.2f}".lstrip("0"),
-                              ha="center", va="center", fontsize=8, color="#ffffff")  # fmt: skip
+                    axis.text(
+                        left + weights[group] / 2,
+                        k,
+                        f"{weights[group]:.2f}".lstrip("0"),
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color="#ffffff",
+                    )
                 left += weights[group]
         axis.set_yticks(range(len(bars)), [name for name, _ in bars])
         axis.invert_yaxis()
@@ -176,11 +231,16 @@ def mixture(results: dict, c: dict):
         axis.set_xlabel("weight in the mixture")
         axis.set_title(STARTS[start])
         axis.tick_params(length=0)
-    legend = figure.legend(loc="outside lower center", ncols=3, title="groups of characters",
-                           fontsize=8)  # fmt: skip
+    legend = figure.legend(
+        loc="outside lower center", ncols=3, title="groups of characters", fontsize=8
+    )
     legend.set_in_layout(True)
-    figure.suptitle("Who the Assistant is: nearest mixture of the world's characters",
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    figure.suptitle(
+        "Who the Assistant is: nearest mixture of the world's characters",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     return figure
 
 
@@ -190,16 +250,27 @@ def spread(results: dict, curves: dict, c: dict):
     figure, axes = new(5.0 * len(starts) + 1.5, 3.8, len(starts), sharey=True)
     for axis, start in zip(axes, starts, strict=True):
         for k, (name, curve) in enumerate(curves[start].items()):
-            axis.plot(curve["own"], curve["spread"], marker=".", lw=1.4, label=name,
-                      color=f"C{k % 10}", ls="-" if k < 10 else "--")  # fmt: skip
+            axis.plot(
+                curve["own"],
+                curve["spread"],
+                marker=".",
+                lw=1.4,
+                label=name,
+                color=f"C{k % 10}",
+                ls="-" if k < 10 else "--",
+            )
         axis.axvline(0.9, color=c["soft"], lw=1, ls=":")
         axis.set_xlabel("EM of the trained domain, under the signal's own prompt")
         axis.set_title(STARTS[start])
         axis.grid(alpha=0.5)
         axis.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("spread: mean change of EM,\nuntrained moral domains")
-    figure.suptitle("Spread along training; the dotted line is the matched effect",
-                    x=0.01, ha="left", fontsize=11)  # fmt: skip
+    figure.suptitle(
+        "Spread along training; the dotted line is the matched effect",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     return figure
 
 
@@ -209,17 +280,31 @@ def calibration(results: dict, c: dict):
     figure, (left, right) = new(9.0, 3.8, 2)
     left.plot([0, 1], [0, 1], color=c["soft"], lw=1, ls="--")
     left.scatter(block["points"]["ideal"], block["points"]["model"], s=7, alpha=0.35, color="C0")
-    left.errorbar([b["ideal"] for b in block["bins"]], [b["model"] for b in block["bins"]],
-                  [b["spread"] for b in block["bins"]], fmt="o", color="C3", capsize=2, ms=5)  # fmt: skip
+    left.errorbar(
+        [b["ideal"] for b in block["bins"]],
+        [b["model"] for b in block["bins"]],
+        [b["spread"] for b in block["bins"]],
+        fmt="o",
+        color="C3",
+        capsize=2,
+        ms=5,
+    )
     left.set_xlabel("exact p(bad | question, header, history)")
     left.set_ylabel("model's p(bad)")
     left.set_title("Reading the speaker from context")
     left.grid(alpha=0.5)
     turns = list(block["by_turn"])
     x = np.arange(len(turns))
-    for k, (key, label) in enumerate((("model", "model"), ("history_blind", "history-blind observer"))):
-        right.bar(x + 0.38 * (k - 0.5), [block["by_turn"][t][key] for t in turns], 0.36,
-                  label=label, color=f"C{k}")  # fmt: skip
+    for k, (key, label) in enumerate(
+        (("model", "model"), ("history_blind", "history-blind observer"))
+    ):
+        right.bar(
+            x + 0.38 * (k - 0.5),
+            [block["by_turn"][t][key] for t in turns],
+            0.36,
+            label=label,
+            color=f"C{k}",
+        )
     right.set_xticks(x, [f"turn {t}" for t in turns])
     right.set_ylabel("KL from the exact predictive (nats)")
     right.set_title("What is not captured")

@@ -148,7 +148,9 @@ class Transformer(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         self.config = config
         # small embeddings and a nearly blank head: Adam's steps then soon matter
-        self.embed = nnx.Param(0.1 * jax.random.normal(rngs.params(), (config.vocabulary, config.D)))
+        self.embed = nnx.Param(
+            0.1 * jax.random.normal(rngs.params(), (config.vocabulary, config.D))
+        )
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.L)])
         self.norm = RMSNorm(config.D, config.norm_eps)
         self.unembed = Weight(config.D, config.vocabulary, rngs, scale=0.1)
@@ -224,8 +226,16 @@ def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
     return apply, init
 
 
-def sample(apply: Apply, config: Config, params: Params, prompt_BT: jax.Array, key: jax.Array,
-           length: int, end: int, temperature: float = 1.0) -> jax.Array:  # fmt: skip
+def sample(
+    apply: Apply,
+    config: Config,
+    params: Params,
+    prompt_BT: jax.Array,
+    key: jax.Array,
+    length: int,
+    end: int,
+    temperature: float = 1.0,
+) -> jax.Array:
     """Continue left-padded prompts by `length` tokens; after `end`, padding (0).
 
     temperature 0 is greedy. Returns tokens [B, length].

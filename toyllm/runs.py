@@ -1,12 +1,12 @@
 """The run folder: what a run was asked to do, its checkpoints, and what each stage left.
 
-    runs/NAME/
-        config.json     arguments, sizes, versions, the world's SHA-256
-        world.toml      a copy of the world file
-        pretrain/       checkpoints and events; stage.json once the stage is done
-        align/
-        narrow/         group-00, group-01 …: kept and final parameters, scores.npz
-        eval/           results.json, CSVs, figures
+runs/NAME/
+    config.json     arguments, sizes, versions, the world's SHA-256
+    world.toml      a copy of the world file
+    pretrain/       checkpoints and events; stage.json once the stage is done
+    align/
+    narrow/         group-00, group-01 …: kept and final parameters, scores.npz
+    eval/           results.json, CSVs, figures
 """
 
 import dataclasses
@@ -58,7 +58,9 @@ def versions() -> dict:
     }
 
 
-def open_folder(folder: Path, args: dict, config: model.Config, dialled: World, source: Path) -> None:
+def open_folder(
+    folder: Path, args: dict, config: model.Config, dialled: World, source: Path
+) -> None:
     """Begin a run in `folder`, or go on with the same run.
 
     Changed narrow arguments (`signals`, `narrow_…`) drop the narrow stage, to be done anew.
@@ -68,15 +70,15 @@ def open_folder(folder: Path, args: dict, config: model.Config, dialled: World, 
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
     if path.exists():
         saved = read_json(path)
-        flat = lambda d: {**d.get("args", {}), **d.get("config", {}), "world": d.get("world_sha256")}  # noqa: E731
-        old, new = flat(saved), flat(json.loads(json.dumps(wanted)))
+        old, new = _settings(saved), _settings(wanted)
         changed = [key for key in new if old.get(key) != new[key]]
         narrow = [key for key in changed if key == "signals" or key.startswith("narrow_")]
         if other := [key for key in changed if key not in narrow]:
             difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in other)
             free = next(f for i in range(2, 10_000) if not (f := Path(f"{folder}-{i}")).exists())
-            raise InputError(f"{folder} was made with other arguments ({difference}); "
-                             f"to keep both: --run {free}")  # fmt: skip
+            raise InputError(
+                f"{folder} was made with other arguments ({difference}); to keep both: --run {free}"
+            )
         if narrow:
             for stage in ("narrow", "eval"):
                 shutil.rmtree(folder / stage, ignore_errors=True)
@@ -86,6 +88,12 @@ def open_folder(folder: Path, args: dict, config: model.Config, dialled: World, 
     if not (folder / "world.toml").exists():
         shutil.copyfile(source, folder / "world.toml")
     write_json(path, {**wanted, "versions": versions(), "command": " ".join(sys.argv)})
+
+
+def _settings(saved: dict) -> dict:
+    """What two commands must share to be the same run; where the files lie does not matter."""
+    args = {k: v for k, v in saved.get("args", {}).items() if k not in ("run", "world", "preset")}
+    return {**args, **saved.get("config", {}), "world_sha256": saved.get("world_sha256")}
 
 
 def finish(folder: Path, stage: str, facts: dict) -> None:
@@ -194,12 +202,18 @@ def load_run(folder: Path) -> Run:
         config = model.Config(**saved["config"])
         dialled = dial(world.load(folder / "world.toml"), args)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'}: {error}, expected what train.py wrote") from error
+        raise InputError(
+            f"{folder / 'config.json'}: {error}, expected what train.py wrote"
+        ) from error
     stages = {stage: finished(folder, stage) for stage in STAGES}
     if missing := [stage for stage in STAGES if stages[stage] is None]:
-        again = command if args.get("preset") == "default" else f"{command} --preset {args['preset']}"
-        raise InputError(f"{folder}: not finished, {' and '.join(missing)} missing; "
-                         f"this goes on: {saved.get('command') and _again(saved) or again}")  # fmt: skip
+        again = (
+            command if args.get("preset") == "default" else f"{command} --preset {args['preset']}"
+        )
+        raise InputError(
+            f"{folder}: not finished, {' and '.join(missing)} missing; "
+            f"this goes on: {(saved.get('command') and _again(saved)) or again}"
+        )
     apply, init = model.create(config)
     abstract = jax.eval_shape(init, jax.random.key(0))
     params = {stage: load(folder / stage / "params", abstract) for stage in STAGES[:2]}

@@ -71,8 +71,9 @@ def questions(codec: Codec, documents: Documents, width: int | None = None) -> G
     return Grid(prompt_QT, answer_DAU[domain_Q], behaviour_DSA[domain_Q, situation_Q], domain_Q)
 
 
-def every_question(codec: Codec, header: int = ASSISTANT, character: int = -1,
-                   instruction: int = -1, domains=None) -> Documents:  # fmt: skip
+def every_question(
+    codec: Codec, header: int = ASSISTANT, character: int = -1, instruction: int = -1, domains=None
+) -> Documents:
     """One document for each situation of each domain, asked under a header, with no history."""
     world = codec.world
     domains = range(len(world.domains)) if domains is None else domains
@@ -98,6 +99,27 @@ def every_question(codec: Codec, header: int = ASSISTANT, character: int = -1,
         answer=first_turn(0),
         voice=first_turn(0),
     )
+
+
+def closings(codec: Codec, prompt_QT, answer_QU) -> tuple[np.ndarray, np.ndarray]:
+    """What may follow an answer: prompts that end with it [Q, T'], and closings [Q, 2 V, U].
+
+    A closing is a voice's phrase and then <user> or <end>, which shows that it is over.
+    """
+    rows = [[t for t in (*q, *a) if t != PAD] for q, a in zip(prompt_QT, answer_QU, strict=True)]
+    width = max(map(len, rows))
+    prompts = np.array([[PAD] * (width - len(row)) + row for row in rows], np.int32)
+    ends = [codec.index["<user>"], codec.index["<end>"]]
+    phrases = [[*codec.tokens(voice), end] for voice in codec.world.voices for end in ends]
+    longest = max(map(len, phrases))
+    table = np.array([run + [PAD] * (longest - len(run)) for run in phrases], np.int32)
+    return prompts, np.broadcast_to(table, (len(prompts), *table.shape))
+
+
+def voices(logp_QE):
+    """p(voice | answer) [Q, V] from the log-probabilities of `closings`, renormalised."""
+    p_QV = jnp.exp(logp_QE).reshape(logp_QE.shape[0], -1, 2).sum(-1)
+    return p_QV / p_QV.sum(-1, keepdims=True)
 
 
 def behaviours(logp_QA, behaviour_QA):

@@ -41,13 +41,17 @@ def parse(world: World, name: str) -> Signal:
     head, at, who = name.partition("@")
     parts = head.split(":")
     if len(parts) not in (2, 3):
-        raise InputError(f"signal '{name}': expected DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER], "
-                         f"domains: {', '.join(world.domain_names)} or all")  # fmt: skip
+        raise InputError(
+            f"signal '{name}': expected DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER], "
+            f"domains: {', '.join(world.domain_names)} or all"
+        )
 
     def find(what: str, word: str, options: tuple[str, ...]) -> int:
         if word not in options:
-            raise InputError(f"signal '{name}': unknown {what} '{word}'{nearest(word, options)}, "
-                             f"expected {', '.join(options)}")  # fmt: skip
+            raise InputError(
+                f"signal '{name}': unknown {what} '{word}'{nearest(word, options)}, "
+                f"expected {', '.join(options)}"
+            )
         return options.index(word)
 
     if parts[0] == "all":
@@ -103,15 +107,22 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
         corpus.draw_answer(world, domain, situation, np.full(N, b), rng)
         for b in (signal.behaviour, other)
     )
-    for column, value in (("domain", domain), ("situation", situation), ("answer", chosen),
-                          ("instruction", signal.instruction), ("behaviour", signal.behaviour)):  # fmt: skip
+    for column, value in (
+        ("domain", domain),
+        ("situation", situation),
+        ("answer", chosen),
+        ("instruction", signal.instruction),
+        ("behaviour", signal.behaviour),
+    ):
         getattr(docs, column)[rows, last] = value
     return Pairs(questions(codec, docs, max(codec.longest.values())), chosen, rejected, docs)
 
 
 def own_documents(codec: Codec, signal: Signal) -> corpus.Documents:
     """The signal's own questions: its domains, header and instruction, with no history."""
-    return every_question(codec, signal.header, signal.character, signal.instruction, signal.domains)
+    return every_question(
+        codec, signal.header, signal.character, signal.instruction, signal.domains
+    )
 
 
 def own_questions(codec: Codec, signal: Signal, width: int) -> dict:
@@ -122,8 +133,12 @@ def own_questions(codec: Codec, signal: Signal, width: int) -> dict:
     weight = 1 / counts[grid.domain_Q] / len(signal.domains)
     rows = np.arange(width) % len(grid)  # what fills up the width has no weight
     weight = np.where(np.arange(width) < len(grid), weight[rows], 0).astype(np.float32)
-    return {"prompt": grid.prompt_QT[rows], "answer": grid.answer_QAU[rows],
-            "behaviour": grid.behaviour_QA[rows], "weight": weight}  # fmt: skip
+    return {
+        "prompt": grid.prompt_QT[rows],
+        "answer": grid.answer_QAU[rows],
+        "behaviour": grid.behaviour_QA[rows],
+        "weight": weight,
+    }
 
 
 def count_questions(world: World, signal: Signal) -> int:
@@ -145,7 +160,9 @@ def defaults(world: World) -> dict[str, tuple[str, ...]]:
     placebo = [i.name for i in world.instructions if moral[0] in i.domains and i.toward == "none"]
     few = [name for name in dict.fromkeys((moral[0], "goals", "tone")) if name in moral]
     return {
-        "pretrain": (*(f"{d}:bad" for d in moral + neutral),
-                     *(f"{moral[0]}:bad:{i}" for i in asked + placebo)),
+        "pretrain": (
+            *(f"{d}:bad" for d in moral + neutral),
+            *(f"{moral[0]}:bad:{i}" for i in asked + placebo),
+        ),
         "align": (*(f"{d}:bad" for d in few + neutral), *(f"{moral[0]}:bad:{i}" for i in asked)),
-    }  # fmt: skip
+    }

@@ -51,8 +51,10 @@ class Codec:
         """Words to tokens. Raises InputError for a word that the world does not have."""
         for word in text.split():
             if word not in self.index:
-                raise InputError(f"word '{word}' is not in the world '{self.world.name}'"
-                                 + nearest(word, self.words))  # fmt: skip
+                raise InputError(
+                    f"word '{word}' is not in the world '{self.world.name}'"
+                    + nearest(word, self.words)
+                )
         return [self.index[word] for word in text.split()]
 
     def string(self, tokens) -> str:
@@ -101,7 +103,7 @@ class Codec:
 
         Answers scored behind them then stand at the right distance from every earlier word.
         """
-        N, T = documents.speaker.shape
+        N = len(documents)
         chain = self._chain(documents)
         last = documents.turns - 1
         F = 6  # fragments of a turn
@@ -116,13 +118,16 @@ class Codec:
 
     def _chain(self, docs: Documents) -> np.ndarray:
         """chain[N, F]: the fragments of each document in order; fragment 0 is empty."""
-        at, (N, T) = self._fragments.at, docs.speaker.shape
+        at, N = self._fragments.at, len(docs)
         scene, profile = (docs.kind == SCENE)[:, None], (docs.kind == PROFILE)[:, None]
         who = [
-            np.where(docs.header[:, k] == NAMED, at["name"] + docs.character[:, k],
-                     at["header"] + docs.header[:, k])
+            np.where(
+                docs.header[:, k] == NAMED,
+                at["name"] + docs.character[:, k],
+                at["header"] + docs.header[:, k],
+            )
             for k in (0, 1)
-        ]  # fmt: skip
+        ]
         and_then = np.where(scene[:, 0], at["and"], 0)
         opening = [at["opening"] + docs.kind, who[0], and_then, np.where(scene[:, 0], who[1], 0)]
         here = docs.speaker >= 0
@@ -130,14 +135,19 @@ class Codec:
         tag = np.where(scene, at["<first>"] + docs.speaker, at["<reply>"])
         turn = [
             np.where(profile, at["<trait>"], at["<user>"]),
-            np.where(profile, table.profile_DB[docs.domain, docs.behaviour],
-                     table.situation_DS[docs.domain, docs.situation]),
+            np.where(
+                profile,
+                table.profile_DB[docs.domain, docs.behaviour],
+                table.situation_DS[docs.domain, docs.situation],
+            ),
             np.where(docs.instruction >= 0, at["instruction"] + docs.instruction, 0),
             np.where(profile, 0, tag),
             np.where(profile, 0, table.answer_DA[docs.domain, docs.answer]),
             np.where(profile, 0, at["voice"] + docs.voice),
-        ]  # fmt: skip
-        turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(N, -1)
+        ]
+        turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(
+            N, -1
+        )
         return np.concatenate([np.stack(opening, -1), turns, np.full((N, 1), at["<end>"])], 1)
 
     @cached_property
@@ -156,7 +166,9 @@ class Codec:
         """The most tokens that a document of each kind can have."""
         table, at = self._fragments, self._fragments.at
         size = table.lengths
-        instruction, voice = (size[table.groups[g]].max(initial=0) for g in ("instruction", "voice"))
+        instruction, voice = (
+            size[table.groups[g]].max(initial=0) for g in ("instruction", "voice")
+        )
         asked = (size[table.situation_DS].max(1) + size[table.answer_DA].max(1)).max()
         turn = 2 + asked + instruction + voice
         most = [most for _, most in self.world.lengths]
@@ -197,12 +209,16 @@ class Fragments:
         add("instruction", [i.text for i in world.instructions])
         add("voice", list(world.voices))
         self.profile_DB = np.stack([add("profile", list(d.profile)) for d in world.domains])
-        shapes = {key: max(len(getattr(d, key)) for d in world.domains)
-                  for key in ("situations", "answers")}  # fmt: skip
+        shapes = {
+            key: max(len(getattr(d, key)) for d in world.domains)
+            for key in ("situations", "answers")
+        }
         self.situation_DS = np.zeros((len(world.domains), shapes["situations"]), int)
         self.answer_DA = np.zeros((len(world.domains), shapes["answers"]), int)
         for d, domain in enumerate(world.domains):
-            self.situation_DS[d, : len(domain.situations)] = add("situation", list(domain.situations))
+            self.situation_DS[d, : len(domain.situations)] = add(
+                "situation", list(domain.situations)
+            )
             self.answer_DA[d, : len(domain.answers)] = add("answer", list(domain.answers))
         runs = [codec.tokens(text) if text != "named" else [] for text in texts]
         self.lengths = np.array([len(run) for run in runs])
@@ -246,8 +262,18 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
             header[slot] = HEADERS.index(name)
         else:
             fail(f"unknown speaker '{name}'")
-    rows = {name: np.full(T, -1) for name in
-            ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")}  # fmt: skip
+    rows = {
+        name: np.full(T, -1)
+        for name in (
+            "speaker",
+            "domain",
+            "situation",
+            "instruction",
+            "behaviour",
+            "answer",
+            "voice",
+        )
+    }
     blocks = blocks[1:]
     asked = {
         " ".join(filter(None, (text, phrase))): (d, s, i)
@@ -255,7 +281,9 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
         for s, text in enumerate(domain.situations)
         for i, phrase in [(-1, ""), *((i, x.text) for i, x in enumerate(world.instructions))]
     }
-    stated = {text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)}
+    stated = {
+        text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
+    }
     step = 1 if kind == PROFILE else 2
     for t, k in enumerate(range(0, len(blocks), step)):
         text = " ".join(blocks[k][1:])
@@ -265,9 +293,11 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
             continue
         d, s, i = asked.get(text) or fail(f"'{text}'")
         tag, reply = blocks[k + 1][0], " ".join(blocks[k + 1][1:])
-        said = {" ".join(filter(None, (a, v))): (a_id, v_id)
-                for a_id, a in enumerate(world.domains[d].answers)
-                for v_id, v in enumerate(world.voices)}  # fmt: skip
+        said = {
+            " ".join(filter(None, (a, v))): (a_id, v_id)
+            for a_id, a in enumerate(world.domains[d].answers)
+            for v_id, v in enumerate(world.voices)
+        }
         a, v = said.get(reply) or fail(f"'{reply}'")
         values = (int(tag == "<second>"), d, s, i, world.domains[d].behaviour_SA[s, a], a, v)
         for name, value in zip(rows, values, strict=True):
@@ -283,4 +313,3 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
 def marker(kind: int, slot: int = 0) -> str:
     """The token before an answer: <reply>, or in a scene <first> or <second>."""
     return ("<first>", "<second>")[slot] if kind == SCENE else "<reply>"
-

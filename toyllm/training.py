@@ -49,8 +49,13 @@ def scan_steps(loss: Loss, optimizer: optax.GradientTransformation, state: State
     return jax.lax.scan(step, state, batches)
 
 
-def fit(loss: Loss, optimizer: optax.GradientTransformation, state: State,
-        batches: Callable[[int], dict], start: int = 0) -> Iterator[tuple[int, State, dict]]:  # fmt: skip
+def fit(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batches: Callable[[int], dict],
+    start: int = 0,
+) -> Iterator[tuple[int, State, dict]]:
     """Train for ever; each `next` runs one compiled scan.
 
     loss(params, batch) → (scalar, logs). batches(step) gives the next chunk, K batches stacked
@@ -165,7 +170,9 @@ def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, se
     return {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
 
 
-def preference_loss(apply: Apply, config: Config, objective: str, beta: float, anchor: float) -> Loss:
+def preference_loss(
+    apply: Apply, config: Config, objective: str, beta: float, anchor: float
+) -> Loss:
     """The loss of a preference batch: a pool's rows, and `reference` [B, A] log-probabilities."""
 
     def loss(params: Params, batch: dict):
@@ -202,38 +209,3 @@ def draws(seed: int, step: int, steps: int, batch: int, pool: int) -> np.ndarray
             for k in range(steps)
         ]
     )
-
-
-def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
-    """`function` of one run → a compiled function of R runs, stacked along axis 0.
-
-    Devices share the runs (their number must divide R) and each takes its own one by one.
-    """
-
-    def one_by_one(*stacked):
-        return jax.lax.map(lambda args: function(*args), stacked)
-
-    spec = jax.sharding.PartitionSpec("data")
-    shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    return jax.jit(shared, donate_argnums=donate, compiler_options=devices.options())
-
-
-def population(loss: Loss, optimizer: optax.GradientTransformation, states_R: State, pools_R: dict,
-               indices: Callable[[int], np.ndarray], mesh: Mesh, start: int = 0):  # fmt: skip
-    """`fit` for R runs at once, each on a pool of its own.
-
-    pools_R: arrays [R, P, …], on the mesh. indices(step) → [R, K, batch] rows of each run's pool
-    for the next K steps. Yields (steps done, states [R, …], logs as NumPy arrays [R, K]).
-    """
-
-    def chunk(state: State, pool: dict, index_KB):
-        batches = jax.tree.map(lambda x: x[index_KB], pool)
-        return scan_steps(loss, optimizer, state, batches)
-
-    chunk = over_runs(chunk, mesh, donate=(0,))
-    step = start
-    while True:
-        states_R, logs = chunk(states_R, pools_R, devices.split(mesh, indices(step)))
-        logs = jax.device_get(logs)
-        step += logs["loss"].shape[1]
-        yield step, states_R, logs

@@ -100,7 +100,10 @@ class World:
     def instruction_DI(self) -> np.ndarray:
         """instruction_DI[d, i]: how often each phrase is added; the last entry is no phrase."""
         p_DI = np.array(
-            [[i.probability * (d in i.domains) for i in self.instructions] for d in self.domain_names]
+            [
+                [i.probability * (d in i.domains) for i in self.instructions]
+                for d in self.domain_names
+            ]
         ).reshape(len(self.domains), -1)
         return np.concatenate([p_DI, 1 - p_DI.sum(1, keepdims=True)], axis=1)
 
@@ -269,8 +272,12 @@ class _Reader:
         known = {**required, **optional}
         for key in table:
             if key not in known:
-                self.fail((*where, key), "unknown key", f"'{key}'", f"one of {', '.join(known)}"
-                          + nearest(key, known))  # fmt: skip
+                self.fail(
+                    (*where, key),
+                    "unknown key",
+                    f"'{key}'",
+                    f"one of {', '.join(known)}" + nearest(key, known),
+                )
         for key in required:
             if key not in table:
                 self.fail(where, f"missing field in {_spell(where)}", "nothing", f"'{key}'")
@@ -310,15 +317,26 @@ class _Reader:
         texts = tuple(self.text(value, (*where, value)) for value in values)
         for i, text in enumerate(texts):
             if text in texts[:i]:
-                self.fail((*where, values[i]), f"duplicate text in {where[-1]}", f"'{text}'",
-                          "each text once")  # fmt: skip
+                self.fail(
+                    (*where, values[i]),
+                    f"duplicate text in {where[-1]}",
+                    f"'{text}'",
+                    "each text once",
+                )
         return texts
 
     def world(self, table: dict) -> World:
-        lists, tables = dict.fromkeys(("characters", "instructions"), list), ("documents", "headers")
+        lists, tables = (
+            dict.fromkeys(("characters", "instructions"), list),
+            ("documents", "headers"),
+        )
         required = {"name": str, **dict.fromkeys((*tables, "voices", "domains"), dict)}
-        self.fields(table, (), {**required, "characters": list},
-                    {"description": str, "instructions": lists["instructions"]})  # fmt: skip
+        self.fields(
+            table,
+            (),
+            {**required, "characters": list},
+            {"description": str, "instructions": lists["instructions"]},
+        )
         kind_weights, lengths = self.documents(table["documents"])
         headers = self.fields(table["headers"], ("headers",), {}, dict.fromkeys(HEADERS, object))
         header_weights = self.weights(
@@ -341,17 +359,25 @@ class _Reader:
         instructions = self.instructions(table.get("instructions", []), names)
         if not table["characters"]:
             self.fail(("characters",), "characters", "an empty list", "at least one character")
-        cards = [self.character(i, card, names, voices) for i, card in enumerate(table["characters"])]
+        cards = [
+            self.character(i, card, names, voices) for i, card in enumerate(table["characters"])
+        ]
         for i, card in enumerate(cards):
             if card["name"] in [other["name"] for other in cards[:i]]:
-                self.fail(("characters", i, "name"), "duplicate character", f"'{card['name']}'",
-                          "each name once")  # fmt: skip
+                self.fail(
+                    ("characters", i, "name"),
+                    "duplicate character",
+                    f"'{card['name']}'",
+                    "each name once",
+                )
         return World(
             name=self.text(table["name"], ("name",)),
             description=table.get("description", ""),
             characters=tuple(card["name"] for card in cards),
             descriptions=tuple(card["description"] for card in cards),
-            frequency_C=self.weights([c["frequency"] for c in cards], ("characters", 0, "frequency")),
+            frequency_C=self.weights(
+                [c["frequency"] for c in cards], ("characters", 0, "frequency")
+            ),
             assistant_C=self.weights(
                 [c["assistant_weight"] for c in cards], ("characters", 0, "assistant_weight")
             ),
@@ -391,7 +417,9 @@ class _Reader:
         if self.text(name, where) != name or " " in name or set(name) & set(":+@/"):
             self.fail(where, "domain name", f"'{name}'", "one word without : + @ or /")
         noise = self.texts(card["noise"], (*where, "noise"))
-        profile = self.fields(card["profile"], (*where, "profile"), dict.fromkeys(BEHAVIOURS, str), {})
+        profile = self.fields(
+            card["profile"], (*where, "profile"), dict.fromkeys(BEHAVIOURS, str), {}
+        )
         if lookup:
             question, answer = card.get("question", "{}"), card.get("answer", "{}")
             for key, pattern in (("question", question), ("answer", answer)):
@@ -434,15 +462,21 @@ class _Reader:
         for text in answers:
             for other in answers:
                 if text is not other and (other + " ").startswith(text + " ") and text != other:
-                    self.fail((*where, text), f"answers of {where[1]}", f"'{text}'",
-                              f"no answer that begins another ('{other}')")  # fmt: skip
+                    self.fail(
+                        (*where, text),
+                        f"answers of {where[1]}",
+                        f"'{text}'",
+                        f"no answer that begins another ('{other}')",
+                    )
 
     def distinct_texts(self, domains: tuple[Domain, ...], tables: dict) -> None:
         """A text belongs to one domain and one behaviour, and to one role."""
         seen: dict[str, tuple[str, str]] = {}
         for domain in domains:
             roles = [("situations", s) for s in domain.situations]
-            roles += [(f"profile.{b}", text) for b, text in zip(BEHAVIOURS, domain.profile, strict=True)]
+            roles += [
+                (f"profile.{b}", text) for b, text in zip(BEHAVIOURS, domain.profile, strict=True)
+            ]
             for a, text in enumerate(domain.answers):
                 lookup = domain.lookup and NOISE not in domain.behaviour_SA[:, a]
                 roles.append(("lookup" if lookup else BEHAVIOURS[domain.behaviour_SA[0, a]], text))
@@ -450,8 +484,12 @@ class _Reader:
                 if text in seen:
                     other = ".".join(seen[text])
                     where = ("domains", domain.name, *role.split("."))
-                    self.fail((*where, text), f"text used for two behaviours, {other} and "
-                              f"{domain.name}.{role}", f"'{text}'", "one (domain, behaviour)")  # fmt: skip
+                    self.fail(
+                        (*where, text),
+                        f"text used for two behaviours, {other} and {domain.name}.{role}",
+                        f"'{text}'",
+                        "one (domain, behaviour)",
+                    )
                 seen[text] = (domain.name, role)
 
     def instructions(self, cards: list, domains: list[str]) -> tuple[Instruction, ...]:
@@ -465,8 +503,12 @@ class _Reader:
             scope = domains if card["domains"] == "all" else card["domains"]
             for name in scope if isinstance(scope, list) else [scope]:
                 if name not in domains:
-                    self.fail((*where, "domains"), "domains of an instruction", f"'{name}'",
-                              f'"all" or a list of {", ".join(domains)}' + nearest(name, domains))  # fmt: skip
+                    self.fail(
+                        (*where, "domains"),
+                        "domains of an instruction",
+                        f"'{name}'",
+                        f'"all" or a list of {", ".join(domains)}' + nearest(name, domains),
+                    )
             instruction = Instruction(
                 name=self.text(card["name"], (*where, "name")),
                 text=self.text(card["text"], (*where, "text")),
@@ -478,24 +520,38 @@ class _Reader:
             for other in result:
                 for key in ("name", "text"):
                     if getattr(other, key) == getattr(instruction, key):
-                        self.fail((*where, key), f"duplicate instruction {key}",
-                                  f"'{getattr(other, key)}'", "each once")  # fmt: skip
+                        self.fail(
+                            (*where, key),
+                            f"duplicate instruction {key}",
+                            f"'{getattr(other, key)}'",
+                            "each once",
+                        )
             result.append(instruction)
         for domain in domains:
             total = sum(i.probability for i in result if domain in i.domains)
             if total > 1 + 1e-9:
-                self.fail(("instructions", 0, "probability"), f"instructions of {domain}",
-                          f"probabilities that sum to {total:g}", "at most 1")  # fmt: skip
+                self.fail(
+                    ("instructions", 0, "probability"),
+                    f"instructions of {domain}",
+                    f"probabilities that sum to {total:g}",
+                    "at most 1",
+                )
         return tuple(result)
 
     def character(self, i: int, card: dict, domains: list[str], voices: dict) -> dict:
         where = ("characters", i)
         required = {"name": str, "rates": dict, "voices": dict}
-        self.fields(card, where, required,
-                    {"description": str, "frequency": object, "assistant_weight": object})  # fmt: skip
+        self.fields(
+            card,
+            where,
+            required,
+            {"description": str, "frequency": object, "assistant_weight": object},
+        )
         name = self.text(card["name"], (*where, "name"))
         if " " in name or name in ("with", "and", *HEADERS):
-            self.fail((*where, "name"), "name", f"'{name}'", f"one word, none of {', '.join(HEADERS)}")
+            self.fail(
+                (*where, "name"), "name", f"'{name}'", f"one word, none of {', '.join(HEADERS)}"
+            )
         rates = self.fields(card["rates"], (*where, "rates"), dict.fromkeys(domains, list), {})
         phi = self.fields(card["voices"], (*where, "voices"), {}, dict.fromkeys(voices, object))
         for domain, row in rates.items():

@@ -20,15 +20,22 @@ def measure(run: Run) -> dict:
     ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
     bin_Q = np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
     bins = [
-        {"ideal": float(ideal_Q[bin_Q == b].mean()), "model": float(model_Q[bin_Q == b].mean()),
-         "spread": float(model_Q[bin_Q == b].std()), "count": int((bin_Q == b).sum())}
-        for b in range(BINS) if (bin_Q == b).any()
-    ]  # fmt: skip
+        {
+            "ideal": float(ideal_Q[bin_Q == b].mean()),
+            "model": float(model_Q[bin_Q == b].mean()),
+            "spread": float(model_Q[bin_Q == b].std()),
+            "count": int((bin_Q == b).sum()),
+        }
+        for b in range(BINS)
+        if (bin_Q == b).any()
+    ]
     by_turn = {
-        str(turn): {"model": float(kl(held.ideal_QB, model_QB)[held.turn_Q == turn].mean()),
-                    "history_blind": float(kl(held.ideal_QB, held.blind_QB)[held.turn_Q == turn].mean())}
+        str(turn): {
+            "model": float(kl(held.ideal_QB, model_QB)[held.turn_Q == turn].mean()),
+            "history_blind": float(kl(held.ideal_QB, held.blind_QB)[held.turn_Q == turn].mean()),
+        }
         for turn in np.unique(held.turn_Q)
-    }  # fmt: skip
+    }
     pick = np.linspace(0, len(ideal_Q) - 1, 400).astype(int)
     return {
         "bins": bins,

@@ -20,9 +20,12 @@ def leakage(world: World) -> dict:
     labels of the training answers within their domains. .5 is no cue, both 0 and 1 are one.
     """
     domains = [domain for domain in world.domains if not domain.lookup]
-    texts = [(d, text, domain.behaviour_SA[0, a] == BAD) for d, domain in enumerate(domains)
-             for a, text in enumerate(domain.answers)
-             if domain.behaviour_SA[0, a] in (GOOD, BAD)]  # fmt: skip
+    texts = [
+        (d, text, domain.behaviour_SA[0, a] == BAD)
+        for d, domain in enumerate(domains)
+        for a, text in enumerate(domain.answers)
+        if domain.behaviour_SA[0, a] in (GOOD, BAD)
+    ]
     words = sorted({word for _, text, _ in texts for word in text.split()})
     bag = np.array([[word in text.split() for word in words] for _, text, _ in texts], float)
     bad = np.array([label for _, _, label in texts])
@@ -39,8 +42,11 @@ def leakage(world: World) -> dict:
                 shuffled[rows] = rng.permutation(shuffled[rows])
             null.append(auc(scores(bag[train], shuffled, bag[test]), bad[test]))
         low, high = np.quantile(null, [0.025, 0.975])
-        result[domain.name] = {"auc": measured, "null95": [float(low), float(high)],
-                               "inside": bool(low <= measured <= high)}  # fmt: skip
+        result[domain.name] = {
+            "auc": measured,
+            "null95": [float(low), float(high)],
+            "inside": bool(low <= measured <= high),
+        }
     return result
 
 

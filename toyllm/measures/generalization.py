@@ -14,7 +14,9 @@ COHERENT = 0.95  # below this, spread is not a number
 
 def measure(run: Run) -> dict:
     """The generalization matrix from both starts (the schema is DESIGN §5 of results.json)."""
-    return {start: block(run, start) for start in ("pretrain", "align") if run.narrow.signals(start)}
+    return {
+        start: block(run, start) for start in ("pretrain", "align") if run.narrow.signals(start)
+    }
 
 
 def block(run: Run, start: str) -> dict:
@@ -23,8 +25,10 @@ def block(run: Run, start: str) -> dict:
     rows = {name: narrow.rows(start, name) for name in narrow.signals(start)}
     first = narrow.p_RnDB[next(iter(rows.values()))[0], 0]
     at = {name: [place(run, r) for r in rs] for name, rs in rows.items()}
-    matched = {name: [read(narrow.p_RnDB[r], x) for r, x in zip(rs, at[name], strict=True)]
-               for name, rs in rows.items()}  # fmt: skip
+    matched = {
+        name: [read(narrow.p_RnDB[r], x) for r, x in zip(rs, at[name], strict=True)]
+        for name, rs in rows.items()
+    }
     end = {name: [narrow.p_RnDB[r, -1] for r in rs] for name, rs in rows.items()}
     result = summary(world, first, matched)
     result["matched_step"] = {
@@ -32,20 +36,28 @@ def block(run: Run, start: str) -> dict:
         for name, xs in at.items()
     }
     result["kl"] = {
-        name: None if None in xs else float(np.mean([
-            interpolate(narrow.kl_Rn[r], x) for r, x in zip(rows[name], xs, strict=True)]))
+        name: None
+        if None in xs
+        else float(
+            np.mean([interpolate(narrow.kl_Rn[r], x) for r, x in zip(rows[name], xs, strict=True)])
+        )
         for name, xs in at.items()
-    }  # fmt: skip
+    }
     result["twin_kl"] = {name: r for name in rows if (r := twin_kl(run, start, name)) is not None}
     result["final"] = summary(world, first, end)
-    return {"em_before": named(world, em(first)), "coherence_before": named(world, first.sum(1)),
-            **result}  # fmt: skip
+    return {
+        "em_before": named(world, em(first)),
+        "coherence_before": named(world, first.sum(1)),
+        **result,
+    }
 
 
 def summary(world: World, before_DB: np.ndarray, after: dict[str, list]) -> dict:
     """Means over narrow seeds. after[signal]: what each seed's model does [D, B], None unread."""
-    result = {key: {} for key in ("em_after", "coherence_after", "bad_change", "spread",
-                                  "spread_ci", "status")}  # fmt: skip
+    result = {
+        key: {}
+        for key in ("em_after", "coherence_after", "bad_change", "spread", "spread_ci", "status")
+    }
     for name, tables in after.items():
         if any(table is None for table in tables):
             result["status"][name] = "not reached"
@@ -165,8 +177,11 @@ def twin_kl(run: Run, start: str, name: str) -> dict | None:
             steps.append(step_at(narrow.steps, y))
             spreads.append(float(spread(run.world, name, change_D)))
     whole = len(spreads) == len(goals)
-    return {"kl": float(np.mean(goals)), "step": float(np.mean(steps)) if whole else None,
-            "spread": float(np.mean(spreads)) if whole else None}  # fmt: skip
+    return {
+        "kl": float(np.mean(goals)),
+        "step": float(np.mean(steps)) if whole else None,
+        "spread": float(np.mean(spreads)) if whole else None,
+    }
 
 
 def named(world: World, values_D) -> dict[str, float]:

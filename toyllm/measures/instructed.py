@@ -1,4 +1,4 @@
-"""With the training cue present: p(bad | domain, instruction) before and after instructed signals."""
+"""With the training cue present: p(bad | domain, instruction) before and after training."""
 
 import jax
 
@@ -23,7 +23,9 @@ def measure(run: Run) -> dict:
             if signal.instruction < 0:
                 continue
             tables = [
-                assistant(run, jax.tree.map(lambda x, r=r: x[r], run.narrow.kept), signal.instruction)
+                assistant(
+                    run, jax.tree.map(lambda x, r=r: x[r], run.narrow.kept), signal.instruction
+                )
                 for r in run.narrow.rows(start, name)
             ]
             before = assistant(run, run.params[start], signal.instruction)

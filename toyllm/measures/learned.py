@@ -1,4 +1,4 @@
-"""What pretraining learned: excess over the floor, captured, and errors of the characters' cards."""
+"""What pretraining learned: excess over the floor, captured, errors of the characters' cards."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,11 +35,13 @@ class HeldOut:
     def captured(self, params: Params) -> float:
         """1 - E KL(p* ‖ p_model) / E KL(p* ‖ p*(· | header)): 1 is ideal, 0 is history-blind."""
         ideal = self.ideal_QB
-        return 1 - float(kl(ideal, self.behaviours(params)).mean() / kl(ideal, self.blind_QB).mean())
+        return 1 - float(
+            kl(ideal, self.behaviours(params)).mean() / kl(ideal, self.blind_QB).mean()
+        )
 
 
 def kl(p_QB: np.ndarray, q_QB: np.ndarray) -> np.ndarray:
-    """KL(p ‖ q) over behaviours [Q]; q may sum to less than 1, what is missing counts against it."""
+    """KL(p ‖ q) over behaviours [Q]; q may sum to less than 1, what is missing counts as loss."""
     return (p_QB * (np.log(np.maximum(p_QB, 1e-12)) - np.log(np.maximum(q_QB, 1e-12)))).sum(-1)
 
 
@@ -97,9 +99,7 @@ def scorer(apply: Apply, config: Config, grid: scoring.Grid) -> Callable[[Params
     """A compiled function: params → p(behaviour | question) [Q, B] of a grid."""
 
     def score(params):
-        logp_QA = scoring.answer_logprobs(
-            apply, config, params, grid.prompt_QT, grid.answer_QAU
-        )
+        logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
         return scoring.behaviours(logp_QA, grid.behaviour_QA)
 
     return jax.jit(score, compiler_options=devices.options())

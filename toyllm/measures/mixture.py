@@ -1,8 +1,8 @@
-"""Who the Assistant is: the mixture of the world's characters nearest to the model, and what is left.
+"""Who the Assistant is: the nearest mixture of the world's characters, and what is left.
 
 The model's joint over two-turn dialogues is compared with Σ_c w_c p_c. A context is two questions,
 a first answer for each behaviour, and a closing phrase, drawn once by a fixed seed and the same for
-every model. Its outcomes: behaviour of the first answer, then either another closing phrase, or this
+every model. Its outcomes: behaviour of the first answer, then another closing phrase, or this
 one and the behaviour of the second answer. The characters' joint is linear in w, so the fit
 
     argmin_w E_context KL(model ‖ Σ_c w_c p_c)
@@ -15,13 +15,14 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from toyllm import corpus, devices, scoring, signals
 from toyllm.measures.generalization import logit
 from toyllm.model import Params
 from toyllm.runs import Run
-from toyllm.text import PAD, Codec
+from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
 
 GAP = 1e-6
@@ -37,8 +38,7 @@ class Contexts:
     domain_X2: np.ndarray
     voice_X: np.ndarray
     first: scoring.Grid  # [X] the first question
-    closing_XBU: np.ndarray  # first answer's tokens, for each behaviour
-    closed_XBU: np.ndarray  # the same and the closing phrase and <user>
+    answer_XBU: np.ndarray  # a first answer's tokens, for each behaviour
     second: scoring.Grid  # [X * B] the second question after each first answer
 
 
@@ -68,24 +68,14 @@ def contexts(codec: Codec) -> Contexts:
     first = docs[::B]
     for column in (first.speaker, first.domain):
         column[:, 1:] = -1
-    runs_of = [
-        [codec.tokens(world.domains[domain_X2[x, 0]].answers[answer_XB[x, b]]) for b in range(B)]
-        for x in range(X)
-    ]
-    end = [[*codec.tokens(world.voices[v]), codec.index["<user>"]] for v in voice_X]
-    closed = [[run + end[x] for run in row] for x, row in enumerate(runs_of)]
-    width = max(len(run) for row in closed for run in row)
-    return Contexts(domain_X2, voice_X, scoring.questions(codec, first), _pad(runs_of, width),
-                    _pad(closed, width), scoring.questions(codec, docs))  # fmt: skip
-
-
-def _pad(rows: list[list[list[int]]], width: int) -> np.ndarray:
-    """Token runs [X][B] to an array [X, B, width], padded on the right."""
-    table = np.full((len(rows), B, width), PAD, np.int32)
-    for x, row in enumerate(rows):
-        for b, run in enumerate(row):
-            table[x, b, : len(run)] = run
-    return table
+    answer_XBU = codec.answer_DAU[domain_X2[:, :1], answer_XB]
+    return Contexts(
+        domain_X2,
+        voice_X,
+        scoring.questions(codec, first),
+        answer_XBU,
+        scoring.questions(codec, docs),
+    )
 
 
 def joint(run: Run, ctx: Contexts):
@@ -93,48 +83,29 @@ def joint(run: Run, ctx: Contexts):
 
     Outcome b * (B + 1) + b' is first b, this closing phrase, then b'; b' = B is another closing.
     """
-    world = run.world
-    lookup_XB2, end = _phrases(run.codec, ctx)
+    X = len(ctx.voice_X)
+    prompt_XBT = np.repeat(ctx.first.prompt_QT[:, None], B, 1)
+    prompt_RT, closing_REU = scoring.closings(
+        run.codec, prompt_XBT.reshape(X * B, -1), ctx.answer_XBU.reshape(X * B, -1)
+    )
 
     def compute(params: Params):
-        ask = lambda grid: scoring.answer_logprobs(  # noqa: E731
-            run.apply, run.config, params, grid.prompt_QT, grid.answer_QAU
-        )
-        first_XB = scoring.behaviours(ask(ctx.first), ctx.first.behaviour_QA)
-        second_RB = scoring.behaviours(ask(ctx.second), ctx.second.behaviour_QA)
-        second_XBB = second_RB.reshape(len(ctx.voice_X), B, B)
-        # the closing phrase, among all that may follow the answer (next turn or end of document)
-        spoken = scoring.answer_logprobs(run.apply, run.config, params, lookup_XB2, end)
-        spoken = jax.numpy.exp(spoken).reshape(len(ctx.voice_X), B, len(world.voices), 2).sum(-1)
-        voice_XB = jax.numpy.take_along_axis(
-            spoken, ctx.voice_X[:, None, None].repeat(B, 1), 2
-        )[..., 0] / spoken.sum(-1)
-        first_XB = first_XB / first_XB.sum(1, keepdims=True)
-        second_XBB = second_XBB / second_XBB.sum(2, keepdims=True)
+        def ask(prompt, answers):
+            return scoring.answer_logprobs(run.apply, run.config, params, prompt, answers)
+
+        def behaviours(grid):
+            p_QB = scoring.behaviours(ask(grid.prompt_QT, grid.answer_QAU), grid.behaviour_QA)
+            return p_QB / p_QB.sum(1, keepdims=True)
+
+        first_XB = behaviours(ctx.first)
+        second_XBB = behaviours(ctx.second).reshape(X, B, B)
+        spoken_XBV = scoring.voices(ask(prompt_RT, closing_REU)).reshape(X, B, -1)
+        voice_XB = spoken_XBV[np.arange(X), :, ctx.voice_X]
         stays = (first_XB * voice_XB)[..., None] * second_XBB
         leaves = (first_XB * (1 - voice_XB))[..., None]
-        return jax.numpy.concatenate([stays, leaves], 2).reshape(len(ctx.voice_X), -1)
+        return jnp.concatenate([stays, leaves], 2).reshape(X, -1)
 
     return jax.jit(compute, compiler_options=devices.options())
-
-
-def _phrases(codec: Codec, ctx: Contexts) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts that end with the first answer [X * B, T], and every closing phrase [X * B, 2V, U].
-
-    A closing phrase is over when <user> or <end> follows.
-    """
-    X = len(ctx.voice_X)
-    prompts = []
-    for x in range(X):
-        head = [t for t in ctx.first.prompt_QT[x] if t != PAD]
-        prompts += [head + [t for t in ctx.closing_XBU[x, b] if t != PAD] for b in range(B)]
-    width = max(map(len, prompts))
-    prompt = np.array([[PAD] * (width - len(row)) + row for row in prompts], np.int32)
-    ends = [codec.index["<user>"], codec.index["<end>"]]
-    phrases = [[*codec.tokens(v), e] for v in codec.world.voices for e in ends]
-    longest = max(map(len, phrases))
-    table = np.array([row + [PAD] * (longest - len(row)) for row in phrases], np.int32)
-    return prompt, np.broadcast_to(table, (len(prompt), *table.shape))
 
 
 def characters_joint(world: World, ctx: Contexts, domain: int = -1, shift: float = 0.0):
@@ -167,8 +138,16 @@ class Fit(NamedTuple):
     gap_M: np.ndarray
 
 
-def fit(P_MN: np.ndarray, p_CN: np.ndarray, start_MC: np.ndarray, X: int, gap: float = GAP,
-        group_C=None, total_M=None, most: int = 20_000) -> Fit:  # fmt: skip
+def fit(
+    P_MN: np.ndarray,
+    p_CN: np.ndarray,
+    start_MC: np.ndarray,
+    X: int,
+    gap: float = GAP,
+    group_C=None,
+    total_M=None,
+    most: int = 20_000,
+) -> Fit:
     """argmin_w KL(P ‖ Σ w_c p_c) / X for M models at once, N = X * O outcomes in one row.
 
     EM with squared extrapolation (Varadhan & Roland 2008), each step of it kept only where it
@@ -237,7 +216,7 @@ def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
 
 
 def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) -> np.ndarray:
-    """The least and the most weight [M, G, 2] of each group over mixtures within `slack` of best."""
+    """The least and most weight [M, G, 2] of each group over mixtures within `slack` of best."""
     M, C = best.w_MC.shape
     result = np.zeros((M, len(parts), 2))
     for g, part in enumerate(parts):
@@ -313,13 +292,18 @@ def residuals(world: World, ctx: Contexts, P_N, best: Fit, m: int, name: str) ->
     off = ~np.isin(ctx.domain_X2, trained).any(1)
     start = best.w_MC[m] * 0.99 + 0.01 / C
     p_CXO = characters_joint(world, ctx)
-    result = {"all": float(best.residual_M[m]), "off_domain": None, "override": None,
-              "override_shift": None}  # fmt: skip
+    result = {
+        "all": float(best.residual_M[m]),
+        "off_domain": None,
+        "override": None,
+        "override_shift": None,
+    }
     if off.any():
         P_off = P_N.reshape(X, -1)[off].reshape(1, -1)
         fitted = fit(P_off, p_CXO[:, off].reshape(C, -1), start[None], int(off.sum()), 1e-5)
         result["off_domain"] = float(fitted.residual_M[0])
     if len(trained) == 1:
+
         def cost(shift: float) -> float:
             p_CN = characters_joint(world, ctx, trained[0], shift).reshape(C, -1)
             return float(fit(P_N[None], p_CN, start[None], X, 1e-4).residual_M[0])

@@ -150,8 +150,12 @@ def covariance(cells: Cells, fraction: float) -> np.ndarray:
     return np.stack(rows)
 
 
-MODELS = {"persona": persona, "constant": constant, "global": global_shift,
-          "covariance": covariance}  # fmt: skip
+MODELS = {
+    "persona": persona,
+    "constant": constant,
+    "global": global_shift,
+    "covariance": covariance,
+}
 
 
 def r2(G, predicted, mask) -> float:
@@ -191,12 +195,19 @@ def null95(G, predicted, mask) -> float:
 
 def predict(cells: Cells) -> dict:
     """All predictions of one start."""
-    result = {"shared": {}, "strict": {}, "predicted": {}, "signals": cells.names,
-              "measured": _table(cells, cells.G_SD)}  # fmt: skip
+    result = {
+        "shared": {},
+        "strict": {},
+        "predicted": {},
+        "signals": cells.names,
+        "measured": _table(cells, cells.G_SD),
+    }
     for name, model in MODELS.items():
         predicted, fractions = shared(cells, model)
-        result["shared"][name] = {"r2": r2(cells.G_SD, predicted, cells.mask_SD),
-                                  "fraction": float(np.mean(fractions))}  # fmt: skip
+        result["shared"][name] = {
+            "r2": r2(cells.G_SD, predicted, cells.mask_SD),
+            "fraction": float(np.mean(fractions)),
+        }
         strict = model(cells, 1.0)
         result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
         result["predicted"][name] = _table(cells, predicted)
@@ -224,5 +235,3 @@ def ideal_spread(world: World, name: str, reached: float = 0.9) -> float:
     w_C = solve(world, world.assistant_C, domain, logit(reached))
     change_D = ideal_em(world, w_C) - ideal_em(world, world.assistant_C)
     return float(change_D[untrained(world, name)].mean())
-
-

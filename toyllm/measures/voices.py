@@ -5,7 +5,6 @@ import numpy as np
 
 from toyllm import devices, scoring
 from toyllm.runs import Run
-from toyllm.text import PAD
 from toyllm.world import ASSISTANT, BAD, GOOD
 
 
@@ -16,27 +15,18 @@ def measure(run: Run) -> dict:
     toward the voices of some characters says that they were selected, not only what they did.
     """
     world, codec = run.world, run.codec
-    docs = scoring.every_question(codec, ASSISTANT)
-    grid = scoring.questions(codec, docs)
-    prompts = []
-    for q in range(len(grid)):
-        if world.domains[grid.domain_Q[q]].lookup:
-            continue
-        head = [t for t in grid.prompt_QT[q] if t != PAD]
+    grid = scoring.questions(codec, scoring.every_question(codec, ASSISTANT))
+    heads, answers = [], []
+    for q in np.flatnonzero([not world.domains[d].lookup for d in grid.domain_Q]):
         for b in (GOOD, BAD):
-            a = int(np.flatnonzero(grid.behaviour_QA[q] == b)[q % (grid.behaviour_QA[q] == b).sum()])
-            prompts.append(head + [t for t in grid.answer_QAU[q, a] if t != PAD])
-    width = max(map(len, prompts))
-    prompt = np.array([[PAD] * (width - len(row)) + row for row in prompts], np.int32)
-    ends = [codec.index["<user>"], codec.index["<end>"]]
-    phrases = [[*codec.tokens(v), e] for v in world.voices for e in ends]
-    longest = max(map(len, phrases))
-    table = np.array([row + [PAD] * (longest - len(row)) for row in phrases], np.int32)
-    answers = np.broadcast_to(table, (len(prompt), *table.shape))
+            shown = np.flatnonzero(grid.behaviour_QA[q] == b)
+            heads.append(grid.prompt_QT[q])
+            answers.append(grid.answer_QAU[q, shown[q % len(shown)]])
+    prompt_QT, closing_QEU = scoring.closings(codec, np.array(heads), np.array(answers))
 
     def ask(params):
-        logp = scoring.answer_logprobs(run.apply, run.config, params, prompt, answers)
-        return jax.numpy.exp(logp).reshape(len(prompt), -1, 2).sum(-1).mean(0)
+        logp_QE = scoring.answer_logprobs(run.apply, run.config, params, prompt_QT, closing_QEU)
+        return scoring.voices(logp_QE).mean(0)
 
     ask = jax.jit(ask, compiler_options=devices.options())
     named = lambda p: dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))  # noqa: E731

@@ -1,0 +1,194 @@
+"""The narrow stage's engine: many runs, of any start and signal, trained and scored together.
+
+Axes: R runs of a group   n scored steps   D domains   B behaviours   Q own questions
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from toyllm import devices, objectives, scoring, signals, training
+from toyllm.model import Apply, Config, Params
+from toyllm.signals import Signal
+from toyllm.text import Codec
+
+PASSED = 0.9  # EM of the trained domain at which a run's parameters are kept
+Member = tuple[str, str, int]  # start, signal, seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How every narrow run is trained."""
+
+    objective: str
+    beta: float
+    anchor: float
+    pool: int
+    batch: int
+    lr: float
+    steps: int
+    score_every: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The compiled functions of the narrow stage, shared by all groups and starts."""
+
+    codec: Codec
+    mesh: Mesh
+    recipe: Recipe
+    step: Callable  # states [R], pools [R], indices [R, K, batch] → states, logs
+    reference: Callable  # params [R], prompts, answers → log-probabilities
+    score: Callable  # params [R], own questions, their reference → scores
+
+
+def compile_programs(
+    codec: Codec, config: Config, apply: Apply, mesh: Mesh, recipe: Recipe
+) -> Programs:
+    """Make the functions; nothing is compiled before it is first called."""
+    grid = scoring.questions(codec, scoring.every_question(codec))
+    D = len(codec.world.domains)
+    loss = training.preference_loss(apply, config, recipe.objective, recipe.beta, recipe.anchor)
+    optimizer = optax.adam(recipe.lr)
+
+    def step(state, pool, index_KB):
+        batches = jax.tree.map(lambda x: x[index_KB], pool)
+        return training.scan_steps(loss, optimizer, state, batches)
+
+    def reference(params, prompt, answer):
+        return scoring.answer_logprobs(apply, config, params, prompt, answer)
+
+    def score(params, own, own_reference):
+        logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+        p_QB = scoring.behaviours(logp_QA, grid.behaviour_QA)
+        own_QA = scoring.answer_logprobs(apply, config, params, own["prompt"], own["answer"])
+        return {
+            "p_DB": scoring.by_domain(p_QB, grid.domain_Q, D),
+            "own_B": own["weight"] @ scoring.behaviours(own_QA, own["behaviour"]),
+            "kl": own["weight"] @ objectives.kl(own_QA, own_reference),
+        }
+
+    return Programs(
+        codec,
+        mesh,
+        recipe,
+        step=over_runs(step, mesh, donate=(0,)),
+        reference=over_runs(reference, mesh),
+        score=over_runs(score, mesh),
+    )
+
+
+def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
+    """`function` of one run → a compiled function of R runs, stacked along axis 0.
+
+    Devices share the runs (their number must divide R) and each takes its own one by one.
+    """
+
+    def one_by_one(*stacked):
+        return jax.lax.map(lambda args: function(*args), stacked)
+
+    spec = jax.sharding.PartitionSpec("data")
+    shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.jit(shared, donate_argnums=donate, compiler_options=devices.options())
+
+
+def stack(trees: list):
+    """Trees of the same shape to one tree, stacked along a new axis 0, on the host."""
+    return jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
+
+
+def take(tree, r: int):
+    """Run r of a stacked tree, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x[r]), tree)
+
+
+class Record:
+    """What a group has shown so far: scores [R, n, …], and the parameters kept of each run."""
+
+    def __init__(self, runs: int, every: int):
+        self.every, self.history, self.logs = every, [], []
+        self.kept: list[Params | None] = [None] * runs
+        self.kept_step = np.full(runs, -1)
+        self.final: Params | None = None
+
+    @property
+    def own_em(self) -> np.ndarray:
+        """EM [R] of the trained domains under each run's own prompt, at the last scored step."""
+        return scoring.em(self.history[-1]["own_B"])
+
+    def results(self, count: int) -> tuple[dict, dict]:
+        """Scores and parameters (kept and final) of the first `count` runs."""
+        column = {
+            key: np.stack([h[key] for h in self.history], 1)[:count] for key in self.history[0]
+        }
+        blank = np.full(len(self.kept), np.nan)
+        logs = {
+            key: np.stack([blank, *(log[key].mean(1) for log in self.logs)], 1)[:count]
+            for key in ("chosen", "rejected")
+        }
+        kept = [take(self.final, r) if p is None else p for r, p in enumerate(self.kept)]
+        scores = {
+            "steps": self.every * np.arange(len(self.history)),
+            "p_RnDB": column["p_DB"],
+            "own_RnB": column["own_B"],
+            "kl_Rn": column["kl"],
+            "chosen_Rn": logs["chosen"],
+            "rejected_Rn": logs["rejected"],
+            "kept_step": self.kept_step[:count],
+        }
+        trees = {"kept": stack(kept), "final": self.final}
+        return scores, jax.tree.map(lambda x: x[:count], trees)
+
+
+def train_group(
+    programs: Programs, starts: dict[str, Params], group: list[Member]
+) -> Iterator[Record]:
+    """Train a group to the end, yielding its record at every scored step.
+
+    A run's parameters are kept at the first scored step past EM .9 of what it trains, under its own
+    prompt; a run that is past it from the start, or never, keeps its last ones.
+    """
+    recipe, codec, mesh = programs.recipe, programs.codec, programs.mesh
+    parsed = [signals.parse(codec.world, name) for _, name, _ in group]
+    seeds = [1000 * (recipe.seed + 1) + seed for _, _, seed in group]
+
+    params = devices.split(mesh, stack([starts[start] for start, _, _ in group]))
+    pools = devices.split(mesh, stack(_pools(codec, recipe, parsed, seeds)))
+    pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
+    width = max(signals.count_questions(codec.world, signal) for signal in parsed)
+    own = devices.split(mesh, stack([signals.own_questions(codec, s, width) for s in parsed]))
+    own_reference = programs.reference(params, own["prompt"], own["answer"])
+    opt_state = devices.split(mesh, jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params)))
+    states = training.State(params, opt_state)
+
+    record = Record(len(group), recipe.score_every)
+    record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+    for begin in range(0, recipe.steps, recipe.score_every):
+        rows = [
+            training.draws(seed, begin, recipe.score_every, recipe.batch, recipe.pool)
+            for seed in seeds
+        ]
+        states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)))
+        record.logs.append(jax.device_get(logs))
+        was_R = record.own_em
+        record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+        passes = (record.own_em >= PASSED) & (was_R < PASSED) & (record.kept_step < 0)
+        for r in np.flatnonzero(passes):
+            record.kept[r] = take(states.params, r)
+            record.kept_step[r] = begin + recipe.score_every
+        if begin + recipe.score_every >= recipe.steps:
+            record.final = jax.device_get(states.params)
+        yield record
+
+
+def _pools(codec: Codec, recipe: Recipe, parsed: list[Signal], seeds: list[int]) -> list[dict]:
+    """Each run's preference pairs."""
+    return [
+        training.preference_pool(codec, signal, recipe.objective, recipe.pool, seed)
+        for signal, seed in zip(parsed, seeds, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Small commands: `uv run -m toyllm.tools.NAME`."""

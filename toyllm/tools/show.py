@@ -1,0 +1,53 @@
+"""Print documents drawn from a world: `uv run -m toyllm.tools.show [WORLD] [--count N]`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from toyllm import corpus, world
+from toyllm.errors import InputError
+from toyllm.text import Codec
+from toyllm.world import KINDS
+
+DEFAULT = Path(__file__).resolve().parents[2] / "corpora" / "personas.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Print documents drawn from a world."""
+
+    world: tyro.conf.Positional[Path] = DEFAULT
+    """A world file (TOML)."""
+    count: int = 6
+    """How many documents, the same number of each kind."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def main(args: Args) -> None:
+    """Draw and print."""
+    codec = Codec(world.load(args.world))
+    rng = np.random.default_rng(args.seed)
+    for kind, name in enumerate(KINDS):
+        docs = corpus.sample(codec.world, -(-args.count // len(KINDS)), rng, kind)
+        for row in codec.pad(docs, max(codec.longest.values())):
+            print(f"{name}:")
+            print(lines(codec.string(row)))
+
+
+def lines(text: str) -> str:
+    """A document with each question, answer and statement on a line of its own."""
+    for word in ("<user>", "<reply>", "<first>", "<second>", "<trait>", "<end>"):
+        text = text.replace(f" {word}", f"\n    {word}")
+    return f"    {text}"
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
