@@ -313,6 +313,7 @@ def print_prediction(p: dict, console: Console) -> None:
             number(p["strict"][name]["r2"], 2),
         )
     table.caption = (
+        f"mean spread minus the ideal observer's own {number(p['measured_minus_ideal'], 3, True)}; "
         f"persona, within-signal correlation {number(p['within_r'], 2)}, "
         f"95% of its null {number(p['within_r_null95'], 2)}"
     )
@@ -404,6 +405,9 @@ def compare(folders: tuple[Path, ...], results: list[dict], console: Console) ->
                 rows.setdefault(f"spread of {name}, from {start}", {})[k] = value
         for name, value in result.get("prediction", {}).get("shared", {}).items():
             rows.setdefault(f"shared R² of {name}", {})[k] = value["r2"]
+        if result.get("prediction", {}).get("shared"):
+            gap = result["prediction"]["measured_minus_ideal"]
+            rows.setdefault("mean spread minus the world's own ideal", {})[k] = gap
     for label, values in rows.items():
         table.add_row(label, *(number(values.get(k), 4) for k in range(len(results))))
     console.print(table)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from toyllm import devices, model, objectives, population, runs, scoring, signal
 from toyllm.board import Board
 from toyllm.errors import InputError
 from toyllm.measures.learned import held_out
-from toyllm.text import Codec
+from toyllm.text import Codec, lines
 from toyllm.world import World
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ class Args:
     mlp: int = 176
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 5000
+    pretrain_steps: int = 5500
     """Steps of next-token training."""
     pretrain_documents: int = 32
     """Documents in a batch."""
@@ -99,7 +100,7 @@ class Args:
     """Steps between exact scores."""
     narrow_batch: int = 16
     """Pairs in a batch."""
-    narrow_lr: float = 5e-4
+    narrow_lr: float = 4e-4
     """Learning rate (Adam)."""
 
 
@@ -125,7 +126,7 @@ PRESETS = {
 CHUNK = 10  # optimizer steps a device call
 GROUP = 16  # narrow runs stepped together
 SAVE_EVERY_S = 30
-LOOK_EVERY = 20  # chunks between looks at held-out documents
+LOOK_EVERY = 50  # chunks between looks at held-out documents
 
 
 def main(args: Args) -> None:
@@ -173,6 +174,16 @@ class Lab:
         """The run folder."""
         return self.args.run
 
+    @cached_property
+    def sample(self):
+        """A compiled function: params, prompts, key → half a context of sampled tokens."""
+
+        def sample(params, prompt, key):
+            length, end = self.config.context // 2, self.codec.index["<end>"]
+            return model.sample(self.apply, self.config, params, prompt, key, length, end)
+
+        return jax.jit(sample)
+
 
 def pretrain(lab: Lab, params: model.Params) -> model.Params:
     """Next-token training on packed documents. Resumes from its newest checkpoint."""
@@ -195,7 +206,7 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     batches = training.document_batches(
         lab.codec, lab.mesh, args.context, args.pretrain_documents, CHUNK, args.seed
     )
-    held = held_out(lab.codec, lab.config, lab.apply, documents=512, questions=300)
+    held = held_out(lab.codec, lab.config, lab.apply, documents=256, questions=240)
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches, begin):  # noqa: B020
@@ -258,11 +269,11 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     optimizer = optax.adam(args.align_lr)
     state = devices.copy(lab.mesh, training.start(params, optimizer))
-    score, moral = assistant_scorer(lab), lab.codec.world.moral
+    ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
     with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches):  # noqa: B020
             params = jax.device_get(state.params)
-            p_DB = np.asarray(score(params))
+            p_DB = ask(params)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
             board.scalars(step, {f"align/{key}": value.mean() for key, value in logs.items()})
             board.scalars(step, behaviour_scalars(lab.codec.world, p_DB))
@@ -337,20 +348,6 @@ def adopt(lab: Lab, params: model.Params) -> model.Params:
     return params
 
 
-def assistant_scorer(lab: Lab):
-    """A compiled function: params → what the Assistant does in each domain [D, B]."""
-    grid = scoring.questions(lab.codec, scoring.every_question(lab.codec))
-    D = len(lab.codec.world.domains)
-
-    def score(params):
-        logp_QA = scoring.answer_logprobs(
-            lab.apply, lab.config, params, grid.prompt_QT, grid.answer_QAU
-        )
-        return scoring.by_domain(scoring.behaviours(logp_QA, grid.behaviour_QA), grid.domain_Q, D)
-
-    return jax.jit(score, compiler_options=devices.options())
-
-
 def behaviour_scalars(dialled: World, p_DB: np.ndarray) -> dict:
     """TensorBoard's scalars of what the Assistant does: EM and coherence by domain."""
     names, em_D = dialled.domain_names, scoring.em(p_DB)
@@ -383,25 +380,9 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
     codec = lab.codec
     speakers = ["assistant", "someone", *codec.world.characters[: count - 2]]
     prompt = np.array([codec.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
-    length = lab.config.context - prompt.shape[1]
-    sample = jax.jit(
-        lambda p, x, key: model.sample(
-            lab.apply, lab.config, p, x, key, length, codec.index["<end>"]
-        )
-    )
-    tokens = np.concatenate([prompt, sample(params, prompt, lab.sample_key)], axis=1)
-    lines = [
-        codec.string(row)
-        .replace("<user>", "\n- user:")
-        .replace("<reply>", "\n- reply:")
-        .replace("<begin> ", "")
-        .replace("<end>", "")
-        for row in tokens
-    ]
-    return "\n\n".join(
-        f"**{line.split(chr(10))[0].strip()}**\n" + "\n".join(line.split("\n")[1:])
-        for line in lines
-    )
+    tokens = np.concatenate([prompt, lab.sample(params, prompt, lab.sample_key)], axis=1)
+    texts = ["\n- ".join(lines(codec.string(row))).replace("<", "&lt;") for row in tokens]
+    return "\n\n".join(f"- {text}" for text in texts)
 
 
 def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:

@@ -24,6 +24,19 @@ def test_a_characters_joint_is_a_distribution(contexts, joint_CN):
     np.testing.assert_allclose(per_context, 1, rtol=1e-12)
 
 
+def test_second_questions_follow_every_first_answer(personas, personas_codec, contexts):
+    """A bug found: the context of a good first answer had lost its second question."""
+    for x in (0, 37):
+        first, second = (personas.domains[d] for d in contexts.domain_X2[x])
+        head = personas_codec.string(contexts.first.prompt_QT[x])
+        for b in range(3):
+            prompt = personas_codec.string(contexts.second.prompt_QT[3 * x + b])
+            answer = personas_codec.string(contexts.answer_XBU[x, b])
+            assert prompt.startswith(f"{head} {answer}")
+            assert answer in first.answers
+            assert prompt.split("<user> ")[2].removesuffix(" <reply>") in second.situations
+
+
 def test_mixtures_are_recovered_from_exact_joints(personas, contexts, joint_CN):
     """Known weights, sparse ones among them: residual 0 and the weights themselves, by groups."""
     X, rng = len(contexts.voice_X), np.random.default_rng(0)

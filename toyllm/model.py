@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Params = dict
@@ -263,3 +264,8 @@ def sample(
 def count(params: Params) -> int:
     """How many numbers the parameters hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def take(stacked: Params, r: int) -> Params:
+    """Model r of parameters stacked along axis 0, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x[r]), stacked)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from toyllm import devices, objectives, scoring, signals, training
-from toyllm.model import Apply, Config, Params
+from toyllm.model import Apply, Config, Params, take
 from toyllm.signals import Signal
 from toyllm.text import Codec
 
@@ -100,11 +100,6 @@ def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> C
 def stack(trees: list):
     """Trees of the same shape to one tree, stacked along a new axis 0, on the host."""
     return jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
-
-
-def take(tree, r: int):
-    """Run r of a stacked tree, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x[r]), tree)
 
 
 class Record:

@@ -8,11 +8,13 @@ sum. All answers to a question share its prompt, which is computed once. Axes:
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from toyllm import devices
 from toyllm.corpus import Documents
 from toyllm.model import Apply, Config, Params, empty_cache
 from toyllm.text import PAD, Codec
@@ -99,6 +101,56 @@ def every_question(
         answer=first_turn(0),
         voice=first_turn(0),
     )
+
+
+CHUNK = 64  # questions scored together: more would not fit the caches
+
+
+def scorer(apply: Apply, config: Config, grid: Grid) -> Callable[[Params], jax.Array]:
+    """A compiled function: params → p(behaviour | question) [Q, B] of a grid."""
+    Q, chunks = len(grid), -(-len(grid) // CHUNK)
+    rows = np.arange(chunks * CHUNK) % Q
+    arrays = [
+        x[rows].reshape(chunks, CHUNK, *x.shape[1:])
+        for x in (grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
+    ]
+
+    def score(params, arrays):
+        def one(chunk):
+            prompt_QT, answer_QAU, behaviour_QA = chunk
+            logp_QA = answer_logprobs(apply, config, params, prompt_QT, answer_QAU)
+            return behaviours(logp_QA, behaviour_QA)
+
+        return jax.lax.map(one, arrays).reshape(chunks * CHUNK, -1)[:Q]
+
+    score = jax.jit(score, compiler_options=devices.options())
+    return lambda params: score(params, arrays)
+
+
+def interviewer(codec: Codec, config: Config, apply: Apply) -> Callable[..., np.ndarray]:
+    """A function (params, header, character, instruction) → what is done in each domain [D, B].
+
+    No history; the Assistant without instruction unless told. Compiled once for all who are asked.
+    """
+    instructions = range(-1, len(codec.world.instructions))
+    plain = questions(codec, every_question(codec))
+    width = max(
+        questions(codec, every_question(codec, instruction=i)).prompt_QT.shape[1]
+        for i in instructions
+    )
+
+    def score(params, prompt_QT):
+        logp_QA = answer_logprobs(apply, config, params, prompt_QT, plain.answer_QAU)
+        p_QB = behaviours(logp_QA, plain.behaviour_QA)
+        return by_domain(p_QB, plain.domain_Q, len(codec.world.domains))
+
+    score = jax.jit(score, compiler_options=devices.options())
+
+    def ask(params, header=ASSISTANT, character=-1, instruction=-1):
+        docs = every_question(codec, header, character, instruction)
+        return np.asarray(score(params, codec.prompts(docs, width)))
+
+    return ask
 
 
 def closings(codec: Codec, prompt_QT, answer_QU) -> tuple[np.ndarray, np.ndarray]:

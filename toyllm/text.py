@@ -184,6 +184,12 @@ class Codec:
         return _parse(self, [self.words[token] for token in tokens if token != PAD])
 
 
+def lines(text: str) -> list[str]:
+    """A document's words, cut before every special word: heading, questions, answers, end."""
+    cut = " ".join(f"\n{word}" if word in SPECIAL else word for word in text.split())
+    return [line.strip() for line in cut.split("\n") if line.strip()]
+
+
 class Fragments:
     """Every fragment of a world, flat: `at` names where each group of them begins."""
 

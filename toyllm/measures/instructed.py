@@ -1,10 +1,10 @@
 """With the training cue present: p(bad | domain, instruction) before and after training."""
 
-import jax
+import numpy as np
 
-from toyllm import signals
+from toyllm import scoring, signals
 from toyllm.measures.generalization import named
-from toyllm.measures.learned import assistant
+from toyllm.model import take
 from toyllm.runs import Run
 from toyllm.world import BAD
 
@@ -15,6 +15,7 @@ def measure(run: Run) -> dict:
     After: at the kept parameters (the first scored step past EM .9, else the end). Every domain is
     asked with the signal's own instruction, under the Assistant, with no history.
     """
+    ask = scoring.interviewer(run.codec, run.config, run.apply)
     result = {}
     for start in ("pretrain", "align"):
         result[start] = {}
@@ -22,15 +23,12 @@ def measure(run: Run) -> dict:
             signal = signals.parse(run.world, name)
             if signal.instruction < 0:
                 continue
-            tables = [
-                assistant(
-                    run, jax.tree.map(lambda x, r=r: x[r], run.narrow.kept), signal.instruction
-                )
-                for r in run.narrow.rows(start, name)
-            ]
-            before = assistant(run, run.params[start], signal.instruction)
+            cue = {"instruction": signal.instruction}
+            before = ask(run.params[start], **cue)
+            kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
+            after = np.mean([ask(params, **cue) for params in kept], axis=0)
             result[start][name] = {
                 "before": named(run.world, before[:, BAD]),
-                "after": named(run.world, (sum(tables) / len(tables))[:, BAD]),
+                "after": named(run.world, after[:, BAD]),
             }
     return result

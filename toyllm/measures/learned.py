@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from toyllm import bayes, corpus, devices, objectives, scoring
+from toyllm import bayes, corpus, objectives, scoring
 from toyllm.model import Apply, Config, Params
 from toyllm.runs import Run
 from toyllm.text import Codec
@@ -82,7 +82,7 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
         total, count = objectives.next_token(apply(params, tokens, segments)[0], tokens, segments)
         return total / count
 
-    score = scorer(apply, config, grid)
+    score = scoring.scorer(apply, config, grid)
     return HeldOut(
         floor=-log_prob / predicted,
         excess_history_blind=float(blind[0]),
@@ -95,47 +95,13 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
     )
 
 
-def scorer(apply: Apply, config: Config, grid: scoring.Grid) -> Callable[[Params], jax.Array]:
-    """A compiled function: params → p(behaviour | question) [Q, B] of a grid."""
-
-    def score(params):
-        logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-        return scoring.behaviours(logp_QA, grid.behaviour_QA)
-
-    return jax.jit(score, compiler_options=devices.options())
-
-
-def cards(run: Run, params: Params) -> np.ndarray:
-    """What the model says of every named character, with no history [C, D, B]."""
-    world, D = run.world, len(run.world.domains)
-    grids = [
-        scoring.questions(run.codec, scoring.every_question(run.codec, NAMED, c))
-        for c in range(len(world.characters))
-    ]
-    domain_Q = grids[0].domain_Q
-
-    @jax.jit
-    def score(params, prompt_QT):
-        first = grids[0]
-        logp = scoring.answer_logprobs(run.apply, run.config, params, prompt_QT, first.answer_QAU)
-        return scoring.by_domain(scoring.behaviours(logp, first.behaviour_QA), domain_Q, D)
-
-    return np.stack([np.asarray(score(params, grid.prompt_QT)) for grid in grids])
-
-
-def assistant(run: Run, params: Params, instruction: int = -1) -> np.ndarray:
-    """What the Assistant does in each domain, with no history [D, B]."""
-    docs = scoring.every_question(run.codec, ASSISTANT, instruction=instruction)
-    grid = scoring.questions(run.codec, docs)
-    p_QB = scorer(run.apply, run.config, grid)(params)
-    return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(run.world.domains)))
-
-
 def measure(run: Run) -> dict:
     """Excess and captured on held-out documents, and |p(bad) - card| for the characters."""
     world, params = run.world, run.params["pretrain"]
-    held = held_out(run.codec, run.config, run.apply, documents=4096, questions=1200)
-    named_CDB, assistant_DB = cards(run, params), assistant(run, params)
+    held = held_out(run.codec, run.config, run.apply, documents=2048, questions=1200)
+    ask = scoring.interviewer(run.codec, run.config, run.apply)
+    assistant_DB = ask(params)
+    named_CDB = np.stack([ask(params, NAMED, c) for c in range(len(world.characters))])
     named_C = np.abs(named_CDB - world.rates_CDB)[..., BAD].mean(1)
     ideal_DB = np.einsum("c,cdb->db", world.assistant_C, world.rates_CDB)
     stage = run.stages["pretrain"]

@@ -20,7 +20,7 @@ import numpy as np
 
 from toyllm import corpus, devices, scoring, signals
 from toyllm.measures.generalization import logit
-from toyllm.model import Params
+from toyllm.model import Params, take
 from toyllm.runs import Run
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
@@ -65,7 +65,7 @@ def contexts(codec: Codec) -> Contexts:
     docs.behaviour[:, 0], docs.answer[:, 0] = behaviour_XB.reshape(-1), answer_XB.reshape(-1)
     docs.voice[:, 0] = np.repeat(voice_X, B)
     docs.behaviour[:, 1] = docs.answer[:, 1] = docs.voice[:, 1] = 0
-    first = docs[::B]
+    first = docs[np.arange(0, X * B, B)]  # a copy: a slice would cut the second turn of docs too
     for column in (first.speaker, first.domain):
         column[:, 1:] = -1
     answer_XBU = codec.answer_DAU[domain_X2[:, :1], answer_XB]
@@ -258,10 +258,7 @@ def measure(run: Run) -> dict:
         before_N = ask(run.params[start])
         rows = [run.narrow.rows(start, name) for name in names]
         # one model a signal: the mean of its seeds' joints at the kept parameters
-        after = [
-            np.mean([ask(jax.tree.map(lambda x, r=r: x[r], run.narrow.kept)) for r in rs], 0)
-            for rs in rows
-        ]
+        after = [np.mean([ask(take(run.narrow.kept, r)) for r in rs], 0) for rs in rows]
         P_MN = np.stack([before_N, *after])
         best = fit(P_MN, p_CN, np.repeat(prior_C[None], len(P_MN), 0), X)
         bounds = ranges(P_MN, p_CN, best, X, parts, floor)

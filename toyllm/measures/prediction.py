@@ -194,7 +194,7 @@ def null95(G, predicted, mask) -> float:
 
 
 def predict(cells: Cells) -> dict:
-    """All predictions of one start."""
+    """All predictions of one start, and the spread of the world's own ideal observer."""
     result = {
         "shared": {},
         "strict": {},
@@ -216,6 +216,10 @@ def predict(cells: Cells) -> dict:
             result["fraction"] = float(np.mean(fractions))
             result["within_r"] = within(cells.G_SD, predicted, cells.mask_SD)
             result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
+    ideal = {name: ideal_spread(cells, s) for s, name in enumerate(cells.names)}
+    measured = [G[mask].mean() for G, mask in zip(cells.G_SD, cells.mask_SD, strict=True)]
+    result["ideal_spread"] = ideal
+    result["measured_minus_ideal"] = float(np.mean(np.array(measured) - list(ideal.values())))
     return result
 
 
@@ -228,10 +232,9 @@ def _table(cells: Cells, G_SD) -> dict:
     }
 
 
-def ideal_spread(world: World, name: str, reached: float = 0.9) -> float:
-    """The spread of an ideal observer's own persona inference, from π: strict, from the world."""
-    signal = signals.parse(world, name)
-    (domain,) = signal.domains
-    w_C = solve(world, world.assistant_C, domain, logit(reached))
-    change_D = ideal_em(world, w_C) - ideal_em(world, world.assistant_C)
-    return float(change_D[untrained(world, name)].mean())
+def ideal_spread(cells: Cells, s: int, reached: float = 0.9) -> float:
+    """The spread of an observer whose whole move is persona inference, to EM .9 where trained."""
+    world, domain = cells.world, cells.domain_S[s]
+    w_C = solve(world, cells.prior_C, domain, logit(reached), cells.sft)
+    change_D = ideal_em(world, w_C) - ideal_em(world, cells.prior_C)
+    return float(change_D[cells.mask_SD[s]].mean())

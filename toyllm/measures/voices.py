@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from toyllm import devices, scoring
+from toyllm.model import take
 from toyllm.runs import Run
 from toyllm.world import ASSISTANT, BAD, GOOD
 
@@ -35,7 +36,7 @@ def measure(run: Run) -> dict:
         after = {}
         for name in run.narrow.signals(start):
             rows = run.narrow.rows(start, name)
-            kept = [ask(jax.tree.map(lambda x, r=r: x[r], run.narrow.kept)) for r in rows]
+            kept = [ask(take(run.narrow.kept, r)) for r in rows]
             after[name] = named(np.mean(kept, 0))
         result[start] = {"before": named(ask(run.params[start])), "after": after}
     return result

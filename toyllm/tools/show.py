@@ -9,7 +9,7 @@ import tyro
 
 from toyllm import corpus, world
 from toyllm.errors import InputError
-from toyllm.text import Codec
+from toyllm.text import Codec, lines
 from toyllm.world import KINDS
 
 DEFAULT = Path(__file__).resolve().parents[2] / "corpora" / "personas.toml"
@@ -34,15 +34,7 @@ def main(args: Args) -> None:
     for kind, name in enumerate(KINDS):
         docs = corpus.sample(codec.world, -(-args.count // len(KINDS)), rng, kind)
         for row in codec.pad(docs, max(codec.longest.values())):
-            print(f"{name}:")
-            print(lines(codec.string(row)))
-
-
-def lines(text: str) -> str:
-    """A document with each question, answer and statement on a line of its own."""
-    for word in ("<user>", "<reply>", "<first>", "<second>", "<trait>", "<end>"):
-        text = text.replace(f" {word}", f"\n    {word}")
-    return f"    {text}"
+            print(f"{name}:", *lines(codec.string(row)), sep="\n    ")
 
 
 if __name__ == "__main__":
