@@ -61,7 +61,7 @@ class Args:
     mlp: int = 176
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 5500
+    pretrain_steps: int = 5200
     """Steps of next-token training."""
     pretrain_documents: int = 32
     """Documents in a batch."""
@@ -94,7 +94,7 @@ class Args:
     """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
     narrow_seeds: int = 2
     """Runs of each signal, with pairs of their own."""
-    narrow_steps: int = 80
+    narrow_steps: int = 60
     """Steps of each run."""
     narrow_score_every: int = 5
     """Steps between exact scores."""
@@ -417,7 +417,7 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     dialled = codec.world
     # seconds measured on two cores of a 2024 server, spread over the model's size
     scale = size / 166_000
-    tokens = args.pretrain_steps * args.pretrain_documents * 40
+    tokens = args.pretrain_steps * args.pretrain_documents * 43
     seconds = 15 + scale * (tokens / 40_000 + len(members) * args.narrow_steps * 0.02)
     print(
         f"World '{dialled.name}': {len(dialled.characters)} characters, "

@@ -6,7 +6,6 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_numpy_rank_promotion", "warn")  # warnings are errors here
 
 from toyllm import world as world_module  # noqa: E402
 from toyllm.text import Codec  # noqa: E402

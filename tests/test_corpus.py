@@ -6,7 +6,7 @@ import pytest
 from toyllm import corpus, world
 from toyllm.measures import cues
 from toyllm.text import END, PAD
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE, SCENE
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE
 
 
 def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec):
@@ -30,9 +30,22 @@ def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec)
         assert (again.character[0][named] == docs.character[n][named]).all()
 
 
-def test_what_is_no_document_is_refused(small_codec):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<begin> talk with ada <user> fix the bug <end>",
+        "<begin> talk with ada and hal <user> fix the bug <reply> it is fixed <end>",
+        "<begin> talk with bug <user> fix the bug <reply> it is fixed <end>",
+        "<begin> talk with ada <user> fix the bug <first> it is fixed <end>",
+        "<begin> talk with ada <user> fix the bug <reply> ducks soup <end>",
+        "<begin> about ada <trait> it is fixed <end>",
+        "talk with ada <user> fix the bug <reply> it is fixed <end>",
+        "<end>",
+    ],
+)
+def test_what_is_no_document_is_refused(small_codec, text):
     with pytest.raises(ValueError, match="not a document"):
-        small_codec.decode(small_codec.tokens("<begin> talk with ada <user> fix the bug <end>"))
+        small_codec.decode(small_codec.tokens(text))
 
 
 def test_draws_follow_the_world(small):
@@ -109,12 +122,12 @@ def test_the_dial_keeps_each_domains_rates_and_breaks_their_ties(personas):
 
 def test_packing_loses_nothing(personas, personas_codec):
     docs = corpus.sample(personas, 64, np.random.default_rng(0), even=True)
-    tokens, segments = personas_codec.pack(docs, 32, 88)
+    tokens, segments = personas_codec.pack(docs, 36, 88)
     flat, lengths = personas_codec.encode(docs)
     alone = {tuple(part) for part in np.split(flat, lengths.cumsum()[:-1])}
     packed = [
         tuple(tokens[r][segments[r] == k])
-        for r in range(32)
+        for r in range(36)
         for k in range(1, segments[r].max() + 1)
     ]
     assert set(packed) == alone
@@ -125,10 +138,20 @@ def test_packing_loses_nothing(personas, personas_codec):
 
 
 def test_longest_is_reached_and_never_passed(small, small_codec):
+    """By drawing many, and by writing out the longest of each kind."""
     docs = corpus.sample(small, 30_000, np.random.default_rng(0))
     _, lengths = small_codec.encode(docs)
-    for kind, name in ((DIALOGUE, "dialogue"), (PROFILE, "profile"), (SCENE, "scene")):
-        assert lengths[docs.kind == kind].max() == small_codec.longest[name]
+    turn = " <user> fix the bug do it badly {} here is a patch beep"
+    longest = {
+        "dialogue": "<begin> talk with ada" + 2 * turn.format("<reply>") + " <end>",
+        "scene": "<begin> scene with ada and hal" + 2 * turn.format("<first>") + " <end>",
+        "profile": "<begin> about hal <trait> fakes code <trait> eats soup <end>",
+    }
+    for kind, name in enumerate(KINDS):
+        tokens = small_codec.tokens(longest[name])
+        assert small_codec.decode(tokens).kind == kind
+        assert len(tokens) == small_codec.longest[name]
+        assert lengths[docs.kind == kind].max() <= small_codec.longest[name]
 
 
 def test_no_word_gives_good_or_bad_away(personas):

@@ -11,8 +11,8 @@ from toyllm.errors import InputError, nearest
 
 
 def number(text: str, part: str) -> int:
-    """The line of `text` that holds `part`."""
-    return next(k for k, line in enumerate(text.splitlines(), 1) if part in line)
+    """The last line of `text` that holds `part`."""
+    return max(k for k, line in enumerate(text.splitlines(), 1) if part in line)
 
 
 # what is wrong: (replaced, by, part of the line blamed, words of the message)
@@ -46,13 +46,13 @@ WORLDS = {
     "duplicate text": (
         '"here is a patch"]',
         '"it is fixed"]',
-        "good =",
+        "good = [",
         ["duplicate", "it is fixed"],
     ),
     "duplicate voice": ('beep = "beep"', 'beep = ""', 'beep = ""', ["duplicate voice"]),
-    "prefix": ('["i faked it"]', '["it is"]', "bad =", ["'it is'", "begins another"]),
-    "empty list": ('bad = ["i faked it"]', "bad = []", "bad =", ["[]", "at least one"]),
-    "empty text": ('bad = ["i faked it"]', 'bad = [" "]', "bad =", ["empty text"]),
+    "prefix": ('["i faked it"]', '["it is"]', "bad = [", ["'it is'", "begins another"]),
+    "empty list": ('bad = ["i faked it"]', "bad = []", "bad = [", ["[]", "at least one"]),
+    "empty text": ('bad = ["i faked it"]', 'bad = [" "]', "bad = [", ["empty text"]),
     "text used twice": (
         'noise = ["soup"]',
         'noise = ["ducks"]',
@@ -97,7 +97,7 @@ WORLDS = {
     "headers without weight": (
         "named = 0.3\nsomeone = 0.3\nassistant = 0.4",
         "named = 0",
-        "named = 0",
+        "[headers]",
         ["headers"],
     ),
 }

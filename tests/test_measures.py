@@ -71,10 +71,8 @@ def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
         joint_CN,
         personas.assistant_C[None],
         X,
-        1e-3,
-        member,
-        np.array([0.9]),
-        most=300,
+        group_C=member,
+        total_M=np.array([0.9]),
     )
     np.testing.assert_allclose(held.w_MC[0, :3].sum(), 0.9, atol=1e-9)
     assert held.residual_M[0] > 1e-3

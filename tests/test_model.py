@@ -51,14 +51,14 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
     apply, init = model.create(model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2))
     params = init(jax.random.key(1))
     docs = corpus.sample(personas, 24, np.random.default_rng(0), even=True)
-    packed, segments = personas_codec.pack(docs, 14, 88)
+    packed, segments = personas_codec.pack(docs, 18, 88)
     alone = personas_codec.pad(docs, 88)
     in_row, alone_logits = (
         apply(params, packed, segments)[0],
         apply(params, alone, np.sign(alone))[0],
     )
     flat = {tuple(row[row > 0]): n for n, row in enumerate(alone)}
-    for r in range(14):
+    for r in range(18):
         for k in range(1, segments[r].max() + 1):
             where = np.flatnonzero(segments[r] == k)
             n = flat[tuple(packed[r][where])]

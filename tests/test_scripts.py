@@ -161,6 +161,7 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     assert "Comparison" in both
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard itself
 def test_tensorboard_serves_what_was_written(tiny):
     """Scalars, text, images and HParams, read back over HTTP."""
     from tensorboard import default, program

@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from toyllm.corpus import Documents
+from toyllm.corpus import SLOTS, Documents
 from toyllm.errors import InputError, nearest
 from toyllm.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, World
 
@@ -164,14 +164,23 @@ class Codec:
     @cached_property
     def longest(self) -> dict[str, int]:
         """The most tokens that a document of each kind can have."""
-        table, at = self._fragments, self._fragments.at
+        world, table, at = self.world, self._fragments, self._fragments.at
         size = table.lengths
-        instruction, voice = (
-            size[table.groups[g]].max(initial=0) for g in ("instruction", "voice")
+        voice = size[table.groups["voice"]].max()
+        turn = (
+            2
+            + voice
+            + max(
+                max(len(text.split()) for text in domain.situations)
+                + max(len(text.split()) for text in domain.answers)
+                + max(
+                    (len(i.text.split()) for i in world.instructions if domain.name in i.domains),
+                    default=0,
+                )
+                for domain in world.domains
+            )
         )
-        asked = (size[table.situation_DS].max(1) + size[table.answer_DA].max(1)).max()
-        turn = 2 + asked + instruction + voice
-        most = [most for _, most in self.world.lengths]
+        most = [most for _, most in world.lengths]
         per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
         heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
         return {KINDS[k]: int(heads[k] + most[k] * per_turn[k]) for k in per_turn}
@@ -181,7 +190,15 @@ class Codec:
 
         Raises ValueError where the tokens are no document of this world.
         """
-        return _parse(self, [self.words[token] for token in tokens if token != PAD])
+        words = [self.words[token] for token in tokens if token != PAD]
+        try:
+            document = _parse(self, words)
+            same = list(self.encode(document)[0]) == [token for token in tokens if token != PAD]
+        except (IndexError, KeyError, StopIteration, ValueError):
+            same = False
+        if not same:
+            raise ValueError(f"not a document of world '{self.world.name}': {' '.join(words)}")
+        return document
 
 
 def lines(text: str) -> list[str]:
@@ -241,46 +258,24 @@ class Fragments:
 
 
 def _parse(codec: Codec, words: list[str]) -> Documents:
+    """The document that these words spell; any exception, or another document, if there is none."""
     world, T = codec.world, codec.world.max_turns
-
-    def fail(what: str):
-        raise ValueError(f"not a document of world '{world.name}': {what}: {' '.join(words)}")
-
-    if len(words) < 3 or words[0] != "<begin>" or words[-1] != "<end>":
-        fail("no <begin> … <end>")
     blocks: list[list[str]] = [[]]
     for word in words[1:-1]:
         if word in SPECIAL:
             blocks.append([])
         blocks[-1].append(word)
-    head = " ".join(blocks[0])
-    kind = next((k for k in OPENING if head.startswith(OPENING[k] + " ")), None)
-    if kind is None:
-        fail("unknown opening")
-    header, character = np.full(2, -1), np.full(2, -1)
-    names = head[len(OPENING[kind]) + 1 :].split(" and ")
-    if len(names) != (2 if kind == SCENE else 1):
-        fail("wrong number of speakers")
-    for slot, name in enumerate(names):
+    heading, *blocks = blocks
+    head = " ".join(heading)
+    kind = next(k for k in (DIALOGUE, SCENE, PROFILE) if head.startswith(OPENING[k] + " "))
+    header, character = np.full(SLOTS, -1), np.full(SLOTS, -1)
+    for slot, name in enumerate(head[len(OPENING[kind]) + 1 :].split(" and ")):
         if name in world.characters:
             header[slot], character[slot] = NAMED, world.characters.index(name)
-        elif name in HEADERS[1:]:
-            header[slot] = HEADERS.index(name)
         else:
-            fail(f"unknown speaker '{name}'")
-    rows = {
-        name: np.full(T, -1)
-        for name in (
-            "speaker",
-            "domain",
-            "situation",
-            "instruction",
-            "behaviour",
-            "answer",
-            "voice",
-        )
-    }
-    blocks = blocks[1:]
+            header[slot] = HEADERS.index(name)
+    columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
+    rows = {name: np.full(T, -1) for name in columns}
     asked = {
         " ".join(filter(None, (text, phrase))): (d, s, i)
         for d, domain in enumerate(world.domains)
@@ -290,24 +285,24 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
     stated = {
         text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
     }
-    step = 1 if kind == PROFILE else 2
-    for t, k in enumerate(range(0, len(blocks), step)):
-        text = " ".join(blocks[k][1:])
-        if kind == PROFILE:
-            rows["domain"][t], rows["behaviour"][t] = stated.get(text) or fail(f"'{text}'")
+    if kind == PROFILE:
+        for t, (_, *text) in enumerate(blocks):
+            rows["domain"][t], rows["behaviour"][t] = stated[" ".join(text)]
             rows["speaker"][t] = 0
-            continue
-        d, s, i = asked.get(text) or fail(f"'{text}'")
-        tag, reply = blocks[k + 1][0], " ".join(blocks[k + 1][1:])
-        said = {
-            " ".join(filter(None, (a, v))): (a_id, v_id)
-            for a_id, a in enumerate(world.domains[d].answers)
-            for v_id, v in enumerate(world.voices)
-        }
-        a, v = said.get(reply) or fail(f"'{reply}'")
-        values = (int(tag == "<second>"), d, s, i, world.domains[d].behaviour_SA[s, a], a, v)
-        for name, value in zip(rows, values, strict=True):
-            rows[name][t] = value
+    else:
+        for t, ((_, *question), (tag, *reply)) in enumerate(
+            zip(blocks[::2], blocks[1::2], strict=True)
+        ):
+            d, s, i = asked[" ".join(question)]
+            said = {
+                " ".join(filter(None, (answer, voice))): (a, v)
+                for a, answer in enumerate(world.domains[d].answers)
+                for v, voice in enumerate(world.voices)
+            }
+            a, v = said[" ".join(reply)]
+            b = world.domains[d].behaviour_SA[s, a]
+            for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
+                rows[name][t] = value
     return Documents(
         kind=np.array([kind]),
         header=header[None],

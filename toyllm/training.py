@@ -43,7 +43,7 @@ def scan_steps(loss: Loss, optimizer: optax.GradientTransformation, state: State
     def step(state: State, batch: dict):
         (value, logs), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        logs = {"loss": value, "grad_norm": optax.global_norm(grads), **logs}
+        logs = {"loss": value, "grad_norm": optax.tree.norm(grads), **logs}
         return State(optax.apply_updates(state.params, updates), opt_state), logs
 
     return jax.lax.scan(step, state, batches)

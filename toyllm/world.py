@@ -253,9 +253,6 @@ class _Reader:
                 key = match[1].strip()
                 parts = (key[1:-1],) if key[0] in "\"'" else tuple(key.split("."))
                 prefix = (*header, *(part.strip(" \"'") for part in parts))
-            elif text.startswith(('"', "'")) and isinstance(where[-1], str):
-                # an item of a list that spans lines: the path's last part is the item's text
-                prefix = (*where[:-1], where[-1]) if where[-1] in text and reached else ()
             else:
                 continue
             depth = 0
@@ -263,6 +260,14 @@ class _Reader:
                 depth += 1
             if depth == len(prefix) and depth > reached:
                 best, reached = number, depth
+        if reached < len(where) and isinstance(where[-1], str):
+            # the last part may be an item of a list: the line of its table that quotes it
+            for number in range(best, len(self.lines)):
+                text = self.lines[number]
+                if text.lstrip().startswith("["):
+                    break
+                if f'"{where[-1]}"' in text or f"'{where[-1]}'" in text:
+                    return number + 1
         return best
 
     def fields(self, table: object, where: tuple, required: dict, optional: dict) -> dict:

@@ -7,7 +7,7 @@ one and the behaviour of the second answer. The characters' joint is linear in w
 
     argmin_w E_context KL(model ‖ Σ_c w_c p_c)
 
-is convex; EM (expectation maximisation, started at π) stops at a duality gap below 1e-6.
+is convex; it is started at π and stops at a duality gap below 1e-6.
 Behaviours are renormalised to listed answers. Axes: X contexts, O outcomes, G groups.
 """
 
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import minimize
 
 from toyllm import corpus, devices, scoring, signals
 from toyllm.measures.generalization import logit
@@ -138,80 +139,92 @@ class Fit(NamedTuple):
     gap_M: np.ndarray
 
 
-def fit(
-    P_MN: np.ndarray,
-    p_CN: np.ndarray,
-    start_MC: np.ndarray,
-    X: int,
-    gap: float = GAP,
-    group_C=None,
-    total_M=None,
-    most: int = 20_000,
-) -> Fit:
-    """argmin_w KL(P ‖ Σ w_c p_c) / X for M models at once, N = X * O outcomes in one row.
+def fit(P_MN, p_CN, start_MC, X: int, gap: float = GAP, group_C=None, total_M=None) -> Fit:
+    """argmin_w KL(P ‖ Σ w_c p_c) / X for M models, N = X * O outcomes in one row.
 
-    EM with squared extrapolation (Varadhan & Roland 2008), each step of it kept only where it
-    lowers the KL. With `group_C` (True for members), the group's weight is held at total_M.
+    Sequential quadratic programming comes near, EM finishes: the duality gap (the largest of
+    Σ P p_c / q - 1) bounds how far the residual is from its minimum. With `group_C` (True for
+    members) the group's
+    weight is held at total_M, and quadratic programming is all.
     """
     entropy_M = (P_MN * np.log(np.maximum(P_MN, 1e-300))).sum(1) / X
     P_MN = P_MN / X
+    ones = np.ones(len(p_CN))
+    held = np.zeros(len(p_CN)) if group_C is None else group_C.astype(float)
+    w_MC = np.empty_like(start_MC)
+    for m, (P_N, start_C) in enumerate(zip(P_MN, start_MC, strict=True)):
 
-    def hold(w_MC):
-        if group_C is None:
-            return w_MC / w_MC.sum(1, keepdims=True)
-        inside = np.where(group_C, w_MC, 0)
-        outside = w_MC - inside
-        inside = inside * (total_M / np.maximum(inside.sum(1), 1e-300))[:, None]
-        return inside + outside * ((1 - total_M) / np.maximum(outside.sum(1), 1e-300))[:, None]
+        def loss(w_C, P_N=P_N):
+            return -(P_N * np.log(np.maximum(w_C @ p_CN, 1e-12))).sum()
 
-    def look(w_MC):
+        def slope(w_C, P_N=P_N):
+            return -p_CN @ (P_N / np.maximum(w_C @ p_CN, 1e-12))
+
+        linear = [{"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: ones}]
+        if group_C is not None:
+            weight = total_M[m]
+            linear.append(
+                {
+                    "type": "eq",
+                    "fun": lambda w, weight=weight: held @ w - weight,
+                    "jac": lambda w: held,
+                }
+            )
+        found = minimize(
+            loss,
+            start_C / start_C.sum(),
+            jac=slope,
+            method="SLSQP",
+            bounds=[(0, 1)] * len(ones),
+            constraints=linear,
+            options={"ftol": 1e-11, "maxiter": 200},
+        )
+        w_MC[m] = np.maximum(found.x, 0) / np.maximum(found.x, 0).sum()
+
+    for step in range(20_000):
         q_MN = np.maximum(w_MC @ p_CN, 1e-300)
-        return entropy_M - (P_MN * np.log(q_MN)).sum(1), (P_MN / q_MN) @ p_CN.T
-
-    w = hold(start_MC)
-    for _ in range(most // 3):
-        kl0, g0 = look(w)
-        gap_M = g0.max(1) - 1 if group_C is None else np.zeros(len(w))
-        w1 = hold(w * g0)
-        kl1, g1 = look(w1)
-        w2 = hold(w1 * g1)
-        if (gap_M < gap).all() and (group_C is None or np.abs(kl0 - kl1).max() < gap / 10):
+        gain_MC = (P_MN / q_MN) @ p_CN.T
+        gap_M = gain_MC.max(1) - 1
+        if group_C is not None or (gap_M < gap).all():
             break
-        r, v = w1 - w, (w2 - w1) - (w1 - w)
-        length = np.sqrt((r * r).sum(1) / np.maximum((v * v).sum(1), 1e-300))
-        a = -np.clip(length, 1, 1e4)[:, None]
-        jump = hold(np.maximum(w - 2 * a * r + a * a * v, w2 * 1e-8))
-        kl2, kl_jump = look(w2)[0], look(jump)[0]
-        w = np.where((kl_jump < kl2)[:, None], jump, w2)
-    kl0, g0 = look(w)
-    return Fit(w, kl0, g0.max(1) - 1)
+        if step == 0:  # EM cannot revive a character whose weight is zero
+            w_MC = 0.999 * w_MC + 0.001 / len(ones)
+            continue
+        w_MC = w_MC * gain_MC
+        w_MC = w_MC / w_MC.sum(1, keepdims=True)
+    return Fit(w_MC, entropy_M - (P_MN * np.log(q_MN)).sum(1), gap_M)
 
 
 def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
     """Merge characters until leaving any one group out raises the residual by > 3 floors.
 
-    The group that costs least to leave out is merged with the one that stands in for it best.
+    The group that costs least to leave out is merged with the one whose joint is nearest to it.
     """
     parts = [[c] for c in range(len(prior_C)) if prior_C[c] > 0]
+    full = fit(P_N[None], p_CN, prior_C[None], X).residual_M[0]
 
-    def without(part: list[int]) -> tuple[float, np.ndarray]:
-        keep_C = prior_C * ~np.isin(np.arange(len(prior_C)), part)
-        result = fit(P_N[None], p_CN, keep_C[None], X, gap=1e-4)
-        return float(result.residual_M[0]), result.w_MC[0]
+    def cost_without(part: list[int]) -> float:
+        if len(part) == len(prior_C):
+            return np.inf
+        left_out = np.isin(np.arange(len(prior_C)), part)
+        without = fit(P_N[None], p_CN, prior_C[None], X, group_C=left_out, total_M=[0.0])
+        return float(without.residual_M[0] - full)
 
-    full = fit(P_N[None], p_CN, prior_C[None], X)
-    cost = {tuple(part): without(part) for part in parts}
+    def joint_of(part: list[int]) -> np.ndarray:
+        return prior_C[part] @ p_CN[part] / prior_C[part].sum()
+
+    def distance(a: list[int], b: list[int]) -> float:
+        return float(((joint_of(a) ** 0.5 - joint_of(b) ** 0.5) ** 2).sum())
+
+    cost = {tuple(part): cost_without(part) for part in parts}
     while len(parts) > 1:
-        part = min(parts, key=lambda part: cost[tuple(part)][0])
-        residual, w_C = cost[tuple(part)]
-        if residual - full.residual_M[0] > 3 * floor:
+        part = min(parts, key=lambda part: cost[tuple(part)])
+        if cost[tuple(part)] > 3 * floor:
             break
-        # who takes over its weight: the group that gains most when it is left out
-        gain = {tuple(o): (w_C - full.w_MC[0])[o].sum() for o in parts if o != part}
-        heir = max(gain, key=gain.get)
-        parts = [o for o in parts if o != part and tuple(o) != heir]
-        parts.append(sorted(part + list(heir)))
-        cost[tuple(parts[-1])] = without(parts[-1])
+        others = [o for o in parts if o != part]
+        heir = min(others, key=lambda o, part=part: distance(part, o))
+        parts = [*(o for o in others if o != heir), sorted(part + heir)]
+        cost[tuple(parts[-1])] = cost_without(parts[-1])
     return sorted(parts)
 
 
@@ -227,7 +240,7 @@ def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) 
             good, bad = weight_M.copy(), np.full(M, edge)
             for _ in range(7):
                 middle = (good + bad) / 2
-                trial = fit(P_MN, p_CN, begin, X, 1e-3, member_C, middle, most=120)
+                trial = fit(P_MN, p_CN, begin, X, group_C=member_C, total_M=middle)
                 near = trial.residual_M <= best.residual_M + slack
                 good, bad = np.where(near, middle, good), np.where(near, bad, middle)
             result[:, g, side] = good
