@@ -22,16 +22,19 @@ def test_shared_prefix_equals_whole_sequences(personas, personas_codec, lab):
     docs = corpus.sample(personas, 7, np.random.default_rng(0), DIALOGUE)
     grid = scoring.questions(personas_codec, docs)
     shared = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-    for q in range(7):
-        head = [t for t in grid.prompt_QT[q] if t]
-        for a in (0, 3, 11, grid.answer_QAU.shape[1] - 1):
-            run = [t for t in grid.answer_QAU[q, a] if t]
-            if not run:
-                assert shared[q, a] == -np.inf
-                continue
-            logp = jax.nn.log_softmax(apply(params, jnp.array([head + run]))[0][0])
-            whole = sum(logp[len(head) + k - 1, t] for k, t in enumerate(run))
-            np.testing.assert_allclose(shared[q, a], whole, atol=1e-4)
+    picked = [(q, a) for q in range(7) for a in (0, 3, 11, grid.answer_QAU.shape[1] - 1)]
+    whole = np.zeros((len(picked), 100), np.int32)
+    for row, (q, a) in zip(whole, picked, strict=True):
+        run = [t for t in (*grid.prompt_QT[q], *grid.answer_QAU[q, a]) if t]
+        row[: len(run)] = run
+    logp = jax.nn.log_softmax(apply(params, whole, np.sign(whole))[0])
+    for n, (q, a) in enumerate(picked):
+        head, run = (grid.prompt_QT[q] > 0).sum(), [t for t in grid.answer_QAU[q, a] if t]
+        if not run:
+            assert shared[q, a] == -np.inf
+            continue
+        by_hand = sum(logp[n, head + k - 1, t] for k, t in enumerate(run))
+        np.testing.assert_allclose(shared[q, a], by_hand, atol=1e-4)
 
 
 def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):

@@ -157,7 +157,7 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     assert (other / "align" / "stage.json").stat().st_mtime_ns == align
     found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
     assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad"]
-    both = run("eval.py", str(folder), str(other), "--measure", "learned")
+    both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
 
 

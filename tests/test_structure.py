@@ -79,3 +79,10 @@ def test_importing_starts_no_backend():
         "assert not xla_bridge._backends, 'an import created an array'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_tool_shows_documents_of_a_world():
+    command = [sys.executable, "-m", "toyllm.tools.show", "--count", "3"]
+    shown = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    for kind in ("dialogue:", "profile:", "scene:", "    <reply> ", "    <trait> "):
+        assert kind in shown
