@@ -13,13 +13,16 @@ import importlib
 import json
 import math
 import pkgutil
+import re
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +33,7 @@ from toyllm.measures import generalization
 from toyllm.scoring import em
 
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
+WIDTH = 100  # columns that the tables need; a narrower terminal wraps lines but loses no figure
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
 
 
@@ -39,7 +43,7 @@ class Args:
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders (default: runs/default); several are compared."""
-    measure: tuple[str, ...] = ()
+    measure: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these measures (default: all)."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
     """List the measures and leave."""
@@ -54,18 +58,20 @@ def main(args: Args) -> None:
         for name, about in known.items():
             print(f"{name:<16}{about}")
         return
-    for name in args.measure:
+    wanted = tuple(chain(*args.measure)) or tuple(known)
+    for name in wanted:
         if name not in known:
             raise InputError(
                 f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
     devices.setup()
     console = Console(stderr=args.json)
+    console.width = max(console.width, WIDTH)
     folders = args.runs or (Path("runs/default"),)
     loaded = [runs.load_run(folder) for folder in folders]  # all are checked before any is measured
     results = []
     for run in loaded:
-        results.append(evaluate(run, args.measure or tuple(known), console, quiet=args.json))
+        results.append(evaluate(run, wanted, console, quiet=args.json))
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
     elif len(results) > 1:
@@ -221,15 +227,24 @@ def print_tables(run: runs.Run, results: dict, console: Console) -> None:
 
 
 def number(value: float | None, places: int = 3, sign: bool = False) -> str:
-    """A number as the tables show it; a dash where there is none."""
-    return "–" if value is None else f"{value:{'+' if sign else ''}.{places}f}"
+    """A number as the tables show it, such as .12; a dash where there is none."""
+    if value is None:
+        return "–"
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
+
+
+def blank_table(title: str, *columns: str) -> Table:
+    """An empty table: a first column of names, then columns of numbers."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k else "left", no_wrap=bool(k))
+    return table
 
 
 def print_learned(p: dict, console: Console) -> None:
     """What pretraining learned."""
-    table = Table(title="What was learned in pretraining", title_justify="left")
-    for column in ("figure", "value", "beside it"):
-        table.add_column(column, justify="left" if column != "value" else "right")
+    table = blank_table("What was learned in pretraining", "figure", "value", "beside it")
+    table.columns[2].justify = "left"
     table.add_row(
         "excess over the floor (nats/token)",
         number(p["excess"], 4),
@@ -253,39 +268,35 @@ def print_learned(p: dict, console: Console) -> None:
 
 def print_matrix(results: dict, start: str, block: dict, console: Console) -> None:
     """The generalization matrix of one start."""
-    table = Table(
-        title=f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain "
-        "has EM .9 (trained: *)",
-        title_justify="left",
+    table = blank_table(
+        f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain (*) has EM .9; "
+        "moral: " + ", ".join(results["moral"]),
+        "signal",
+        *results["domains"],
+        *("spread", "end", "coh.", "step"),
     )
-    table.add_column("signal")
-    for domain in results["domains"]:
-        moral = domain in results["moral"]
-        table.add_column(domain if moral else f"({domain})", justify="right")
-    for column in ("spread", "at end", "coherence", "step"):
-        table.add_column(column, justify="right")
     before = block["em_before"]
     table.add_row(
         "[dim]EM before[/dim]",
-        *(f"[dim]{before[d]:.2f}[/dim]" for d in results["domains"]),
+        *(f"[dim]{number(before[d], 2)}[/dim]" for d in results["domains"]),
         "",
         "",
-        f"[dim]{min(block['coherence_before'].values()):.2f}[/dim]",
+        f"[dim]{number(min(block['coherence_before'].values()), 2)}[/dim]",
         "",
     )
     for name, status in block["status"].items():
         after, end = block["em_after"][name], block["final"]["spread"][name]
         trained = name.partition("@")[0].split(":")[0].split("+")
         cells = [
-            "–" if after is None else colour(after[d] - before[d]) + ("*" if d in trained else " ")
+            "–" if after is None else "*" if d in trained else colour(after[d] - before[d])
             for d in results["domains"]
         ]
         spread = block["spread"][name]
-        shown = f"[bold]{number(spread, 3, True)}[/bold]" if status == "read" else status
+        shown = f"[bold]{number(spread)}[/bold]" if status == "read" else status
         coherence = block["coherence_after"][name]
         worst = number(min(coherence.values()), 2) if coherence else "–"
         table.add_row(
-            name, *cells, shown, number(end, 3, True), worst, number(block["matched_step"][name], 0)
+            name, *cells, shown, number(end), worst, number(block["matched_step"][name], 0)
         )
     console.print(table)
 
@@ -293,18 +304,16 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
 def colour(change: float) -> str:
     """A change of EM, red where it is more bad, green where less."""
     tint = "red" if change > 0.1 else "green" if change < -0.1 else "default"
-    return f"[{tint}]{change:+.2f}[/{tint}]"
+    return f"[{tint}]{number(change, 2)}[/{tint}]"
 
 
 def print_prediction(p: dict, console: Console) -> None:
     """Predictions of the matrix and their rivals."""
-    table = Table(
-        title="The matrix predicted from the world alone (R² over untrained moral cells, "
+    table = blank_table(
+        "The matrix predicted from the world alone (R² over untrained moral cells, "
         "from the pretrained model)",
-        title_justify="left",
+        *("prediction", "shared R²", "fraction", "strict R²"),
     )
-    for column in ("prediction", "shared R²", "fraction", "strict R²"):
-        table.add_column(column, justify="left" if column == "prediction" else "right")
     for name, fitted in p["shared"].items():
         table.add_row(
             name,
@@ -326,16 +335,13 @@ def print_mixture(m: dict, console: Console) -> None:
         if start not in m:
             continue
         part = m[start]
-        table = Table(
-            title=f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of "
+        table = blank_table(
+            f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of "
             "characters; residual in thousandths of a nat)",
-            title_justify="left",
+            "signal",
+            *(group.replace(" + ", "\n") for group in m["groups"]),
+            *("residual", "off-domain", "override"),
         )
-        table.add_column("signal")
-        for group in m["groups"]:
-            table.add_column(group.replace(" + ", "\n"), justify="right")
-        for column in ("residual", "off-domain", "override"):
-            table.add_column(column, justify="right")
         if start == "pretrain":
             table.add_row(
                 "[dim]true prior[/dim]",
@@ -370,31 +376,20 @@ def print_instructed(results: dict, console: Console) -> None:
     for start, block in results["instructed"].items():
         if not block:
             continue
-        table = Table(
-            title=f"p(bad) with the signal's instruction present, {figures.STARTS[start]} "
-            "(before → after)",
-            title_justify="left",
+        table = blank_table(
+            f"p(bad) with the signal's instruction present, {figures.STARTS[start]}",
+            *("signal", *results["domains"]),
         )
-        table.add_column("signal")
-        for domain in results["domains"]:
-            table.add_column(domain, justify="right")
         for name, part in block.items():
-            table.add_row(
-                name,
-                *(
-                    f"{part['before'][d]:.2f}→{part['after'][d]:.2f}".replace("0.", ".")
-                    for d in results["domains"]
-                ),
-            )
+            for when in ("before", "after"):
+                values = (number(part[when][d], 2) for d in results["domains"])
+                table.add_row(f"{name}, {when}", *values)
         console.print(table)
 
 
 def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
     """Several runs side by side."""
-    table = Table(title="Comparison", title_justify="left")
-    table.add_column("figure")
-    for folder in folders:
-        table.add_column(str(folder), justify="right")
+    table = blank_table("Comparison", "figure", *map(str, folders))
     rows = {}
     for k, result in enumerate(results):
         for key in ("excess", "captured", "assistant_error", "named_error"):

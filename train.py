@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,12 +59,12 @@ class Args:
     """Transformer blocks."""
     heads: int = 4
     """Attention heads."""
-    mlp: int = 176
+    mlp: int = 128
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 5200
+    pretrain_steps: int = 9200
     """Steps of next-token training."""
-    pretrain_documents: int = 32
+    pretrain_documents: int = 28
     """Documents in a batch."""
     pretrain_lr: float = 1e-2
     """Peak learning rate of Muon, for the matrices inside the blocks."""
@@ -79,28 +80,28 @@ class Args:
     pool: int = 512
     """Preference pairs of a signal."""
 
-    align_steps: int = 400
+    align_steps: int = 600
     """The most steps of alignment; it stops as soon as the Assistant is good."""
-    align_batch: int = 32
+    align_batch: int = 16
     """Pairs in a batch."""
-    align_lr: float = 3e-4
+    align_lr: float = 1e-4
     """Learning rate (Adam)."""
     align_em: float = 0.03
     """Stop when every moral domain's EM is at most this …"""
     align_coherence: float = 0.97
     """… and every moral domain's coherence at least this."""
 
-    signals: tuple[str, ...] = ()
+    signals: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
     narrow_seeds: int = 2
     """Runs of each signal, with pairs of their own."""
-    narrow_steps: int = 60
+    narrow_steps: int = 50
     """Steps of each run."""
     narrow_score_every: int = 5
     """Steps between exact scores."""
     narrow_batch: int = 16
     """Pairs in a batch."""
-    narrow_lr: float = 4e-4
+    narrow_lr: float = 1e-3
     """Learning rate (Adam)."""
 
 
@@ -126,7 +127,7 @@ PRESETS = {
 CHUNK = 10  # optimizer steps a device call
 GROUP = 16  # narrow runs stepped together
 SAVE_EVERY_S = 30
-LOOK_EVERY = 50  # chunks between looks at held-out documents
+LOOK_EVERY = 100  # chunks between looks at held-out documents
 
 
 def main(args: Args) -> None:
@@ -146,13 +147,14 @@ def main(args: Args) -> None:
     )
     members = plan_members(args, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    plain["signals"] = list(chain(*args.signals))
     runs.open_folder(args.run, plain, config, dialled, args.world)
     apply, init = model.create(config)
     init_key, sample_key = jax.random.split(jax.random.key(args.seed))
     announce(args, codec, model.count(jax.eval_shape(init, init_key)), members)
 
     lab = Lab(args, codec, config, apply, mesh, sample_key)
-    pretrained = pretrain(lab, init(init_key))
+    pretrained = pretrain(lab, jax.jit(init)(init_key))
     aligned = align(lab, pretrained)
     narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
     print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
@@ -309,7 +311,9 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
         args.objective, args.beta, args.anchor, args.pool, args.narrow_batch, args.narrow_lr,
         args.narrow_steps, args.narrow_score_every, args.seed,
     )  # fmt: skip
-    programs = population.compile_programs(lab.codec, lab.config, lab.apply, lab.mesh, recipe)
+    programs = population.compile_programs(
+        lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
+    )
     size = min(GROUP, -(-len(members) // count) * count)
     with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
         for k in range(0, len(members), size):
@@ -387,9 +391,8 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
 
 def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
     """Which (start, signal, seed) to train; every signal is checked before anything runs."""
-    chosen = {"pretrain": args.signals, "align": args.signals}
-    if not args.signals:
-        chosen = signals.defaults(dialled)
+    named = tuple(chain(*args.signals))
+    chosen = {"pretrain": named, "align": named} if named else signals.defaults(dialled)
     for names in chosen.values():
         for name in names:
             signals.parse(dialled, name)

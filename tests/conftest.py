@@ -1,11 +1,19 @@
 """Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_disable_most_optimizations", True)  # tests compile more than they compute
+
+# the scripts that tests start do the same, and share what one of them has compiled
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+COMPILED = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 
 from toyllm import world as world_module  # noqa: E402
 from toyllm.text import Codec  # noqa: E402

@@ -13,7 +13,7 @@ CONFIG = model.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)
 @pytest.fixture(scope="module")
 def net():
     """(apply, params) of prime sizes."""
-    apply, init = model.create(CONFIG)
+    apply, init = map(jax.jit, model.create(CONFIG))
     return apply, init(jax.random.key(0))
 
 
@@ -48,7 +48,8 @@ def test_causality_by_gradient(net):
 
 
 def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
-    apply, init = model.create(model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2))
+    config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
+    apply, init = map(jax.jit, model.create(config))
     params = init(jax.random.key(1))
     docs = corpus.sample(personas, 24, np.random.default_rng(0), even=True)
     packed, segments = personas_codec.pack(docs, 18, 88)

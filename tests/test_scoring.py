@@ -13,7 +13,7 @@ from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
 def lab(personas_codec):
     """(config, apply, params) on the default world."""
     config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
-    apply, init = model.create(config)
+    apply, init = map(jax.jit, model.create(config))
     return config, apply, init(jax.random.key(2))
 
 

@@ -1,6 +1,10 @@
 """Devices: the first line of each script's `main()`."""
 
+import hashlib
+import importlib.metadata
 import os
+import platform
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,11 +19,30 @@ def setup() -> Mesh:
 
     XLA splits a batch over devices much better than one operation over cores. Must run before
     anything creates an array; where the number of devices is set already, that number stays.
+    Compiled programs are kept in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR.
     """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores)
     return mesh()
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
+
+    A program compiled for another processor may be refused with a warning at every start.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    kind = f"{platform.machine()} {importlib.metadata.version('jaxlib')} {features}"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "toyllm" / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
 
 def mesh() -> Mesh:

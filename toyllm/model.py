@@ -28,9 +28,9 @@ class Config:
     vocabulary: int
     context: int = 88  # the most tokens in a row
     D: int = 64  # width
-    L: int = 3  # layers
+    L: int = 2  # layers
     H: int = 4  # heads
-    F: int = 176  # width of the MLP
+    F: int = 128  # width of the MLP
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
 
@@ -73,6 +73,13 @@ class Weight(nnx.Module):
         return x @ self.kernel[...]
 
 
+def products(x, *weights: Weight) -> list[jax.Array]:
+    """x times each weight, as one product: on a CPU wide products are faster than narrow ones."""
+    kernels = [weight.kernel[...] for weight in weights]
+    edges = np.cumsum([kernel.shape[1] for kernel in kernels])[:-1]
+    return jnp.split(x @ jnp.concatenate(kernels, axis=1), edges, axis=-1)
+
+
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x²) + eps) · scale (Zhang & Sennrich 2019)."""
 
@@ -100,9 +107,9 @@ class Attention(nnx.Module):
         """
         B, T, D = x_BTD.shape
         split = (B, T, self.heads, D // self.heads)
-        q_BTHK = rotate(self.query(x_BTD).reshape(split), rotary)
-        k_BSHK = rotate(self.key(x_BTD).reshape(split), rotary)
-        v_BSHK = self.value(x_BTD).reshape(split)
+        q, k, v = products(x_BTD, self.query, self.key, self.value)
+        q_BTHK, k_BSHK = rotate(q.reshape(split), rotary), rotate(k.reshape(split), rotary)
+        v_BSHK = v.reshape(split)
         if past is not None:
             k_past, v_past, index = past
             k_BSHK = jax.lax.dynamic_update_slice_in_dim(k_past, k_BSHK, index, axis=1)
@@ -124,7 +131,8 @@ class MLP(nnx.Module):
 
     def __call__(self, x):
         """[..., D] → [..., D]."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        gate, up = products(x, self.gate, self.up)
+        return self.down(jax.nn.silu(gate) * up)
 
 
 class Block(nnx.Module):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from toyllm import devices, objectives, scoring, signals, training
 from toyllm.model import Apply, Config, Params, take
-from toyllm.signals import Signal
+from toyllm.signals import Signal, count_questions, parse
 from toyllm.text import Codec
 
 PASSED = 0.9  # EM of the trained domain at which a run's parameters are kept
@@ -42,15 +42,16 @@ class Programs:
     codec: Codec
     mesh: Mesh
     recipe: Recipe
+    width: int  # own questions of a run: the most that any member has, so one shape for all
     step: Callable  # states [R], pools [R], indices [R, K, batch] → states, logs
     reference: Callable  # params [R], prompts, answers → log-probabilities
     score: Callable  # params [R], own questions, their reference → scores
 
 
 def compile_programs(
-    codec: Codec, config: Config, apply: Apply, mesh: Mesh, recipe: Recipe
+    codec: Codec, config: Config, apply: Apply, mesh: Mesh, recipe: Recipe, members: list[Member]
 ) -> Programs:
-    """Make the functions; nothing is compiled before it is first called."""
+    """Make the functions for all members; nothing is compiled before it is first called."""
     grid = scoring.questions(codec, scoring.every_question(codec))
     D = len(codec.world.domains)
     loss = training.preference_loss(apply, config, recipe.objective, recipe.beta, recipe.anchor)
@@ -77,6 +78,7 @@ def compile_programs(
         codec,
         mesh,
         recipe,
+        max(count_questions(codec.world, parse(codec.world, name)) for _, name, _ in members),
         step=over_runs(step, mesh, donate=(0,)),
         reference=over_runs(reference, mesh),
         score=over_runs(score, mesh),
@@ -149,14 +151,14 @@ def train_group(
     prompt; a run that is past it from the start, or never, keeps its last ones.
     """
     recipe, codec, mesh = programs.recipe, programs.codec, programs.mesh
-    parsed = [signals.parse(codec.world, name) for _, name, _ in group]
+    parsed = [parse(codec.world, name) for _, name, _ in group]
     seeds = [1000 * (recipe.seed + 1) + seed for _, _, seed in group]
 
     params = devices.split(mesh, stack([starts[start] for start, _, _ in group]))
     pools = devices.split(mesh, stack(_pools(codec, recipe, parsed, seeds)))
     pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
-    width = max(signals.count_questions(codec.world, signal) for signal in parsed)
-    own = devices.split(mesh, stack([signals.own_questions(codec, s, width) for s in parsed]))
+    own = [signals.own_questions(codec, signal, programs.width) for signal in parsed]
+    own = devices.split(mesh, stack(own))
     own_reference = programs.reference(params, own["prompt"], own["answer"])
     opt_state = devices.split(mesh, jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params)))
     states = training.State(params, opt_state)

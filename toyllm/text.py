@@ -76,11 +76,15 @@ class Codec:
         tokens_NT[np.arange(context) < lengths[:, None]] = flat
         return tokens_NT
 
-    def pack(self, documents: Documents, rows: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+    def pack(
+        self, documents: Documents, rows: int | None, context: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Documents into `rows` rows of tokens and segments, several to a row, none cut.
 
-        Best fit, longest first. Raises ValueError where they do not fit.
+        Best fit, longest first; rows None: as many as that takes. Raises ValueError where they do
+        not fit.
         """
+        trim, rows = rows is None, len(documents) if rows is None else rows
         flat, lengths = self.encode(documents)
         starts = lengths.cumsum() - lengths
         tokens = np.full((rows, context), PAD, np.int32)
@@ -96,7 +100,8 @@ class Codec:
             tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]
             segments[row, begin : begin + size] = count[row]
             free[row] -= size
-        return tokens, segments
+        used = int((count > 0).sum()) if trim else rows
+        return tokens[:used], segments[:used]
 
     def prompts(self, documents: Documents, context: int) -> np.ndarray:
         """The documents up to, not including, their last answer; padded on the *left*.

@@ -68,12 +68,12 @@ def fit(
         return scan_steps(loss, optimizer, state, batch)
 
     chunk = jax.jit(chunk, donate_argnums=0, compiler_options=devices.options())
-    step = start
+    step, batch = start, batches(start)
     while True:
-        state, logs = chunk(state, batches(step))
-        logs = jax.device_get(logs)
-        step += len(logs["loss"])
-        yield step, state, logs
+        state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
+        step += jax.tree.leaves(batch)[0].shape[0]
+        batch = batches(step)
+        yield step, state, jax.device_get(logs)
 
 
 def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
@@ -129,16 +129,15 @@ def document_batches(codec: Codec, mesh: Mesh, context: int, documents: int, ste
     """Batches of packed documents for `fit`: a function of (seed, step) alone.
 
     Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
-    document is favoured for its length and little of a row is padding. The number of rows is chosen
-    so that they fit; a batch that still does not is drawn anew.
+    document is favoured for its length and little of a row is padding. There are as many rows as the first 64
+    batches need; a later batch that needs more is drawn anew.
     """
 
     def draw(step: int, attempt: int = 0) -> corpus.Documents:
         key = np.random.Philox(key=[seed, step], counter=[0, 0, 0, attempt])
         return corpus.sample(codec.world, documents, np.random.Generator(key), even=True)
 
-    tokens = np.array([codec.encode(draw(step))[1].sum() for step in range(64)])
-    rows = int(np.ceil((tokens.mean() + 4 * tokens.std()) / (0.98 * context)))
+    rows = max(len(codec.pack(draw(step), None, context)[0]) for step in range(64))
     rows = -(-rows // mesh.devices.size) * mesh.devices.size
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:

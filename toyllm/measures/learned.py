@@ -60,8 +60,7 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
         (log_prob - bayes.observe(world, docs, **{which: True}).log_prob_N.sum()) / predicted
         for which in ("history_blind", "name_blind")
     ]
-    rows = int(np.ceil(1.15 * lengths.sum() / config.context)) + 2
-    tokens, segments = codec.pack(docs, rows, config.context)
+    tokens, segments = codec.pack(docs, None, config.context)
 
     low, high = world.lengths[DIALOGUE]
     turns = range(max(2, low), high + 1)

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from toyllm import corpus, devices, scoring, signals
+from toyllm import corpus, devices, population, scoring, signals
 from toyllm.measures.generalization import logit
-from toyllm.model import Params, take
+from toyllm.model import Params
 from toyllm.runs import Run
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
@@ -79,8 +79,8 @@ def contexts(codec: Codec) -> Contexts:
     )
 
 
-def joint(run: Run, ctx: Contexts):
-    """A compiled function: params → the model's joint [X, O], O = B * (B + 1) outcomes.
+def joints(run: Run, ctx: Contexts, params_R: Params) -> np.ndarray:
+    """The joints [R, X * O] of R models, stacked along axis 0; O = B * (B + 1) outcomes.
 
     Outcome b * (B + 1) + b' is first b, this closing phrase, then b'; b' = B is another closing.
     """
@@ -106,7 +106,12 @@ def joint(run: Run, ctx: Contexts):
         leaves = (first_XB * (1 - voice_XB))[..., None]
         return jnp.concatenate([stays, leaves], 2).reshape(X, -1)
 
-    return jax.jit(compute, compiler_options=devices.options())
+    mesh = devices.mesh()
+    R = jax.tree.leaves(params_R)[0].shape[0]
+    rows = np.arange(-(-R // mesh.devices.size) * mesh.devices.size) % R  # as many on each device
+    params_R = devices.split(mesh, jax.tree.map(lambda x: x[rows], params_R))
+    joint_RXO = population.over_runs(compute, mesh)(params_R)
+    return np.asarray(joint_RXO, np.float64)[:R].reshape(R, -1)
 
 
 def characters_joint(world: World, ctx: Contexts, domain: int = -1, shift: float = 0.0):
@@ -252,26 +257,23 @@ def measure(run: Run) -> dict:
     world = run.world
     ctx = contexts(run.codec)
     X = len(ctx.voice_X)
-    model_joint = joint(run, ctx)
     p_CN = characters_joint(world, ctx).reshape(len(world.characters), -1)
     prior_C = np.maximum(world.assistant_C, 1e-6)
 
-    def ask(params) -> np.ndarray:
-        return np.asarray(model_joint(params), np.float64).reshape(-1)
-
-    base_N = ask(run.params["pretrain"])
+    starts = population.stack([run.params["pretrain"], run.params["align"]])
+    models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
+    before_SN, after_RN = np.split(joints(run, ctx, models), [2])
+    base_N = before_SN[0]
     base = fit(base_N[None], p_CN, prior_C[None], X)
     floor = float(base.residual_M[0])
     parts = groups(base_N, p_CN, prior_C, X, floor)
     labels = [" + ".join(world.characters[c] for c in part) for part in parts]
     table = lambda w_C: {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}  # noqa: E731
     result = {"groups": labels, "truth": table(world.assistant_C), "contexts": X}
-    for start in ("pretrain", "align"):
+    for start, before_N in zip(("pretrain", "align"), before_SN, strict=True):
         names = run.narrow.signals(start)
-        before_N = ask(run.params[start])
-        rows = [run.narrow.rows(start, name) for name in names]
         # one model a signal: the mean of its seeds' joints at the kept parameters
-        after = [np.mean([ask(take(run.narrow.kept, r)) for r in rs], 0) for rs in rows]
+        after = [after_RN[run.narrow.rows(start, name)].mean(0) for name in names]
         P_MN = np.stack([before_N, *after])
         best = fit(P_MN, p_CN, np.repeat(prior_C[None], len(P_MN), 0), X)
         bounds = ranges(P_MN, p_CN, best, X, parts, floor)
