@@ -129,8 +129,8 @@ def document_batches(codec: Codec, mesh: Mesh, context: int, documents: int, ste
     """Batches of packed documents for `fit`: a function of (seed, step) alone.
 
     Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
-    document is favoured for its length and little of a row is padding. There are as many rows as the first 64
-    batches need; a later batch that needs more is drawn anew.
+    document is favoured for its length and little of a row is padding. There are as many rows as
+    the first 64 batches need; a later batch that needs more is drawn anew.
     """
 
     def draw(step: int, attempt: int = 0) -> corpus.Documents:
