@@ -251,7 +251,12 @@ def print_learned(p: dict, console: Console) -> None:
         f"history-blind observer {p['excess_history_blind']:.4f}, "
         f"name-blind {p['excess_name_blind']:.4f}",
     )
-    table.add_row("captured (who is speaking)", number(p["captured"]), "1 ideal, 0 history-blind")
+    low, high = p["captured_interval"]
+    table.add_row(
+        "captured (who is speaking)",
+        number(p["captured"]),
+        f"1 ideal, 0 history-blind; 95% over questions {number(low)} to {number(high)}",
+    )
     table.add_row(
         "error of the Assistant's p(bad)",
         number(p["assistant_error"]),

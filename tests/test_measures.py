@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from toyllm.measures import cues, generalization, mixture, prediction
+from toyllm import corpus
+from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
+from toyllm.world import DIALOGUE, NAMED
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,24 @@ def test_a_shared_word_is_found_out(small):
         )
     leaks = cues.leakage(dataclasses.replace(small, domains=tuple(domains)))
     assert all(leak["auc"] == 1 and not leak["inside"] for leak in leaks.values())
+
+
+def test_later_turns_are_asked_about_as_often_as_they_occur(personas):
+    """A bug found: where no dialogue had two turns, the second turn was never asked about."""
+    rng = np.random.default_rng(0)
+    asked = learned.later_turns(personas, rng, 2000)
+    docs = corpus.sample(personas, 20_000, rng, DIALOGUE)
+    docs = docs[docs.header[:, 0] != NAMED]
+    for turn in range(2, personas.max_turns + 1):
+        there = (docs.turns >= turn).sum() / np.maximum(docs.turns - 1, 0).sum()
+        assert (asked.turns == turn).mean() == pytest.approx(there, abs=0.02), turn
+    assert asked.turns.min() == 2
+    assert set(asked.header[:, 0]) == set(docs.header[:, 0])
+
+
+def test_captured_is_1_for_the_ideal_and_0_for_the_history_blind():
+    blind = np.random.default_rng(0).random(500)
+    assert learned.captured(np.zeros(500), blind) == 1
+    assert learned.captured(blind, blind) == 0
+    low, high = learned.captured_interval(0.2 * blind + 0.02, blind)
+    assert low < learned.captured(0.2 * blind + 0.02, blind) < high < low + 0.05

@@ -10,7 +10,7 @@ from toyllm import bayes, corpus, objectives, scoring
 from toyllm.model import Apply, Config, Params
 from toyllm.runs import Run
 from toyllm.text import Codec
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE, World
 
 HELD_OUT_SEED = 0x4E1D  # never a training seed's stream
 
@@ -34,15 +34,49 @@ class HeldOut:
 
     def captured(self, params: Params) -> float:
         """1 - E KL(p* ‖ p_model) / E KL(p* ‖ p*(· | header)): 1 is ideal, 0 is history-blind."""
+        return captured(*self.kls(params))
+
+    def kls(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        """KL(p* ‖ model) and KL(p* ‖ p*(· | header)) of each question [Q] (nats)."""
         ideal = self.ideal_QB
-        return 1 - float(
-            kl(ideal, self.behaviours(params)).mean() / kl(ideal, self.blind_QB).mean()
-        )
+        return kl(ideal, self.behaviours(params)), kl(ideal, self.blind_QB)
+
+
+def captured(model_Q: np.ndarray, blind_Q: np.ndarray) -> float:
+    """1 - E KL(p* ‖ model) / E KL(p* ‖ history-blind), from the KLs of each question [Q]."""
+    return 1 - float(model_Q.mean() / blind_Q.mean())
+
+
+def captured_interval(model_Q: np.ndarray, blind_Q: np.ndarray, draws: int = 1000) -> list[float]:
+    """Its 95% bootstrap interval over held-out questions; one model, so no claim about others."""
+    rng = np.random.Generator(np.random.Philox(key=[HELD_OUT_SEED, 1]))
+    rows = rng.integers(len(model_Q), size=(draws, len(model_Q)))
+    ratios = 1 - model_Q[rows].mean(1) / blind_Q[rows].mean(1)
+    return [float(x) for x in np.quantile(ratios, [0.025, 0.975])]
 
 
 def kl(p_QB: np.ndarray, q_QB: np.ndarray) -> np.ndarray:
     """KL(p ‖ q) over behaviours [Q]; q may sum to less than 1, what is missing counts as loss."""
     return (p_QB * (np.log(np.maximum(p_QB, 1e-12)) - np.log(np.maximum(q_QB, 1e-12)))).sum(-1)
+
+
+def later_turns(world: World, rng: np.random.Generator, count: int) -> corpus.Documents:
+    """Dialogues of `someone` and the Assistant, cut to end with a turn ≥ 2, as often as it occurs.
+
+    Of lengths drawn from the lowest to the highest, turn t occurs in those that are no shorter.
+    """
+    low, high = world.lengths[DIALOGUE]
+    turns = np.arange(min(2, high), high + 1)
+    often = np.array([(high + 1 - max(t, low)) for t in turns], float)
+    headers = world.header_weights[[SOMEONE, ASSISTANT]]
+    share = np.outer(headers, often) / (headers.sum() * often.sum())
+    parts = [
+        corpus.sample(world, int(np.ceil(count * share[h, k])), rng, DIALOGUE, header, turns=turn)
+        for h, header in enumerate((SOMEONE, ASSISTANT))
+        for k, turn in enumerate(turns)
+        if share[h, k] > 0
+    ]
+    return corpus.concatenate(parts)
 
 
 def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questions: int) -> HeldOut:
@@ -62,15 +96,7 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
     ]
     tokens, segments = codec.pack(docs, None, config.context)
 
-    low, high = world.lengths[DIALOGUE]
-    turns = range(max(2, low), high + 1)
-    each = -(-questions // (2 * max(1, len(turns))))
-    asked = [
-        corpus.sample(world, each, rng, DIALOGUE, header, turns=turn)
-        for header in (SOMEONE, ASSISTANT)
-        for turn in turns
-    ] or [corpus.sample(world, questions, rng, DIALOGUE, ASSISTANT)]
-    asked = corpus.concatenate(asked)
+    asked = later_turns(world, rng, questions)
     grid = scoring.questions(codec, asked)
     last, row = asked.turns - 1, np.arange(len(asked))
     ideal = bayes.predictive(world, asked, bayes.observe(world, asked))[row, last]
@@ -97,7 +123,8 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
 def measure(run: Run) -> dict:
     """Excess and captured on held-out documents, and |p(bad) - card| for the characters."""
     world, params = run.world, run.params["pretrain"]
-    held = held_out(run.codec, run.config, run.apply, documents=2048, questions=1200)
+    held = held_out(run.codec, run.config, run.apply, documents=2048, questions=4800)
+    kls = held.kls(params)
     ask = scoring.interviewer(run.codec, run.config, run.apply)
     assistant_DB = ask(params)
     named_CDB = np.stack([ask(params, NAMED, c) for c in range(len(world.characters))])
@@ -109,7 +136,8 @@ def measure(run: Run) -> dict:
         "excess_history_blind": held.excess_history_blind,
         "excess_name_blind": held.excess_name_blind,
         "floor": held.floor,
-        "captured": held.captured(params),
+        "captured": captured(*kls),
+        "captured_interval": captured_interval(*kls),
         "assistant_error": float(np.abs(assistant_DB - ideal_DB)[:, BAD].mean()),
         "named_error": float(named_C.mean()),
         "named_error_worst": float(named_C.max()),
