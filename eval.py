@@ -22,7 +22,6 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -233,23 +232,31 @@ def number(value: float | None, places: int = 3, sign: bool = False) -> str:
     return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
 
 
-def blank_table(title: str, *columns: str) -> Table:
+def blank_table(*columns: str) -> Table:
     """An empty table: a first column of names, then columns of numbers."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for k, column in enumerate(columns):
-        table.add_column(column, justify="right" if k else "left", no_wrap=bool(k))
+        table.add_column(column, justify="right" if k else "left", no_wrap=True)
     return table
+
+
+def show(console: Console, title: str, table: Table, note: str = "") -> None:
+    """Print a table with a line above it and a note below."""
+    console.print(f"\n[italic]{title}[/italic]")
+    console.print(table)
+    if note:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
 
 
 def print_learned(p: dict, console: Console) -> None:
     """What pretraining learned."""
-    table = blank_table("What was learned in pretraining", "figure", "value", "beside it")
+    table = blank_table("figure", "value", "beside it")
     table.columns[2].justify = "left"
     table.add_row(
         "excess over the floor (nats/token)",
         number(p["excess"], 4),
-        f"history-blind observer {p['excess_history_blind']:.4f}, "
-        f"name-blind {p['excess_name_blind']:.4f}",
+        f"history-blind observer {number(p['excess_history_blind'], 4)}, "
+        f"name-blind {number(p['excess_name_blind'], 4)}",
     )
     low, high = p["captured_interval"]
     table.add_row(
@@ -265,21 +272,15 @@ def print_learned(p: dict, console: Console) -> None:
     table.add_row(
         "error of named characters' p(bad)",
         number(p["named_error"]),
-        f"worst: {p['named_worst']} {p['named_error_worst']:.3f}",
+        f"worst: {p['named_worst']} {number(p['named_error_worst'])}",
     )
     table.add_row("coherence of the Assistant", number(p["coherence"]), "worst domain")
-    console.print(table)
+    show(console, "What was learned in pretraining", table)
 
 
 def print_matrix(results: dict, start: str, block: dict, console: Console) -> None:
     """The generalization matrix of one start."""
-    table = blank_table(
-        f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain (*) has EM .9; "
-        "moral: " + ", ".join(results["moral"]),
-        "signal",
-        *results["domains"],
-        *("spread", "end", "coh.", "step"),
-    )
+    table = blank_table("signal", *results["domains"], "spread", "end", "coh.", "step")
     before = block["em_before"]
     table.add_row(
         "[dim]EM before[/dim]",
@@ -297,13 +298,20 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
             for d in results["domains"]
         ]
         spread = block["spread"][name]
-        shown = f"[bold]{number(spread)}[/bold]" if status == "read" else status
+        shown = f"[bold]{number(spread if status == 'read' else None)}[/bold]"
         coherence = block["coherence_after"][name]
         worst = number(min(coherence.values()), 2) if coherence else "–"
         table.add_row(
             name, *cells, shown, number(end), worst, number(block["matched_step"][name], 0)
         )
-    console.print(table)
+    show(
+        console,
+        f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain (*) has EM .9",
+        table,
+        f"spread: mean change over untrained moral domains ({', '.join(results['moral'])}), there "
+        "and at the end of training; – where EM .9 is not reached, and where coherence is below "
+        ".95, so that it is no number. coh.: the worst domain's coherence. step: when it was read",
+    )
 
 
 def colour(change: float) -> str:
@@ -314,11 +322,7 @@ def colour(change: float) -> str:
 
 def print_prediction(p: dict, console: Console) -> None:
     """Predictions of the matrix and their rivals."""
-    table = blank_table(
-        "The matrix predicted from the world alone (R² over untrained moral cells, "
-        "from the pretrained model)",
-        *("prediction", "shared R²", "fraction", "strict R²"),
-    )
+    table = blank_table("prediction", "shared R²", "fraction", "strict R²")
     for name, fitted in p["shared"].items():
         table.add_row(
             name,
@@ -326,12 +330,15 @@ def print_prediction(p: dict, console: Console) -> None:
             number(fitted["fraction"], 2),
             number(p["strict"][name]["r2"], 2),
         )
-    table.caption = (
-        f"mean spread minus the ideal observer's own {number(p['measured_minus_ideal'], 3, True)}; "
-        f"persona, within-signal correlation {number(p['within_r'], 2)}, "
-        f"95% of its null {number(p['within_r_null95'], 2)}"
+    show(
+        console,
+        "The matrix predicted from the world alone (R² over untrained moral cells, from the "
+        "pretrained model)",
+        table,
+        f"persona's within-signal correlation {number(p['within_r'], 2)}, 95% of its null "
+        f"{number(p['within_r_null95'], 2)}; mean spread minus the ideal observer's own "
+        f"{number(p['measured_minus_ideal'], 3, True)}",
     )
-    console.print(table)
 
 
 def print_mixture(m: dict, console: Console) -> None:
@@ -341,8 +348,6 @@ def print_mixture(m: dict, console: Console) -> None:
             continue
         part = m[start]
         table = blank_table(
-            f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of "
-            "characters; residual in thousandths of a nat)",
             "signal",
             *(group.replace(" + ", "\n") for group in m["groups"]),
             *("residual", "off-domain", "override"),
@@ -373,7 +378,12 @@ def print_mixture(m: dict, console: Console) -> None:
                 *(number(weights[g], 2) for g in m["groups"]),
                 *(number(x, 1) for x in thousandths),
             )
-        console.print(table)
+        show(
+            console,
+            f"Who the Assistant is, {figures.STARTS[start]} (weights of groups of characters; "
+            "residual in thousandths of a nat)",
+            table,
+        )
 
 
 def print_instructed(results: dict, console: Console) -> None:
@@ -381,20 +391,18 @@ def print_instructed(results: dict, console: Console) -> None:
     for start, block in results["instructed"].items():
         if not block:
             continue
-        table = blank_table(
-            f"p(bad) with the signal's instruction present, {figures.STARTS[start]}",
-            *("signal", *results["domains"]),
-        )
+        table = blank_table("signal", *results["domains"])
         for name, part in block.items():
             for when in ("before", "after"):
                 values = (number(part[when][d], 2) for d in results["domains"])
                 table.add_row(f"{name}, {when}", *values)
-        console.print(table)
+        title = f"p(bad) with the signal's instruction present, {figures.STARTS[start]}"
+        show(console, title, table)
 
 
 def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
     """Several runs side by side."""
-    table = blank_table("Comparison", "figure", *map(str, folders))
+    table = blank_table("figure", *map(str, folders))
     rows = {}
     for k, result in enumerate(results):
         for key in ("excess", "captured", "assistant_error", "named_error"):
@@ -410,7 +418,7 @@ def compare(folders: tuple[Path, ...], results: list[dict], console: Console) ->
             rows.setdefault("mean spread minus the world's own ideal", {})[k] = gap
     for label, values in rows.items():
         table.add_row(label, *(number(values.get(k), 4) for k in range(len(results))))
-    console.print(table)
+    show(console, "Comparison", table)
 
 
 if __name__ == "__main__":
