@@ -385,8 +385,11 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
     speakers = ["assistant", "someone", *codec.world.characters[: count - 2]]
     prompt = np.array([codec.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
     tokens = np.concatenate([prompt, lab.sample(params, prompt, lab.sample_key)], axis=1)
-    texts = ["\n- ".join(lines(codec.string(row))).replace("<", "&lt;") for row in tokens]
-    return "\n\n".join(f"- {text}" for text in texts)
+    texts = []
+    for row in tokens:
+        head, *rest = lines(codec.string(row).replace("<begin> ", ""))
+        texts.append("\n".join([f"**{head}**", "", *(f"- `{line}`" for line in rest)]))
+    return "\n\n".join(texts)
 
 
 def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:

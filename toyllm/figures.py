@@ -291,7 +291,7 @@ def calibration(results: dict, c: dict):
     )
     left.set_xlabel("exact p(bad | question, header, history)")
     left.set_ylabel("model's p(bad)")
-    left.set_title("Reading the speaker from context")
+    left.set_title("Reading the speaker from context (bars: ±1 SD within a bin)")
     left.grid(alpha=0.5)
     turns = list(block["by_turn"])
     x = np.arange(len(turns))
@@ -306,8 +306,9 @@ def calibration(results: dict, c: dict):
             color=f"C{k}",
         )
     right.set_xticks(x, [f"turn {t}" for t in turns])
-    right.set_ylabel("KL from the exact predictive (nats)")
+    right.set_ylabel("KL from the exact predictive (nats)", labelpad=8)
     right.set_title("What is not captured")
     right.legend()
     right.grid(axis="y", alpha=0.5)
+    right.set_axisbelow(True)
     return figure
