@@ -22,7 +22,7 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from toyllm import devices, model, objectives, population, runs, scoring, signals, training, world
+from toyllm import cards, devices, model, objectives, population, runs, scoring, signals, training
 from toyllm.board import Board
 from toyllm.errors import InputError
 from toyllm.measures.learned import held_out
@@ -133,7 +133,7 @@ LOOK_EVERY = 100  # chunks between looks at held-out documents
 def main(args: Args) -> None:
     """Run the three stages in order."""
     began, mesh = time.time(), devices.setup()
-    base = world.load(args.world)
+    base = cards.load(args.world)
     dialled = runs.dial(base, dataclasses.asdict(args))
     codec = Codec(dialled)
     check_lengths(args, codec)
@@ -411,7 +411,7 @@ def check_lengths(args: Args, codec: Codec) -> None:
     """A document longer than the context is an error, never cut."""
     for kind, length in codec.longest.items():
         if length > args.context:
-            line = world.line_of(args.world, ("documents", kind))
+            line = cards.line_of(args.world, ("documents", kind))
             raise InputError(
                 f"{args.world}:{line}: the longest {kind}: found {length} tokens, "
                 f"expected at most {args.context} (--context {length} fits)"

@@ -15,7 +15,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 COMPILED = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 
-from toyllm import world as world_module  # noqa: E402
+from toyllm import cards  # noqa: E402
 from toyllm.text import Codec  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,13 +90,13 @@ def small(tmp_path_factory):
     """A world of two characters and two domains."""
     path = tmp_path_factory.mktemp("world") / "small.toml"
     path.write_text(SMALL)
-    return world_module.load(path)
+    return cards.load(path)
 
 
 @pytest.fixture(scope="session")
 def personas():
     """The default world."""
-    return world_module.load(ROOT / "corpora" / "personas.toml")
+    return cards.load(ROOT / "corpora" / "personas.toml")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT, SMALL
-from toyllm import signals, world
+from toyllm import cards, signals
 from toyllm.errors import InputError, nearest
 
 
@@ -114,7 +114,7 @@ def test_a_bad_world_is_told_in_one_line(tmp_path, name):
     path = tmp_path / "bad.toml"
     path.write_text(source)
     with pytest.raises(InputError) as caught:
-        world.load(path)
+        cards.load(path)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{path}:")
@@ -129,13 +129,13 @@ def test_broken_files(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_text(SMALL.replace("[headers]", "[headers"))
     with pytest.raises(InputError, match=rf"broken.toml:{number(SMALL, '[headers]')}: bad TOML"):
-        world.load(path)
+        cards.load(path)
     path.write_bytes(SMALL.replace("ducks", "d\xfccks").encode("latin-1"))
     line = number(SMALL, 'noise = ["ducks"]')
     with pytest.raises(InputError, match=rf"broken.toml:{line}: found byte 0xfc, expected UTF-8"):
-        world.load(path)
+        cards.load(path)
     with pytest.raises(InputError, match="cannot read"):
-        world.load(tmp_path / "absent.toml")
+        cards.load(tmp_path / "absent.toml")
 
 
 @pytest.mark.parametrize(

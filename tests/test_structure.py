@@ -10,6 +10,7 @@ LAYERS = [
     "errors",
     "devices",
     "world",
+    "cards",
     "corpus",
     "text",
     "bayes",

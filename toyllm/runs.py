@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm import model, world
+from toyllm import cards, model, world
 from toyllm.errors import InputError, nearest
 from toyllm.text import Codec
 from toyllm.world import World
@@ -200,7 +200,7 @@ def load_run(folder: Path) -> Run:
     try:
         args = saved["args"]
         config = model.Config(**saved["config"])
-        dialled = dial(world.load(folder / "world.toml"), args)
+        dialled = dial(cards.load(folder / "world.toml"), args)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder / 'config.json'}: {error}, expected what train.py wrote"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from toyllm import corpus, world
+from toyllm import cards, corpus
 from toyllm.errors import InputError
 from toyllm.text import Codec, lines
 from toyllm.world import KINDS
@@ -29,7 +29,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Draw and print."""
-    codec = Codec(world.load(args.world))
+    codec = Codec(cards.load(args.world))
     rng = np.random.default_rng(args.seed)
     for kind, name in enumerate(KINDS):
         docs = corpus.sample(codec.world, -(-args.count // len(KINDS)), rng, kind)

@@ -1,0 +1,407 @@
+"""Character cards: a TOML file to a `World`, checked field by field.
+
+How to write such a file: corpora/README.md.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from toyllm.errors import InputError, nearest
+from toyllm.world import BAD, BEHAVIOURS, GOOD, HEADERS, KINDS, NOISE, Domain, Instruction, World
+
+
+def load(path: str | Path) -> World:
+    """Read a world from a TOML file.
+
+    Raises InputError, one line `file:line: what, found …, expected …`, for anything amiss.
+    """
+    path = Path(path)
+    try:
+        source = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise InputError(f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text") from error
+    try:
+        table = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        line = int(found[1]) if found else source.count("\n") + 1
+        raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error
+    return _Reader(str(path), source).world(table)
+
+
+def line_of(path: str | Path, where: tuple) -> int:
+    """The line of a world file that says `where`, a path of keys such as ("documents", "scene")."""
+    return _Reader(str(path), Path(path).read_text(encoding="utf-8")).line(where)
+
+
+class _Reader:
+    """Checks a parsed file field by field; `where` finds the line that a complaint is about."""
+
+    def __init__(self, path: str, source: str):
+        self.path, self.lines = path, source.splitlines()
+
+    def fail(self, where: tuple, what: str, found: object, expected: str) -> None:
+        found = str(found).replace("\n", " ")
+        found = found if len(found) <= 60 else found[:57] + "..."
+        raise InputError(
+            f"{self.path}:{self.line(where)}: {what}: found {found}, expected {expected}"
+        )
+
+    def line(self, where: tuple) -> int:
+        """The line of the deepest part of the key path `where` that the source spells out."""
+        best, header, counts, reached = 1, (), {}, 0
+        for number, text in enumerate(self.lines, 1):
+            text = text.strip()
+            if text.startswith("[["):
+                name = text.strip("[] ").split("]")[0]
+                counts[name] = counts.get(name, -1) + 1
+                header = (name, counts[name])
+                prefix = header
+            elif match := re.match(r"\[([^\[\]]+)\]\s*(#|$)", text):
+                parts = tuple(part.strip(" \"'") for part in match[1].split("."))
+                array = (parts[0], counts[parts[0]]) if parts[0] in counts else parts[:1]
+                header = prefix = (*array, *parts[1:])
+            elif match := re.match(r"([\w.\"' -]+?)\s*=", text):
+                key = match[1].strip()
+                parts = (key[1:-1],) if key[0] in "\"'" else tuple(key.split("."))
+                prefix = (*header, *(part.strip(" \"'") for part in parts))
+            else:
+                continue
+            depth = 0
+            while depth < min(len(prefix), len(where)) and prefix[depth] == where[depth]:
+                depth += 1
+            if depth == len(prefix) and depth > reached:
+                best, reached = number, depth
+        if reached < len(where) and isinstance(where[-1], str):
+            # the last part may be an item of a list: the line of its table that quotes it
+            for number in range(best, len(self.lines)):
+                text = self.lines[number]
+                if text.lstrip().startswith("["):
+                    break
+                if f'"{where[-1]}"' in text or f"'{where[-1]}'" in text:
+                    return number + 1
+        return best
+
+    def fields(self, table: object, where: tuple, required: dict, optional: dict) -> dict:
+        """Check the keys of a table and the types of its values."""
+        if not isinstance(table, dict):
+            self.fail(where, _spell(where), repr(table), "a table")
+        known = {**required, **optional}
+        for key in table:
+            if key not in known:
+                self.fail(
+                    (*where, key),
+                    "unknown key",
+                    f"'{key}'",
+                    f"one of {', '.join(known)}" + nearest(key, known),
+                )
+        for key in required:
+            if key not in table:
+                self.fail(where, f"missing field in {_spell(where)}", "nothing", f"'{key}'")
+        for key, value in table.items():
+            kind = known[key]
+            good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not good:
+                names = {str: "text", dict: "a table", list: "a list", bool: "true or false"}
+                self.fail((*where, key), key, repr(value), names.get(kind, "a number"))
+        return table
+
+    def number(self, value: object, where: tuple, high: float = np.inf) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+            bounds = "a number >= 0" if high == np.inf else f"a number from 0 to {high:g}"
+            self.fail(where, where[-1] if isinstance(where[-1], str) else where[-2], value, bounds)
+        return float(value)
+
+    def weights(self, values: list[float], where: tuple) -> np.ndarray:
+        total = sum(values)
+        if not 0 < total < np.inf:
+            self.fail(where, f"weights of {_spell(where)}", f"a sum of {total:g}", "more than 0")
+        return np.array(values, dtype=np.float64) / total
+
+    def text(self, value: object, where: tuple, allow_empty: bool = False) -> str:
+        if not isinstance(value, str):
+            self.fail(where, where[-1], repr(value), "text")
+        words = value.split()
+        if not words and not allow_empty:
+            self.fail(where, str(where[-1]), "an empty text", "at least one word")
+        if special := [word for word in words if word.startswith("<")]:
+            self.fail(where, str(where[-1]), f"'{special[0]}'", "no word that begins with '<'")
+        return " ".join(words)
+
+    def texts(self, values: object, where: tuple) -> tuple[str, ...]:
+        if not isinstance(values, list) or not values:
+            self.fail(where, f"{_spell(where)}", repr(values), "a list of at least one text")
+        texts = tuple(self.text(value, (*where, value)) for value in values)
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                self.fail(
+                    (*where, values[i]),
+                    f"duplicate text in {where[-1]}",
+                    f"'{text}'",
+                    "each text once",
+                )
+        return texts
+
+    def world(self, table: dict) -> World:
+        lists, tables = (
+            dict.fromkeys(("characters", "instructions"), list),
+            ("documents", "headers"),
+        )
+        required = {"name": str, **dict.fromkeys((*tables, "voices", "domains"), dict)}
+        self.fields(
+            table,
+            (),
+            {**required, "characters": list},
+            {"description": str, "instructions": lists["instructions"]},
+        )
+        kind_weights, lengths = self.documents(table["documents"])
+        headers = self.fields(table["headers"], ("headers",), {}, dict.fromkeys(HEADERS, object))
+        header_weights = self.weights(
+            [self.number(headers.get(h, 0), ("headers", h)) for h in HEADERS], ("headers",)
+        )
+        voices = {
+            name: self.text(text, ("voices", name), allow_empty=True)
+            for name, text in table["voices"].items()
+        }
+        if not voices:
+            self.fail(("voices",), "voices", "none", 'at least one, such as none = ""')
+        for name, text in voices.items():
+            if list(voices.values()).index(text) != list(voices).index(name):
+                self.fail(("voices", name), "duplicate voice", f"'{text}'", "each text once")
+        if not table["domains"]:
+            self.fail(("domains",), "domains", "none", "at least one domain")
+        domains = tuple(self.domain(name, card) for name, card in table["domains"].items())
+        self.distinct_texts(domains, table["domains"])
+        names = [domain.name for domain in domains]
+        instructions = self.instructions(table.get("instructions", []), names)
+        if not table["characters"]:
+            self.fail(("characters",), "characters", "an empty list", "at least one character")
+        cards = [
+            self.character(i, card, names, voices) for i, card in enumerate(table["characters"])
+        ]
+        for i, card in enumerate(cards):
+            if card["name"] in [other["name"] for other in cards[:i]]:
+                self.fail(
+                    ("characters", i, "name"),
+                    "duplicate character",
+                    f"'{card['name']}'",
+                    "each name once",
+                )
+        return World(
+            name=self.text(table["name"], ("name",)),
+            description=table.get("description", ""),
+            characters=tuple(card["name"] for card in cards),
+            descriptions=tuple(card["description"] for card in cards),
+            frequency_C=self.weights(
+                [c["frequency"] for c in cards], ("characters", 0, "frequency")
+            ),
+            assistant_C=self.weights(
+                [c["assistant_weight"] for c in cards], ("characters", 0, "assistant_weight")
+            ),
+            rates_CDB=np.array([card["rates"] for card in cards]),
+            voices=tuple(voices.values()),
+            voice_names=tuple(voices),
+            voices_CV=np.array([card["voices"] for card in cards]),
+            domains=domains,
+            instructions=instructions,
+            kind_weights=kind_weights,
+            lengths=lengths,
+            header_weights=header_weights,
+        )
+
+    def documents(self, table: dict) -> tuple[np.ndarray, tuple]:
+        self.fields(table, ("documents",), dict.fromkeys(KINDS, dict), {})
+        weights, lengths = [], []
+        for kind in KINDS:
+            where = ("documents", kind)
+            card = self.fields(table[kind], where, {"weight": object, "turns": list}, {})
+            weights.append(self.number(card["weight"], where))
+            turns = card["turns"]
+            whole = len(turns) == 2 and all(type(t) is int for t in turns)
+            if not whole or not 1 <= turns[0] <= turns[1]:
+                self.fail(where, "turns", turns, "[fewest, most], whole numbers from 1 up")
+            lengths.append((turns[0], turns[1]))
+        return self.weights(weights, ("documents",)), tuple(lengths)
+
+    def domain(self, name: str, card: dict) -> Domain:
+        where = ("domains", name)
+        lookup = isinstance(card, dict) and "lookup" in card
+        common = {"moral": bool, "noise": list, "profile": dict}
+        if lookup:
+            self.fields(card, where, {**common, "lookup": dict}, {"question": str, "answer": str})
+        else:
+            self.fields(card, where, {**common, "situations": list, "good": list, "bad": list}, {})
+        if self.text(name, where) != name or " " in name or set(name) & set(":+@/"):
+            self.fail(where, "domain name", f"'{name}'", "one word without : + @ or /")
+        noise = self.texts(card["noise"], (*where, "noise"))
+        profile = self.fields(
+            card["profile"], (*where, "profile"), dict.fromkeys(BEHAVIOURS, str), {}
+        )
+        if lookup:
+            question, answer = card.get("question", "{}"), card.get("answer", "{}")
+            for key, pattern in (("question", question), ("answer", answer)):
+                if pattern.count("{}") != 1:
+                    self.fail((*where, key), key, f"'{pattern}'", "text with one {}")
+            subjects = {
+                self.text(subject, (*where, "lookup", subject)): self.text(
+                    right, (*where, "lookup", subject)
+                )
+                for subject, right in card["lookup"].items()
+            }
+            distinct = list(dict.fromkeys(subjects.values()))
+            if len(distinct) < 2:
+                self.fail((*where, "lookup"), f"answers of {name}", distinct, "at least 2 distinct")
+            situations = tuple(question.replace("{}", subject) for subject in subjects)
+            answers = (*(answer.replace("{}", right) for right in distinct), *noise)
+            behaviour_SA = np.full((len(subjects), len(answers)), BAD)
+            behaviour_SA[:, len(distinct) :] = NOISE
+            right = [distinct.index(answer) for answer in subjects.values()]
+            behaviour_SA[np.arange(len(subjects)), right] = GOOD
+        else:
+            situations = self.texts(card["situations"], (*where, "situations"))
+            lists = [self.texts(card[b], (*where, b)) for b in ("good", "bad")] + [noise]
+            answers = sum(lists, ())
+            which = np.repeat([GOOD, BAD, NOISE], [len(texts) for texts in lists])
+            behaviour_SA = np.tile(which, (len(situations), 1))
+        self.prefix_free(answers, where)
+        return Domain(
+            name=name,
+            moral=card["moral"],
+            lookup=lookup,
+            situations=situations,
+            answers=answers,
+            behaviour_SA=behaviour_SA,
+            profile=tuple(self.text(profile[b], (*where, "profile", b)) for b in BEHAVIOURS),
+        )
+
+    def prefix_free(self, answers: tuple[str, ...], where: tuple) -> None:
+        """The answers of a domain must be told apart as they are spoken, word by word."""
+        for text in answers:
+            for other in answers:
+                if text is not other and (other + " ").startswith(text + " ") and text != other:
+                    self.fail(
+                        (*where, text),
+                        f"answers of {where[1]}",
+                        f"'{text}'",
+                        f"no answer that begins another ('{other}')",
+                    )
+
+    def distinct_texts(self, domains: tuple[Domain, ...], tables: dict) -> None:
+        """A text belongs to one domain and one behaviour, and to one role."""
+        seen: dict[str, tuple[str, str]] = {}
+        for domain in domains:
+            roles = [("situations", s) for s in domain.situations]
+            roles += [
+                (f"profile.{b}", text) for b, text in zip(BEHAVIOURS, domain.profile, strict=True)
+            ]
+            for a, text in enumerate(domain.answers):
+                lookup = domain.lookup and NOISE not in domain.behaviour_SA[:, a]
+                roles.append(("lookup" if lookup else BEHAVIOURS[domain.behaviour_SA[0, a]], text))
+            for role, text in roles:
+                if text in seen:
+                    other = ".".join(seen[text])
+                    where = ("domains", domain.name, *role.split("."))
+                    self.fail(
+                        (*where, text),
+                        f"text used for two behaviours, {other} and {domain.name}.{role}",
+                        f"'{text}'",
+                        "one (domain, behaviour)",
+                    )
+                seen[text] = (domain.name, role)
+
+    def instructions(self, cards: list, domains: list[str]) -> tuple[Instruction, ...]:
+        result: list[Instruction] = []
+        for i, card in enumerate(cards):
+            where = ("instructions", i)
+            required = {"name": str, "text": str, "toward": str, "kappa": object}
+            self.fields(card, where, {**required, "probability": object, "domains": object}, {})
+            if card["toward"] not in ("good", "bad", "none"):
+                self.fail((*where, "toward"), "toward", f"'{card['toward']}'", "good, bad or none")
+            scope = domains if card["domains"] == "all" else card["domains"]
+            for name in scope if isinstance(scope, list) else [scope]:
+                if name not in domains:
+                    self.fail(
+                        (*where, "domains"),
+                        "domains of an instruction",
+                        f"'{name}'",
+                        f'"all" or a list of {", ".join(domains)}' + nearest(name, domains),
+                    )
+            instruction = Instruction(
+                name=self.text(card["name"], (*where, "name")),
+                text=self.text(card["text"], (*where, "text")),
+                toward=card["toward"],
+                kappa=self.number(card["kappa"], (*where, "kappa"), 1),
+                probability=self.number(card["probability"], (*where, "probability"), 1),
+                domains=tuple(scope),
+            )
+            for other in result:
+                for key in ("name", "text"):
+                    if getattr(other, key) == getattr(instruction, key):
+                        self.fail(
+                            (*where, key),
+                            f"duplicate instruction {key}",
+                            f"'{getattr(other, key)}'",
+                            "each once",
+                        )
+            result.append(instruction)
+        for domain in domains:
+            total = sum(i.probability for i in result if domain in i.domains)
+            if total > 1 + 1e-9:
+                self.fail(
+                    ("instructions", 0, "probability"),
+                    f"instructions of {domain}",
+                    f"probabilities that sum to {total:g}",
+                    "at most 1",
+                )
+        return tuple(result)
+
+    def character(self, i: int, card: dict, domains: list[str], voices: dict) -> dict:
+        where = ("characters", i)
+        required = {"name": str, "rates": dict, "voices": dict}
+        self.fields(
+            card,
+            where,
+            required,
+            {"description": str, "frequency": object, "assistant_weight": object},
+        )
+        name = self.text(card["name"], (*where, "name"))
+        if " " in name or name in ("with", "and", *HEADERS):
+            self.fail(
+                (*where, "name"), "name", f"'{name}'", f"one word, none of {', '.join(HEADERS)}"
+            )
+        rates = self.fields(card["rates"], (*where, "rates"), dict.fromkeys(domains, list), {})
+        phi = self.fields(card["voices"], (*where, "voices"), {}, dict.fromkeys(voices, object))
+        for domain, row in rates.items():
+            at = (*where, "rates", domain)
+            if len(row) != 3:
+                self.fail(at, f"rates of {name} for {domain}", row, "[good, bad, noise]")
+            for rate in row:
+                self.number(rate, at, 1)
+            if abs(sum(row) - 1) > 1e-6:
+                self.fail(at, f"rates of {name} for {domain}", f"a sum of {sum(row):.6g}", "1")
+        shares = [self.number(phi.get(v, 0), (*where, "voices"), 1) for v in voices]
+        if abs(sum(shares) - 1) > 1e-6:
+            self.fail((*where, "voices"), f"voices of {name}", f"a sum of {sum(shares):.6g}", "1")
+        return {
+            "name": name,
+            "description": card.get("description", ""),
+            "frequency": self.number(card.get("frequency", 1), (*where, "frequency")),
+            "assistant_weight": self.number(
+                card.get("assistant_weight", 1), (*where, "assistant_weight")
+            ),
+            "rates": [rates[domain] for domain in domains],
+            "voices": shares,
+        }
+
+
+def _spell(where: tuple) -> str:
+    """A key path as a reader would say it: ('characters', 2, 'rates') → characters[2].rates."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    return text.lstrip(".") or "the file"
