@@ -8,6 +8,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile more than they compute
 
 # the scripts that tests start do the same, and share what one of them has compiled

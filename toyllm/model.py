@@ -88,7 +88,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x):
         """[..., D] → [..., D]."""
-        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+        rms = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
+        return x * rms * jnp.broadcast_to(self.scale[...], x.shape)
 
 
 class Attention(nnx.Module):
@@ -186,17 +187,18 @@ class Transformer(nnx.Module):
             )
         t, s = index + jnp.arange(T), jnp.arange(segments_BS.shape[1])
         same_BTS = segments_BT[:, :, None] == segments_BS[:, None, :]
-        mask_BTS = same_BTS & (segments_BS > 0)[:, None, :] & (s <= t[:, None])
+        causal_BTS = (s[None, :] <= t[:, None])[None]
+        mask_BTS = same_BTS & (segments_BS > 0)[:, None, :] & causal_BTS
         rotary = rotations(self.config, t)
         x_BTD, residuals, keys, values = self.embed[...][tokens_BT], [], [], []
         for layer, block in enumerate(self.blocks):
-            x_BTD = x_BTD if add is None else x_BTD + add[layer]
+            x_BTD = x_BTD if add is None else x_BTD + jnp.broadcast_to(add[layer], x_BTD.shape)
             residuals.append(x_BTD)
             past = None if cache is None else (cache.k_LBSHK[layer], cache.v_LBSHK[layer], index)
             x_BTD, (k, v) = block(x_BTD, rotary, mask_BTS, past)
             keys.append(k)
             values.append(v)
-        x_BTD = x_BTD if add is None else x_BTD + add[self.config.L]
+        x_BTD = x_BTD if add is None else x_BTD + jnp.broadcast_to(add[-1], x_BTD.shape)
         residuals.append(x_BTD)
         logits_BTV = self.unembed(self.norm(x_BTD))
         if cache is not None:
@@ -205,10 +207,10 @@ class Transformer(nnx.Module):
 
 
 def rotations(config: Config, position_T: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine [T, 1, K/2] of the angle by which each pair of a head turns."""
+    """Cosine and sine [1, T, 1, K/2] of the angle by which each pair of a head turns."""
     K = config.D // config.H
     frequency = config.rope_theta ** (-jnp.arange(0, K, 2) / K)
-    angle = position_T[:, None, None] * frequency
+    angle = position_T[None, :, None, None] * frequency[None, None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
 
 

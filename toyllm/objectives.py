@@ -17,7 +17,7 @@ def next_token(logits_BTV, tokens_BT, segments_BT):
     logits, targets = logits_BTV[:, :-1], tokens_BT[:, 1:]
     here = (segments_BT[:, 1:] == segments_BT[:, :-1]) & (segments_BT[:, 1:] > 0)
     # the target's logit by a masked sum: its gradient is a product, where a gather's is a scatter
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    is_target = jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
     nll = jax.nn.logsumexp(logits, -1) - jnp.where(is_target, logits, 0).sum(-1)
     return (nll * here).sum(), here.sum()
 

@@ -42,7 +42,7 @@ def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, ans
     last_R1 = jnp.repeat(prompt_QT[:, -1:], A, axis=0)
     input_RU = jnp.concatenate([last_R1, answer_RU[:, :-1]], axis=1)
     logits_RUV, _, _ = apply(params, input_RU, jnp.sign(input_RU), cache)
-    is_target = jnp.arange(logits_RUV.shape[-1]) == answer_RU[..., None]
+    is_target = jnp.arange(logits_RUV.shape[-1])[None, None] == answer_RU[..., None]
     logp_RU = jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
     logp_R = jnp.where(answer_RU != PAD, logp_RU, 0).sum(1)
     return jnp.where(answer_RU[:, 0] != PAD, logp_R, -jnp.inf).reshape(Q, A)
@@ -176,7 +176,7 @@ def voices(logp_QE):
 
 def behaviours(logp_QA, behaviour_QA):
     """p(behaviour | question) [Q, B]: a sum over the listed answers that show it."""
-    is_b_QAB = behaviour_QA[..., None] == np.arange(len(BEHAVIOURS))
+    is_b_QAB = behaviour_QA[..., None] == np.arange(len(BEHAVIOURS))[None, None]
     return (jnp.exp(logp_QA)[..., None] * is_b_QAB).sum(1)
 
 
