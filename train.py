@@ -422,9 +422,9 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     """Say what will be done, for about how long, and where it goes."""
     dialled = codec.world
     # seconds measured on two cores of a 2024 server, spread over the model's size
-    scale = size / 166_000
-    tokens = args.pretrain_steps * args.pretrain_documents * 43
-    seconds = 15 + scale * (tokens / 40_000 + len(members) * args.narrow_steps * 0.02)
+    scale = size / 139_000
+    tokens = args.pretrain_steps * args.pretrain_documents * 41
+    seconds = 20 + scale * (tokens / 50_000 + len(members) * args.narrow_steps * 0.02)
     print(
         f"World '{dialled.name}': {len(dialled.characters)} characters, "
         f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
