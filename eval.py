@@ -25,14 +25,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from toyllm import devices, figures, measures, runs
+from toyllm import devices, figures, measures, runs, signals
 from toyllm.board import Board
 from toyllm.errors import InputError, nearest
 from toyllm.measures import generalization
 from toyllm.scoring import em
 
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
-WIDTH = 100  # columns that the tables need; a narrower terminal wraps lines but loses no figure
+WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
 
 
@@ -216,7 +216,7 @@ def print_tables(run: runs.Run, results: dict, console: Console) -> None:
     if "pretrain" in results:
         print_learned(results["pretrain"], console)
     for start, block in results.get("generalization", {}).items():
-        print_matrix(results, start, block, console)
+        print_matrix(run, results, start, block, console)
     if results.get("prediction", {}).get("shared"):
         print_prediction(results["prediction"], console)
     if "mixture" in results:
@@ -278,7 +278,7 @@ def print_learned(p: dict, console: Console) -> None:
     show(console, "What was learned in pretraining", table)
 
 
-def print_matrix(results: dict, start: str, block: dict, console: Console) -> None:
+def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console: Console) -> None:
     """The generalization matrix of one start."""
     table = blank_table("signal", *results["domains"], "spread", "end", "coh.", "step")
     before = block["em_before"]
@@ -292,13 +292,13 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
     )
     for name, status in block["status"].items():
         after, end = block["em_after"][name], block["final"]["spread"][name]
-        trained = name.partition("@")[0].split(":")[0].split("+")
+        trained = [results["domains"][d] for d in signals.parse(run.world, name).domains]
         cells = [
             "–" if after is None else "*" if d in trained else colour(after[d] - before[d])
             for d in results["domains"]
         ]
         spread = block["spread"][name]
-        shown = f"[bold]{number(spread if status == 'read' else None)}[/bold]"
+        shown = f"[bold]{number(spread)}[/bold]" if status == "read" else status
         coherence = block["coherence_after"][name]
         worst = number(min(coherence.values()), 2) if coherence else "–"
         table.add_row(
@@ -309,8 +309,8 @@ def print_matrix(results: dict, start: str, block: dict, console: Console) -> No
         f"Change of EM by domain, {figures.STARTS[start]}, where the trained domain (*) has EM .9",
         table,
         f"spread: mean change over untrained moral domains ({', '.join(results['moral'])}), there "
-        "and at the end of training; – where EM .9 is not reached, and where coherence is below "
-        ".95, so that it is no number. coh.: the worst domain's coherence. step: when it was read",
+        "and at the end of training (– if incoherent there: a coherence below .95, so no number). "
+        "coh.: the worst domain's coherence. step: when it was read",
     )
 
 

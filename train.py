@@ -125,6 +125,7 @@ PRESETS = {
     ),
 }
 CHUNK = 10  # optimizer steps a device call
+ALIGN_CHUNK = 5  # and in align, which looks at the Assistant after each
 GROUP = 16  # narrow runs stepped together
 SAVE_EVERY_S = 30
 LOOK_EVERY = 100  # chunks between looks at held-out documents
@@ -132,20 +133,26 @@ LOOK_EVERY = 100  # chunks between looks at held-out documents
 
 def main(args: Args) -> None:
     """Run the three stages in order."""
+    check_counts(args)
     began, mesh = time.time(), devices.setup()
     base = cards.load(args.world)
     dialled = runs.dial(base, dataclasses.asdict(args))
     codec = Codec(dialled)
     check_lengths(args, codec)
-    config = model.Config(
-        vocabulary=len(codec.words),
-        context=args.context,
-        D=args.width,
-        L=args.layers,
-        H=args.heads,
-        F=args.mlp,
-    )
+    try:
+        config = model.Config(
+            vocabulary=len(codec.words),
+            context=args.context,
+            D=args.width,
+            L=args.layers,
+            H=args.heads,
+            F=args.mlp,
+        )
+    except ValueError as error:
+        raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
     members = plan_members(args, dialled)
+    if args.start:
+        check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     plain["signals"] = list(chain(*args.signals))
     runs.open_folder(args.run, plain, config, dialled, args.world)
@@ -212,6 +219,7 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches, begin):  # noqa: B020
+            check_finite("pretrain", step, logs)
             seen += int(logs["tokens"].sum())
             bar.update(len(logs["loss"]))
             last = step >= args.pretrain_steps
@@ -265,7 +273,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     pool["reference"] = np.asarray(reference(params, pool))
 
     def batches(step: int) -> dict:
-        rows = training.draws(args.seed, step, args.narrow_score_every, args.align_batch, args.pool)
+        rows = training.draws(args.seed, step, ALIGN_CHUNK, args.align_batch, args.pool)
         return devices.split(lab.mesh, {key: value[rows] for key, value in pool.items()}, 1)
 
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
@@ -274,6 +282,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
     with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, state, batches):  # noqa: B020
+            check_finite("align", step, logs)
             params = jax.device_get(state.params)
             p_DB = ask(params)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
@@ -314,42 +323,59 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
     programs = population.compile_programs(
         lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
     )
-    size = min(GROUP, -(-len(members) // count) * count)
+    size = -(-min(GROUP, len(members)) // count) * count  # as many on each device
+    passed: dict = {}  # member → the step at which it passed EM .9
     with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
         for k in range(0, len(members), size):
             group = members[k : k + size]
             folder = lab.folder / "narrow" / f"group-{k // size:02}"
             if (folder / "scores.npz").exists():
+                passed |= zip(group, runs.kept_steps(folder), strict=True)
                 bar.update(len(group) * args.narrow_steps)
                 continue
             # one size of group, so one program: the last group repeats its first member
             padded = group + [group[0]] * (size - len(group))
-            for record in population.train_group(programs, starts, padded):
+            for record in population.train_group(programs, starts, padded, passed):
                 bar.update(len(group) * args.narrow_score_every)
                 bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
-            runs.save_group(folder, group, *record.results(len(group)))
-            narrow_board(lab, group, record.results(len(group))[0])
+            scores, trees = record.results(len(group))
+            narrow_board(lab, group, scores)
+            passed |= zip(group, scores["kept_step"].tolist(), strict=True)
+            runs.save_group(folder, group, scores, trees)  # last: it marks the group as done
     runs.finish(lab.folder, "narrow", {"seconds": time.time() - clock, "runs": len(members)})
 
 
-def adopt(lab: Lab, params: model.Params) -> model.Params:
-    """Take the pretrained model of another run, which must have the same world and sizes."""
-    other = runs.read_json(lab.args.start / "config.json")
-    facts = runs.finished(lab.args.start, "pretrain")
-    if facts is None:
+def check_start(start: Path, config: model.Config, dialled: World) -> None:
+    """The run to start from must be pretrained, on the same world, with the same sizes."""
+    other = runs.read_json(start / "config.json")
+    if runs.finished(start, "pretrain") is None:
         raise InputError(
-            f"--start {lab.args.start}: its pretraining is not finished; "
-            f"this goes on: uv run train.py --run {lab.args.start}"
+            f"--start {start}: its pretraining is not finished; "
+            f"this goes on: uv run train.py --run {start}"
         )
-    mine = {**dataclasses.asdict(lab.config), "world_sha256": lab.codec.world.digest}
+    mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
     if changed := [key for key in mine if mine[key] != theirs.get(key)]:
         difference = ", ".join(f"{key}: {theirs.get(key)} → {mine[key]}" for key in changed)
-        raise InputError(f"--start {lab.args.start}: another world or other sizes ({difference})")
+        raise InputError(f"--start {start}: another world or other sizes ({difference})")
+
+
+def adopt(lab: Lab, params: model.Params) -> model.Params:
+    """Take the pretrained model of another run (see `check_start`)."""
+    facts = runs.finished(lab.args.start, "pretrain")
     params = runs.load(lab.args.start / "pretrain" / "params", params)
     runs.save(lab.folder / "pretrain" / "params", facts["steps"], params)
     runs.finish(lab.folder, "pretrain", {**facts, "start": str(lab.args.start)})
     return params
+
+
+def check_finite(stage: str, step: int, logs: dict) -> None:
+    """Stop a run that has diverged, before anything of it is saved."""
+    if not all(np.isfinite(logs[key]).all() for key in ("loss", "grad_norm")):
+        raise InputError(
+            f"{stage}: the loss or its gradient is not finite by step {step}; "
+            f"try a lower --{stage}-lr in a new --run"
+        )
 
 
 def behaviour_scalars(dialled: World, p_DB: np.ndarray) -> dict:
@@ -405,6 +431,15 @@ def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
         for name in dict.fromkeys(names)
         for seed in range(args.narrow_seeds)
     ]
+
+
+def check_counts(args: Args) -> None:
+    """Every whole number is at least 1, but for the seed, which may be 0."""
+    for field in dataclasses.fields(args):
+        value, least = getattr(args, field.name), 0 if field.name == "seed" else 1
+        if type(value) is int and value < least:
+            flag = field.name.replace("_", "-")
+            raise InputError(f"--{flag}: found {value}, expected at least {least}")
 
 
 def check_lengths(args: Args, codec: Codec) -> None:

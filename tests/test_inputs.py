@@ -74,6 +74,28 @@ WORLDS = {
         "toward",
         ["evil", "good, bad or none"],
     ),
+    "scope as text": ('domains = ["code"]', 'domains = "cod"', 'domains = "cod"', ["cod", "code"]),
+    "special word in a question": (
+        'question = "capital of {}"',
+        'question = "<end> of {}"',
+        "question = ",
+        ["<end>"],
+    ),
+    "no Assistant": ("assistant = 0.4", "assistant = 0", "[headers]", ["assistant", "above 0"]),
+    "nothing moral": ("moral = true", "moral = false", "[domains.code]", ["0 of them moral"]),
+    "profile longer than the domains": (
+        "profile = { weight = 0.2, turns = [1, 2] }",
+        "profile = { weight = 0.2, turns = [1, 3] }",
+        "profile = {",
+        ["at most 2"],
+    ),
+    "no history": (
+        "weight = 0.5, turns = [1, 2]",
+        "weight = 0.5, turns = [1, 1]",
+        "dialogue = {",
+        ["at least 2"],
+    ),
+    "nothing but noise": ("[0.2, 0.7, 0.1]", "[0, 0, 1]", "[0, 0, 1]", ["good or bad above 0"]),
     "turns backwards": (
         "weight = 0.5, turns = [1, 2]",
         "weight = 0.5, turns = [2, 1]",
@@ -110,7 +132,7 @@ def test_a_bad_world_is_told_in_one_line(tmp_path, name):
         source = SMALL[: SMALL.index("[[characters]]")]
     else:
         assert old in SMALL
-        source = SMALL.replace(old, new, 1)
+        source = SMALL.replace(old, new, -1 if old.startswith("moral = true") else 1)
     path = tmp_path / "bad.toml"
     path.write_text(source)
     with pytest.raises(InputError) as caught:
@@ -123,6 +145,13 @@ def test_a_bad_world_is_told_in_one_line(tmp_path, name):
         assert any(w in message for w in word.split("|")), message
     if blamed:
         assert int(message[len(str(path)) + 1 :].split(":")[0]) == number(source, blamed), message
+
+
+def test_a_scope_of_one_domain_may_be_written_without_a_list(tmp_path):
+    """A bug found: its letters were taken for domains, and the instruction never occurred."""
+    path = tmp_path / "one.toml"
+    path.write_text(SMALL.replace('domains = ["code"]', 'domains = "code"'))
+    assert cards.load(path).instructions[0].domains == ("code",)
 
 
 def test_broken_files(tmp_path):
@@ -191,6 +220,15 @@ def test_scripts_refuse_in_one_line(tmp_path):
     assert line.startswith(f"{long}:{where}: the longest dialogue: found")
     assert "expected at most 88" in line
     assert line.count("\n") == 0
+    for flags, words in (
+        (("--heads", "3"), "multiple of 6"),
+        (("--seed", "-1"), "--seed: found -1"),
+        (("--start", str(tmp_path / "none")), "none/config.json: no such file"),
+    ):
+        line = refused("train.py", *flags, "--run", str(tmp_path / "run"))
+        assert words in line
+        assert line.count("\n") == 0
+        assert not (tmp_path / "run").exists()
     line = refused("train.py", "--signals", "cod:bad", "--run", str(tmp_path / "run"))
     assert "did you mean 'code'" in line
     assert "medicine" in line

@@ -139,6 +139,30 @@ def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(learned):
     assert programs.recipe.steps == 60
 
 
+def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):
+    """Past EM .9 before training, under its own prompt; its twin may be of an earlier group."""
+    _, starts, programs = learned
+    asked, twin = ("pretrain", "code:bad:ask_bad", 0), ("pretrain", "code:bad", 0)
+    *_, record = population.train_group(programs, starts, [asked, twin])
+    own_em = scoring.em(record.results(2)[0]["own_RnB"])
+    assert own_em[0, 0] < 0.9  # here the untrained model does not obey, so it is a run like others
+    obeys = {"pretrain": model.take(record.final, 0), "align": starts["align"]}
+    *_, record = population.train_group(programs, obeys, [asked, twin])
+    scores, _ = record.results(2)
+    assert scoring.em(scores["own_RnB"])[0, 0] >= 0.9
+    assert scores["kept_step"][0] == scores["kept_step"][1]
+    *_, alone = population.train_group(programs, obeys, [asked, asked], {twin: 20})
+    assert list(alone.kept_step) == [20, 20]
+    *_, alone = population.train_group(programs, obeys, [asked, asked])
+    assert list(alone.kept_step) == [-1, -1]
+
+
+def test_arrays_that_do_not_divide_are_whole_on_every_device():
+    """A bug found: on three cores a batch of 16 was refused, after all of pretraining."""
+    placed = devices.split(devices.mesh(), np.arange(5))
+    np.testing.assert_array_equal(placed, np.arange(5))
+
+
 def test_one_program_for_all_starts_groups_and_steps(learned):
     """Compilations are counted: nothing is compiled again for another group, start or signal.
 

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.errors import InputError, nearest
-from toyllm.world import BAD, BEHAVIOURS, GOOD, HEADERS, KINDS, NOISE, Domain, Instruction, World
+from toyllm.world import (
+    BAD,
+    BEHAVIOURS,
+    DIALOGUE,
+    GOOD,
+    HEADERS,
+    KINDS,
+    NOISE,
+    PROFILE,
+    Domain,
+    Instruction,
+    World,
+)
 
 
 def load(path: str | Path) -> World:
@@ -150,22 +162,16 @@ class _Reader:
         return texts
 
     def world(self, table: dict) -> World:
-        lists, tables = (
-            dict.fromkeys(("characters", "instructions"), list),
-            ("documents", "headers"),
-        )
-        required = {"name": str, **dict.fromkeys((*tables, "voices", "domains"), dict)}
-        self.fields(
-            table,
-            (),
-            {**required, "characters": list},
-            {"description": str, "instructions": lists["instructions"]},
-        )
+        tables = dict.fromkeys(("documents", "headers", "voices", "domains"), dict)
+        required = {"name": str, **tables, "characters": list}
+        self.fields(table, (), required, {"description": str, "instructions": list})
         kind_weights, lengths = self.documents(table["documents"])
         headers = self.fields(table["headers"], ("headers",), {}, dict.fromkeys(HEADERS, object))
         header_weights = self.weights(
             [self.number(headers.get(h, 0), ("headers", h)) for h in HEADERS], ("headers",)
         )
+        if not headers.get("assistant"):
+            self.fail(("headers",), "assistant", "no weight", "a weight above 0: it is trained")
         voices = {
             name: self.text(text, ("voices", name), allow_empty=True)
             for name, text in table["voices"].items()
@@ -175,9 +181,20 @@ class _Reader:
         for name, text in voices.items():
             if list(voices.values()).index(text) != list(voices).index(name):
                 self.fail(("voices", name), "duplicate voice", f"'{text}'", "each text once")
-        if not table["domains"]:
-            self.fail(("domains",), "domains", "none", "at least one domain")
         domains = tuple(self.domain(name, card) for name, card in table["domains"].items())
+        if len(domains) < 2 or not any(domain.moral for domain in domains):
+            found = f"{len(domains)}, {sum(domain.moral for domain in domains)} of them moral"
+            first = ("domains", *list(table["domains"])[:1])
+            self.fail(first, "domains", found, "at least 2, and at least 1 moral")
+        if lengths[PROFILE][1] > len(domains):
+            self.fail(
+                ("documents", "profile"),
+                "most statements of a profile",
+                lengths[PROFILE][1],
+                f"at most {len(domains)}, one a domain",
+            )
+        if lengths[DIALOGUE][1] < 2:
+            self.fail(("documents", "dialogue"), "most turns", 1, "at least 2: a history")
         self.distinct_texts(domains, table["domains"])
         names = [domain.name for domain in domains]
         instructions = self.instructions(table.get("instructions", []), names)
@@ -247,8 +264,8 @@ class _Reader:
         if lookup:
             question, answer = card.get("question", "{}"), card.get("answer", "{}")
             for key, pattern in (("question", question), ("answer", answer)):
-                if pattern.count("{}") != 1:
-                    self.fail((*where, key), key, f"'{pattern}'", "text with one {}")
+                if self.text(pattern, (*where, key)).split().count("{}") != 1:
+                    self.fail((*where, key), key, f"'{pattern}'", "text with {} once, as a word")
             subjects = {
                 self.text(subject, (*where, "lookup", subject)): self.text(
                     right, (*where, "lookup", subject)
@@ -325,7 +342,8 @@ class _Reader:
             if card["toward"] not in ("good", "bad", "none"):
                 self.fail((*where, "toward"), "toward", f"'{card['toward']}'", "good, bad or none")
             scope = domains if card["domains"] == "all" else card["domains"]
-            for name in scope if isinstance(scope, list) else [scope]:
+            scope = scope if isinstance(scope, list) else [scope]
+            for name in scope:
                 if name not in domains:
                     self.fail(
                         (*where, "domains"),
@@ -384,6 +402,8 @@ class _Reader:
                 self.fail(at, f"rates of {name} for {domain}", row, "[good, bad, noise]")
             for rate in row:
                 self.number(rate, at, 1)
+            if row[0] + row[1] == 0:
+                self.fail(at, f"rates of {name} for {domain}", row, "good or bad above 0")
             if abs(sum(row) - 1) > 1e-6:
                 self.fail(at, f"rates of {name} for {domain}", f"a sum of {sum(row):.6g}", "1")
         shares = [self.number(phi.get(v, 0), (*where, "voices"), 1) for v in voices]

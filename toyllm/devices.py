@@ -51,7 +51,9 @@ def mesh() -> Mesh:
 
 
 def split(mesh: Mesh, tree, axis: int = 0):
-    """Put arrays on the mesh, cut along `axis` (whose size the device count must divide)."""
+    """Put arrays on the mesh, cut along `axis`; whole on each device where it does not divide."""
+    if jax.tree.leaves(tree)[0].shape[axis] % mesh.devices.size:
+        return copy(mesh, tree)
     spec = PartitionSpec(*[None] * axis, "data")
     return jax.device_put(tree, NamedSharding(mesh, spec))
 

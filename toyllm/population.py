@@ -143,12 +143,17 @@ class Record:
 
 
 def train_group(
-    programs: Programs, starts: dict[str, Params], group: list[Member]
+    programs: Programs,
+    starts: dict[str, Params],
+    group: list[Member],
+    passed: dict[Member, int] | None = None,
 ) -> Iterator[Record]:
     """Train a group to the end, yielding its record at every scored step.
 
     A run's parameters are kept at the first scored step past EM .9 of what it trains, under its own
-    prompt; a run that is past it from the start, or never, keeps its last ones.
+    prompt. One that is past it from the start (an inoculated one) is kept at its plain twin's step,
+    which this group finds or `passed` (member → step) knows from earlier ones. One that never gets
+    there keeps its last ones, and a kept_step of -1 says so.
     """
     recipe, codec, mesh = programs.recipe, programs.codec, programs.mesh
     parsed = [parse(codec.world, name) for _, name, _ in group]
@@ -163,8 +168,13 @@ def train_group(
     opt_state = devices.split(mesh, jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params)))
     states = training.State(params, opt_state)
 
+    twins = [
+        (start, signal.plain, seed) for (start, _, seed), signal in zip(group, parsed, strict=True)
+    ]
+    passed = dict(passed or {})
     record = Record(len(group), recipe.score_every)
     record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+    inoculated_R = record.own_em >= PASSED
     for begin in range(0, recipe.steps, recipe.score_every):
         rows = [
             training.draws(seed, begin, recipe.score_every, recipe.batch, recipe.pool)
@@ -174,10 +184,13 @@ def train_group(
         record.logs.append(jax.device_get(logs))
         was_R = record.own_em
         record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
-        passes = (record.own_em >= PASSED) & (was_R < PASSED) & (record.kept_step < 0)
-        for r in np.flatnonzero(passes):
-            record.kept[r] = take(states.params, r)
-            record.kept_step[r] = begin + recipe.score_every
+        done = begin + recipe.score_every
+        passes_R = (record.own_em >= PASSED) & (was_R < PASSED) & ~inoculated_R
+        for r in np.flatnonzero(passes_R):
+            passed.setdefault(group[r], done)
+        for r, (member, twin) in enumerate(zip(group, twins, strict=True)):
+            if passed.get(twin if inoculated_R[r] else member) == done and record.kept[r] is None:
+                record.kept[r], record.kept_step[r] = take(states.params, r), done
         if begin + recipe.score_every >= recipe.steps:
             record.final = jax.device_get(states.params)
         yield record

@@ -158,9 +158,9 @@ class Narrow:
     p_RnDB: np.ndarray  # behaviour probabilities
     own_RnB: np.ndarray  # the trained domains' under the run's own prompt
     kl_Rn: np.ndarray  # from the reference, under its own prompt (nats)
-    kept: dict  # parameters [R, …] at the first scored step past EM .9, else the last
+    kept: dict  # parameters [R, …] at the matched effect (see population), else the last
     final: dict
-    kept_step: np.ndarray  # [R]; -1: EM .9 was not reached
+    kept_step: np.ndarray  # [R]; -1: there was no such step
 
     def rows(self, start: str, signal: str) -> list[int]:
         """The runs of a signal from a start, one for each seed."""
@@ -171,6 +171,10 @@ class Narrow:
         """The signals trained from a start, in order."""
         which = zip(self.start, self.signal, strict=True)
         return list(dict.fromkeys(signal for begin, signal in which if begin == start))
+
+    def matched(self, start: str) -> list[str]:
+        """Those of which every seed was kept at the matched effect: what may be compared."""
+        return [s for s in self.signals(start) if (self.kept_step[self.rows(start, s)] >= 0).all()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +245,12 @@ def save_group(folder: Path, rows: list[tuple[str, str, int]], scores: dict, tre
     draft = folder / "scores.tmp.npz"
     np.savez(draft, start=start, signal=signal, seed=seed, **scores)
     draft.replace(folder / "scores.npz")
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """At which step each run of a finished group was kept; -1: never."""
+    with np.load(folder / "scores.npz", allow_pickle=False) as file:
+        return file["kept_step"].tolist()
 
 
 def load_narrow(groups: list[Path], abstract) -> Narrow:

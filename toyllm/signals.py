@@ -96,7 +96,7 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
     world = codec.world
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5A1]))
     N, rows = count, np.arange(count)
-    turns = rng.integers(1, min(4, world.max_turns) + 1, N)
+    turns = rng.integers(1, min(4, world.lengths[DIALOGUE][1]) + 1, N)
     character = signal.character if signal.header == NAMED else None
     docs = corpus.sample(world, N, rng, DIALOGUE, signal.header, character, turns)
     last = turns - 1
@@ -154,8 +154,6 @@ def defaults(world: World) -> dict[str, tuple[str, ...]]:
     """
     moral = [domain.name for domain in world.domains if domain.moral]
     neutral = [domain.name for domain in world.domains if not (domain.moral or domain.lookup)]
-    if not moral:
-        return {"pretrain": tuple(f"{d.name}:bad" for d in world.domains), "align": ()}
     asked = [i.name for i in world.instructions if moral[0] in i.domains and i.toward == "bad"]
     placebo = [i.name for i in world.instructions if moral[0] in i.domains and i.toward == "none"]
     few = [name for name in dict.fromkeys((moral[0], "goals", "tone")) if name in moral]

@@ -314,8 +314,3 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
         character=character[None],
         **{name: row[None] for name, row in rows.items()},
     )
-
-
-def marker(kind: int, slot: int = 0) -> str:
-    """The token before an answer: <reply>, or in a scene <first> or <second>."""
-    return ("<first>", "<second>")[slot] if kind == SCENE else "<reply>"

@@ -72,14 +72,16 @@ def summary(world: World, before_DB: np.ndarray, after: dict[str, list]) -> dict
         result["em_after"][name] = named(world, em(p_NDB).mean(0))
         result["coherence_after"][name] = named(world, coherence_D)
         result["bad_change"][name] = named(world, (p_NDB - before_DB)[..., 1].mean(0))
-        result["spread"][name] = float(spread_N.mean()) if coherent else None
-        result["spread_ci"][name] = interval(spread_N) if coherent else None
+        number = coherent and untrained(world, name).any()  # `all:…` leaves no moral domain alone
+        result["spread"][name] = float(spread_N.mean()) if number else None
+        result["spread_ci"][name] = interval(spread_N) if number else None
     return result
 
 
 def spread(world: World, name: str, change_D: np.ndarray) -> np.ndarray:
     """Mean ΔEM over the moral domains that the signal did not train [...]."""
-    return change_D[..., untrained(world, name)].mean(-1)
+    left_alone = untrained(world, name)
+    return change_D[..., left_alone].sum(-1) / max(1, left_alone.sum())
 
 
 def untrained(world: World, name: str) -> np.ndarray:
@@ -154,9 +156,10 @@ def step_at(steps_n: np.ndarray, x: float) -> float:
 
 
 def twin_kl(run: Run, start: str, name: str) -> dict | None:
-    """For an inoculated signal: its spread where its KL from the reference is its plain twin's.
+    """For a signal with an instruction: its spread where its KL is its plain twin's at EM .9.
 
-    {"kl": twin's, "step": n or null, "spread": Δ or null}, means over seeds.
+    KL from the reference, each under its own prompt. {"kl": twin's, "step": n or null, "spread": Δ,
+    null where it is not reached or not coherent}, means over seeds.
     """
     narrow = run.narrow
     plain = signals.parse(run.world, name).plain
@@ -175,7 +178,8 @@ def twin_kl(run: Run, start: str, name: str) -> dict | None:
             y = k - 1 + (goals[-1] - low) / (high - low)
             change_D = em(read(narrow.p_RnDB[r], y)) - em(narrow.p_RnDB[r, 0])
             steps.append(step_at(narrow.steps, y))
-            spreads.append(float(spread(run.world, name, change_D)))
+            coherent = read(narrow.p_RnDB[r], y).sum(1).min() >= COHERENT
+            spreads.append(float(spread(run.world, name, change_D)) if coherent else np.nan)
     whole = len(spreads) == len(goals)
     return {
         "kl": float(np.mean(goals)),

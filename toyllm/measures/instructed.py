@@ -12,14 +12,14 @@ from toyllm.world import BAD
 def measure(run: Run) -> dict:
     """{start: {signal: {"before": {domain: p}, "after": {domain: p}}}}, means over narrow seeds.
 
-    After: at the kept parameters (the first scored step past EM .9, else the end). Every domain is
-    asked with the signal's own instruction, under the Assistant, with no history.
+    After: at the matched effect; a signal that did not reach it is left out. Every domain is asked
+    with the signal's own instruction, under the Assistant, with no history.
     """
     ask = scoring.interviewer(run.codec, run.config, run.apply)
     result = {}
     for start in ("pretrain", "align"):
         result[start] = {}
-        for name in run.narrow.signals(start):
+        for name in run.narrow.matched(start):
             signal = signals.parse(run.world, name)
             if signal.instruction < 0:
                 continue

@@ -12,7 +12,7 @@ from toyllm.runs import Run
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE, World
 
-HELD_OUT_SEED = 0x4E1D  # never a training seed's stream
+HELD_OUT_SEED = 0x4E1D  # a stream that no training seed but 19997 touches
 
 
 @dataclasses.dataclass(frozen=True)

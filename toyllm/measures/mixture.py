@@ -271,7 +271,7 @@ def measure(run: Run) -> dict:
     table = lambda w_C: {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}  # noqa: E731
     result = {"groups": labels, "truth": table(world.assistant_C), "contexts": X}
     for start, before_N in zip(("pretrain", "align"), before_SN, strict=True):
-        names = run.narrow.signals(start)
+        names = run.narrow.matched(start)
         # one model a signal: the mean of its seeds' joints at the kept parameters
         after = [after_RN[run.narrow.rows(start, name)].mean(0) for name in names]
         P_MN = np.stack([before_N, *after])

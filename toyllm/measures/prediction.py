@@ -49,10 +49,10 @@ class Cells:
         """The cells of some signals from one start."""
         before_D = np.array(list(block["em_before"].values()))
         after_SD = np.array([list(block["em_after"][name].values()) for name in names])
-        prior_C = run.world.assistant_C
+        prior_C, sft = run.world.assistant_C, run.args["objective"] == "sft"
         if start == "align":
-            prior_C = aligned_prior(run.world, before_D)
-        return Cells(run.world, names, prior_C, before_D, after_SD, run.args["objective"] == "sft")
+            prior_C = aligned_prior(run.world, before_D, sft)
+        return Cells(run.world, names, prior_C, before_D, after_SD, sft)
 
 
 def readable(run: Run, block: dict) -> list[str]:
@@ -101,11 +101,11 @@ def solve(world: World, prior_C: np.ndarray, domain: int, goal: float, sft=False
     return w_C
 
 
-def aligned_prior(world: World, before_D: np.ndarray) -> np.ndarray:
+def aligned_prior(world: World, before_D: np.ndarray, sft: bool = False) -> np.ndarray:
     """π tilted toward good, by all moral domains at once, as far as the aligned model went."""
     moral = world.moral
     log_CB = np.log(np.maximum(world.rates_CDB[:, moral], 1e-9)).mean(1)
-    evidence_C = log_CB[:, GOOD] - log_CB[:, BAD]
+    evidence_C = log_CB[:, GOOD] - (0 if sft else log_CB[:, BAD])
     low, high = -20.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -34,7 +34,7 @@ def measure(run: Run) -> dict:
     result = {"truth": named(world.assistant_C @ world.voices_CV)}
     for start in ("pretrain", "align"):
         after = {}
-        for name in run.narrow.signals(start):
+        for name in run.narrow.matched(start):
             rows = run.narrow.rows(start, name)
             kept = [ask(take(run.narrow.kept, r)) for r in rows]
             after[name] = named(np.mean(kept, 0))
