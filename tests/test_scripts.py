@@ -85,6 +85,9 @@ def test_results_have_the_agreed_shape(results):
     ):
         assert np.isfinite(results["pretrain"][key]), key
     assert results["pretrain"]["excess"] > 0
+    assert set(results["moral"]) < set(results["domains"])
+    assert results["seconds"] > 0
+    assert "starts" in results["prediction"]
     for start, signals in (("pretrain", 11), ("align", 5)):
         block = results["generalization"][start]
         assert len(block["status"]) == signals
@@ -105,6 +108,8 @@ def test_results_have_the_agreed_shape(results):
             np.testing.assert_allclose(sum(weights.values()), 1, atol=1e-6)
             assert set(mixture["residual_after"][name]) >= {"all", "off_domain", "override"}
         assert mixture["largest_gap"] < 1e-6
+        assert mixture["residual_before"] >= 0
+        assert mixture["floor"] > 0
     assert set(results["calibration"]) >= {"bins", "by_turn", "mean_abs_error"}
 
 

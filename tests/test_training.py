@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from toyllm import devices, model, objectives, population, scoring, signals, training
+from toyllm import devices, model, objectives, population, runs, scoring, signals, training
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,12 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(lab):
     assert losses[-1] < losses[0]
 
 
-def test_going_on_from_the_middle_is_the_same_run(lab):
+def test_going_on_from_a_checkpoint_is_the_same_run(lab, tmp_path):
     losses, state = pretrain(lab, seed=0, steps=12)
     first, half = pretrain(lab, seed=0, steps=8)
+    runs.save(tmp_path / "checkpoints", 8, half)
+    assert runs.latest(tmp_path / "checkpoints") == 8
+    half = runs.load(tmp_path / "checkpoints", half)
     rest, resumed = pretrain(lab, seed=0, steps=12, begin=(half, 8))
     np.testing.assert_array_equal(np.concatenate([first, rest]), losses)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):

@@ -13,6 +13,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def open_folder(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "world.toml").exists():
         shutil.copyfile(source, folder / "world.toml")
-    write_json(path, {**wanted, "versions": versions(), "command": " ".join(sys.argv)})
+    first = read_json(path)["versions"] if path.exists() else versions()
+    write_json(path, {**wanted, "versions": first, "command": shlex.join(sys.argv)})
 
 
 def _settings(saved: dict) -> dict:
