@@ -347,6 +347,10 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
 
 def check_start(start: Path, config: model.Config, dialled: World) -> None:
     """The run to start from must be pretrained, on the same world, with the same sizes."""
+    if not (start / "config.json").exists():
+        raise InputError(
+            f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
+        )
     other = runs.read_json(start / "config.json")
     if runs.finished(start, "pretrain") is None:
         raise InputError(

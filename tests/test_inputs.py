@@ -223,9 +223,10 @@ def test_scripts_refuse_in_one_line(tmp_path):
     for flags, words in (
         (("--heads", "3"), "multiple of 6"),
         (("--seed", "-1"), "--seed: found -1"),
-        (("--start", str(tmp_path / "none")), "none/config.json: no such file"),
+        (("--start", str(tmp_path / "none")), "no such run; this makes it"),
+        (("--run", __file__), "found a file, expected a folder"),
     ):
-        line = refused("train.py", *flags, "--run", str(tmp_path / "run"))
+        line = refused("train.py", "--run", str(tmp_path / "run"), *flags)
         assert words in line
         assert line.count("\n") == 0
         assert not (tmp_path / "run").exists()

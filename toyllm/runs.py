@@ -67,6 +67,8 @@ def open_folder(
     Changed narrow arguments (`signals`, `narrow_…`) drop the narrow stage, to be done anew.
     Raises InputError where anything else differs from what the folder was made with.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--run {folder}: found a file, expected a folder")
     path = folder / "config.json"
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
     if path.exists():
@@ -197,6 +199,8 @@ class Run:
 def load_run(folder: Path) -> Run:
     """Load a finished run. Raises InputError saying what is missing and what makes it."""
     command = f"uv run train.py --run {folder}"
+    if folder.is_file():
+        raise InputError(f"{folder}: found a file, expected a run folder")
     if not folder.is_dir():
         near = nearest(folder.name, [p.name for p in folder.parent.glob("*")])
         raise InputError(f"{folder}: no such run folder{near}; this makes it: {command}")

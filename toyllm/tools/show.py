@@ -22,13 +22,15 @@ class Args:
     world: tyro.conf.Positional[Path] = DEFAULT
     """A world file (TOML)."""
     count: int = 6
-    """How many documents, the same number of each kind."""
+    """How many documents, the same number of each kind (rounded up)."""
     seed: int = 0
     """Seed of the draw."""
 
 
 def main(args: Args) -> None:
     """Draw and print."""
+    if args.count < 1:
+        raise InputError(f"--count: found {args.count}, expected at least 1")
     codec = Codec(cards.load(args.world))
     rng = np.random.default_rng(args.seed)
     for kind, name in enumerate(KINDS):
