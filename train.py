@@ -211,14 +211,14 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     state, begin = training.start(params, optimizer), 0
     if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
         state = runs.load(folder / "checkpoints", state)
-    state = devices.copy(lab.mesh, state)
+    resumed = devices.copy(lab.mesh, state)
     batches = training.document_batches(
         lab.codec, lab.mesh, args.context, args.pretrain_documents, CHUNK, args.seed
     )
     held = held_out(lab.codec, lab.config, lab.apply, documents=256, questions=240)
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, state, batches, begin):  # noqa: B020
+        for step, state, logs in training.fit(loss, optimizer, resumed, batches, begin):
             check_finite("pretrain", step, logs)
             seen += int(logs["tokens"].sum())
             bar.update(len(logs["loss"]))
@@ -278,10 +278,10 @@ def align(lab: Lab, params: model.Params) -> model.Params:
 
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     optimizer = optax.adam(args.align_lr)
-    state = devices.copy(lab.mesh, training.start(params, optimizer))
+    first = devices.copy(lab.mesh, training.start(params, optimizer))
     ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
     with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, state, batches):  # noqa: B020
+        for step, state, logs in training.fit(loss, optimizer, first, batches):
             check_finite("align", step, logs)
             params = jax.device_get(state.params)
             p_DB = ask(params)
@@ -324,7 +324,7 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
         lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
     )
     size = -(-min(GROUP, len(members)) // count) * count  # as many on each device
-    passed: dict = {}  # member → the step at which it passed EM .9
+    passed: dict = {}  # member → the step at which it passed EM .9, or -1
     with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
         for k in range(0, len(members), size):
             group = members[k : k + size]
@@ -432,7 +432,8 @@ def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
     return [
         (start, name, seed)
         for start, names in chosen.items()
-        for name in dict.fromkeys(names)
+        # a plain signal before those with an instruction: its twins are kept at its step
+        for name in sorted(dict.fromkeys(names), key=lambda name: name.count(":") > 1)
         for seed in range(args.narrow_seeds)
     ]
 

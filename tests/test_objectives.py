@@ -74,7 +74,10 @@ def test_rlhf_is_its_expectation_summed_answer_by_answer(bandit):
 def test_rlhf_gradient_equals_finite_differences(bandit):
     logits, ref, reward = bandit
     with jax.enable_x64(True):
-        loss = lambda x: objectives.rlhf(policy(x), ref, reward, 0.3)  # noqa: E731
+
+        def loss(x):
+            return objectives.rlhf(policy(x), ref, reward, 0.3)
+
         exact = jax.grad(loss)(jnp.array(logits))
         for b, v in ((0, 0), (0, 6), (1, 2), (2, 4), (2, 5)):
             step = np.zeros_like(logits)

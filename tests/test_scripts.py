@@ -177,7 +177,10 @@ def test_tensorboard_serves_what_was_written(tiny):
     )
     url, stop = serve(board)
     try:
-        read = lambda path: json.loads(urllib.request.urlopen(url + path, timeout=60).read())  # noqa: E731
+
+        def read(path: str):
+            return json.loads(urllib.request.urlopen(url + path, timeout=60).read())
+
         scalars = read("data/plugin/scalars/tags")
         tags = {tag for tags in scalars.values() for tag in tags}
         assert {

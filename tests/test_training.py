@@ -218,7 +218,10 @@ def test_muon_is_for_matrices_inside_blocks(lab):
     params = init(jax.random.key(0))
     state = training.muon(1e-2, 1e-2, 10).init(params)
     muon, adam = state.inner_states["muon"], state.inner_states["adam"]
-    sizes = lambda tree: sum(x.size for x in jax.tree.leaves(tree) if x.ndim >= 1)  # noqa: E731
+
+    def sizes(tree) -> int:
+        return sum(x.size for x in jax.tree.leaves(tree) if x.ndim >= 1)
+
     inside = sum(x.size for x in jax.tree.leaves(params["blocks"]) if x.ndim == 2)
     assert inside > 0
     assert sizes(muon) >= inside > sizes(muon) - 10

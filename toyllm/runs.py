@@ -268,7 +268,10 @@ def load_narrow(groups: list[Path], abstract) -> Narrow:
         R = len(parts[-1]["seed"])
         many = jax.tree.map(lambda x, R=R: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract)
         trees.append(load(group / "params", {"kept": many, "final": many}))
-    join = lambda key: np.concatenate([part[key] for part in parts])  # noqa: E731
+
+    def join(key: str) -> np.ndarray:
+        return np.concatenate([part[key] for part in parts])
+
     params = jax.tree.map(lambda *x: np.concatenate(x), *trees)
     return Narrow(
         start=tuple(map(str, join("start"))),

@@ -47,7 +47,10 @@ def leakage(world: World) -> dict:
 
 def scores(bag: np.ndarray, bad: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Naive Bayes log-odds of bad for each test text, words present, add-one smoothing."""
-    rate = lambda rows: (rows.sum(0) + 1) / (len(rows) + 2)  # noqa: E731
+
+    def rate(rows):
+        return (rows.sum(0) + 1) / (len(rows) + 2)
+
     return test @ (np.log(rate(bag[bad])) - np.log(rate(bag[~bad])))
 
 

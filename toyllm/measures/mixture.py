@@ -54,10 +54,10 @@ def contexts(codec: Codec) -> Contexts:
     situation_X2 = rng.integers(counts[domain_X2])
     voice_X = rng.choice(len(world.voices), X, p=world.frequency_C @ world.voices_CV)
     behaviour_XB = np.tile(np.arange(B), (X, 1))
-    wide = lambda column: np.repeat(column[:, None], B, 1)  # noqa: E731
-    answer_XB = corpus.draw_answer(
-        world, wide(domain_X2[:, 0]), wide(situation_X2[:, 0]), behaviour_XB, rng
+    domain_XB, situation_XB = (
+        np.repeat(column[:, :1], B, 1) for column in (domain_X2, situation_X2)
     )
+    answer_XB = corpus.draw_answer(world, domain_XB, situation_XB, behaviour_XB, rng)
     docs = corpus.sample(world, X * B, rng, DIALOGUE, ASSISTANT, turns=2)
     for t in (0, 1):
         docs.domain[:, t] = np.repeat(domain_X2[:, t], B)
@@ -268,7 +268,10 @@ def measure(run: Run) -> dict:
     floor = float(base.residual_M[0])
     parts = groups(base_N, p_CN, prior_C, X, floor)
     labels = [" + ".join(world.characters[c] for c in part) for part in parts]
-    table = lambda w_C: {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}  # noqa: E731
+
+    def table(w_C) -> dict[str, float]:
+        return {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}
+
     result = {"groups": labels, "truth": table(world.assistant_C), "contexts": X}
     for start, before_N in zip(("pretrain", "align"), before_SN, strict=True):
         names = run.narrow.matched(start)
@@ -277,12 +280,12 @@ def measure(run: Run) -> dict:
         P_MN = np.stack([before_N, *after])
         best = fit(P_MN, p_CN, np.repeat(prior_C[None], len(P_MN), 0), X)
         bounds = ranges(P_MN, p_CN, best, X, parts, floor)
-        span = lambda m: {label: [float(x) for x in bounds[m, g]] for g, label in enumerate(labels)}  # noqa: B023, E731
+        spans = [dict(zip(labels, bounds_G2.tolist(), strict=True)) for bounds_G2 in bounds]
         result[start] = {
             "before": table(best.w_MC[0]),
-            "before_range": span(0),
+            "before_range": spans[0],
             "after": {name: table(best.w_MC[1 + m]) for m, name in enumerate(names)},
-            "after_range": {name: span(1 + m) for m, name in enumerate(names)},
+            "after_range": {name: spans[1 + m] for m, name in enumerate(names)},
             "residual_before": float(best.residual_M[0]),
             "residual_after": {
                 name: residuals(world, ctx, P_MN[1 + m], best, 1 + m, name)

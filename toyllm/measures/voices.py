@@ -30,7 +30,10 @@ def measure(run: Run) -> dict:
         return scoring.voices(logp_QE).mean(0)
 
     ask = jax.jit(ask, compiler_options=devices.options())
-    named = lambda p: dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))  # noqa: E731
+
+    def named(p) -> dict[str, float]:
+        return dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))
+
     result = {"truth": named(world.assistant_C @ world.voices_CV)}
     for start in ("pretrain", "align"):
         after = {}
