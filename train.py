@@ -22,7 +22,18 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from toyllm import cards, devices, model, objectives, population, runs, scoring, signals, training
+from toyllm import (
+    cards,
+    devices,
+    model,
+    objectives,
+    optimizers,
+    population,
+    runs,
+    scoring,
+    signals,
+    training,
+)
 from toyllm.board import Board
 from toyllm.errors import InputError
 from toyllm.measures.learned import held_out
@@ -205,22 +216,26 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     def loss(params, batch):
         logits_BTV, _, _ = lab.apply(params, batch["tokens"], batch["segments"])
         nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
-        return nll / count, {"tokens": count}
+        return nll, {"count": count}
 
-    optimizer = training.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
-    state, begin = training.start(params, optimizer), 0
+    optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
+    resumed, begin = training.start(params, optimizer), 0
     if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
-        state = runs.load(folder / "checkpoints", state)
-    resumed = devices.copy(lab.mesh, state)
+        resumed = runs.load(folder / "checkpoints", resumed)
     batches = training.document_batches(
-        lab.codec, lab.mesh, args.context, args.pretrain_documents, CHUNK, args.seed
+        lab.codec,
+        args.context,
+        args.pretrain_documents,
+        CHUNK,
+        args.seed,
+        divisor=lab.mesh.devices.size,
     )
     held = held_out(lab.codec, lab.config, lab.apply, documents=256, questions=240)
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, resumed, batches, begin):
+        for step, state, logs in training.fit(loss, optimizer, resumed, batches, lab.mesh, begin):
             check_finite("pretrain", step, logs)
-            seen += int(logs["tokens"].sum())
+            seen += int(logs["count"].sum())
             bar.update(len(logs["loss"]))
             last = step >= args.pretrain_steps
             board.scalars(
@@ -274,19 +289,21 @@ def align(lab: Lab, params: model.Params) -> model.Params:
 
     def batches(step: int) -> dict:
         rows = training.draws(args.seed, step, ALIGN_CHUNK, args.align_batch, args.pool)
-        return devices.split(lab.mesh, {key: value[rows] for key, value in pool.items()}, 1)
+        return {key: value[rows] for key, value in pool.items()}
 
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     optimizer = optax.adam(args.align_lr)
-    first = devices.copy(lab.mesh, training.start(params, optimizer))
+    first = training.start(params, optimizer)
     ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
     with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, first, batches):
+        for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh):
             check_finite("align", step, logs)
             params = jax.device_get(state.params)
             p_DB = ask(params)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
-            board.scalars(step, {f"align/{key}": value.mean() for key, value in logs.items()})
+            board.scalars(
+                step, {f"align/{key}": v.mean() for key, v in logs.items() if key != "count"}
+            )
             board.scalars(step, behaviour_scalars(lab.codec.world, p_DB))
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f} coherence {coherence:.3f}")

@@ -63,6 +63,20 @@ def copy(mesh: Mesh, tree):
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def place(mesh: Mesh, state):
+    """Put a training state on the mesh: stacks of matrices shared out, all else everywhere.
+
+    A stack [N, rows, columns], which only an optimizer has, is cut along N where that divides.
+    """
+
+    def spec(x) -> PartitionSpec:
+        shared = np.ndim(x) == 3 and np.shape(x)[0] % mesh.devices.size == 0
+        return PartitionSpec("data") if shared else PartitionSpec()
+
+    shardings = jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), state)
+    return jax.device_put(state, shardings)
+
+
 def options() -> dict:
     """Compiler options for `jax.jit` that pay on this backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else {}

@@ -14,12 +14,13 @@ def next_token(logits_BTV, tokens_BT, segments_BT):
     Returns the summed NLL and the number of predicted tokens. A document's first token and padding
     (segment 0) are not predicted.
     """
-    logits, targets = logits_BTV[:, :-1], tokens_BT[:, 1:]
-    here = (segments_BT[:, 1:] == segments_BT[:, :-1]) & (segments_BT[:, 1:] > 0)
+    # the next token of every position, the last one's being padding: logits are never cut
+    targets_BT, next_BT = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (tokens_BT, segments_BT))
+    here_BT = (next_BT == segments_BT) & (next_BT > 0)
     # the target's logit by a masked sum: its gradient is a product, where a gather's is a scatter
-    is_target = jnp.arange(logits.shape[-1])[None, None] == targets[..., None]
-    nll = jax.nn.logsumexp(logits, -1) - jnp.where(is_target, logits, 0).sum(-1)
-    return (nll * here).sum(), here.sum()
+    is_target = jnp.arange(logits_BTV.shape[-1])[None, None] == targets_BT[..., None]
+    nll_BT = jax.nn.logsumexp(logits_BTV, -1) - jnp.where(is_target, logits_BTV, 0).sum(-1)
+    return (nll_BT * here_BT).sum(), here_BT.sum()
 
 
 def sft(chosen_B):
