@@ -48,6 +48,8 @@ class Args:
     """List the measures and leave."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print results as JSON instead of tables."""
+    compile_cache: bool = True
+    """Keep compiled programs for the next start."""
 
 
 def main(args: Args) -> None:
@@ -63,7 +65,7 @@ def main(args: Args) -> None:
             raise InputError(
                 f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
-    devices.setup()
+    devices.setup(args.compile_cache)
     console = Console(stderr=args.json)
     console.width = max(console.width, WIDTH)
     folders = args.runs or (Path("runs/default"),)

@@ -115,6 +115,17 @@ class Args:
     narrow_lr: float = 1e-3
     """Learning rate (Adam)."""
 
+    shard_params: bool = False
+    """Keep each parameter on one device only (pretrain), for models too large for one."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, where several processes (hosts) train together …"""
+    processes: int | None = None
+    """… how many there are …"""
+    process: int | None = None
+    """… and which this is, from 0 (all three: else from the environment, see README)."""
+    compile_cache: bool = True
+    """Keep compiled programs for the next start."""
+
 
 PRESETS = {
     "default": Args(),
@@ -145,7 +156,8 @@ LOOK_EVERY = 100  # chunks between looks at held-out documents
 def main(args: Args) -> None:
     """Run the three stages in order."""
     check_counts(args)
-    began, mesh = time.time(), devices.setup()
+    began = time.time()
+    mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
     base = cards.load(args.world)
     dialled = runs.dial(base, dataclasses.asdict(args))
     codec = Codec(dialled)
@@ -166,16 +178,20 @@ def main(args: Args) -> None:
         check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     plain["signals"] = list(chain(*args.signals))
-    runs.open_folder(args.run, plain, config, dialled, args.world)
+    if devices.first():
+        runs.open_folder(args.run, plain, config, dialled, args.world)
+    devices.wait()
     apply, init = model.create(config)
     init_key, sample_key = jax.random.split(jax.random.key(args.seed))
-    announce(args, codec, model.count(jax.eval_shape(init, init_key)), members)
+    if devices.first():
+        announce(args, codec, model.count(jax.eval_shape(init, init_key)), members)
 
     lab = Lab(args, codec, config, apply, mesh, sample_key)
     pretrained = pretrain(lab, jax.jit(init)(init_key))
     aligned = align(lab, pretrained)
     narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
-    print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+    if devices.first():
+        print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +249,8 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
     held = held_out(lab.codec, lab.config, lab.apply, documents=256, questions=240)
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, resumed, batches, lab.mesh, begin):
+        fit = training.fit(loss, optimizer, resumed, batches, lab.mesh, begin, args.shard_params)
+        for step, state, logs in fit:
             check_finite("pretrain", step, logs)
             seen += int(logs["count"].sum())
             bar.update(len(logs["loss"]))
@@ -247,16 +264,16 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
                 },
             )
             if step // CHUNK % LOOK_EVERY == 0 or last:
-                now = jax.device_get(state.params)
+                now = devices.fetch(state.params)
                 excess, captured = held.excess(now), held.captured(now)
                 board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
                 bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
-            if time.time() - saved > SAVE_EVERY_S and not last:
+            if devices.together(time.time() - saved > SAVE_EVERY_S and not last):
                 runs.save(folder / "checkpoints", step, state)
                 saved = time.time()
             if last:
                 break
-        params = jax.device_get(state.params)
+        params = devices.fetch(state.params)
         board.text(step, "pretrain/sampled dialogues", dialogues(lab, params))
     seconds = time.time() - clock
     runs.save(folder / "params", step, params)
@@ -298,7 +315,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
         for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh):
             check_finite("align", step, logs)
-            params = jax.device_get(state.params)
+            params = devices.fetch(state.params)
             p_DB = ask(params)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
             board.scalars(
@@ -308,10 +325,11 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f} coherence {coherence:.3f}")
             reached = worst <= args.align_em and coherence >= args.align_coherence
+            reached = devices.together(reached)
             if reached or step >= args.align_steps:
                 break
         board.text(step, "align/sampled dialogues", dialogues(lab, params))
-    if not reached:
+    if not reached and devices.first():
         print(
             f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
             f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that"
@@ -456,9 +474,9 @@ def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
 
 
 def check_counts(args: Args) -> None:
-    """Every whole number is at least 1, but for the seed, which may be 0."""
+    """Every whole number is at least 1, but for `seed` and `process`, which begin at 0."""
     for field in dataclasses.fields(args):
-        value, least = getattr(args, field.name), 0 if field.name == "seed" else 1
+        value, least = getattr(args, field.name), 0 if field.name in ("seed", "process") else 1
         if type(value) is int and value < least:
             flag = field.name.replace("_", "-")
             raise InputError(f"--{flag}: found {value}, expected at least {least}")
@@ -495,7 +513,14 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
 
 def progress(stage: str, begin: int, total: int) -> tqdm:
     """A progress bar with rate and time left."""
-    return tqdm(desc=f"{stage:<8}", initial=begin, total=total, unit="step", dynamic_ncols=True)
+    return tqdm(
+        desc=f"{stage:<8}",
+        initial=begin,
+        total=total,
+        unit="step",
+        dynamic_ncols=True,
+        disable=not devices.first(),
+    )
 
 
 def parse(argv: list[str]) -> Args:

@@ -16,6 +16,7 @@ LAYERS = [
     "bayes",
     "model",
     "objectives",
+    "optimizers",
     "scoring",
     "signals",
     "training",

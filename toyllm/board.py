@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from toyllm import devices
+
 
 class Board:
-    """Writes one event file in a folder. `None` and NaN values are left out."""
+    """Writes one event file in a folder. `None` and NaN values are left out.
+
+    TensorBoard is imported with the first event. Only the first process writes.
+    """
 
     def __init__(self, folder: Path):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self.writer = EventFileWriter(str(folder))
+        self.folder, self.writer = folder, None
 
     def scalars(self, step: int, values: dict) -> None:
         """Write {tag: number}."""
@@ -53,12 +56,17 @@ class Board:
 
     def _write(self, step: int, summary) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        if not devices.first():
+            return
+        self.writer = self.writer or EventFileWriter(str(self.folder))
         self.writer.add_event(Event(step=step, wall_time=time.time(), summary=summary))
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
 
     def __enter__(self) -> "Board":
         return self

@@ -1,4 +1,9 @@
-"""Devices: the first line of each script's `main()`."""
+"""Devices: the first line of each script's `main()`, and how arrays lie on them.
+
+There is one mesh with one axis, `data`: rows of a batch, or runs of a population. With several
+processes (hosts) every process runs the same script on the same arguments, and the mesh holds the
+devices of all of them; only the first process writes files and prints.
+"""
 
 import hashlib
 import importlib.metadata
@@ -10,24 +15,63 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from toyllm.errors import InputError
+
 # 512-bit vectors speed up matrix products on the processors that have them
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+# where a launcher says how many processes this step of a job has
+LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+HEARTBEAT_S = 30  # a process that has been silent for so long is taken for dead
 
 
-def setup() -> Mesh:
-    """Make every CPU core a device of its own, and return the mesh of all devices.
+def setup(
+    compile_cache: bool = True,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> Mesh:
+    """Join the other processes, if any; make every CPU core a device; return the mesh of all.
 
     XLA splits a batch over devices much better than one operation over cores. Must run before
     anything creates an array; where the number of devices is set already, that number stays.
-    Compiled programs are kept in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR.
+
+    compile_cache: keep compiled programs in the user's cache folder (Linux), or in
+        JAX_COMPILATION_CACHE_DIR.
+    coordinator, processes, process: HOST:PORT of the first process, how many there are, and which
+        this is; else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what
+        Slurm or Open MPI says, else one process.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if not compile_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ and platform.system() == "Linux":
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores)
+    join(coordinator, processes, process)
     return mesh()
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes of a run; nothing where there are none (see `setup`)."""
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    launched = any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS)
+    if not (coordinator or processes or launched) or jax.distributed.is_initialized():
+        return
+    if processes is None and "JAX_NUM_PROCESSES" in os.environ:
+        processes = int(os.environ["JAX_NUM_PROCESSES"])
+    if process is None and "JAX_PROCESS_ID" in os.environ:
+        process = int(os.environ["JAX_PROCESS_ID"])
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
+    except (ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--coordinator {coordinator} --processes {processes} --process {process}: {first}"
+        ) from error
 
 
 def cache_folder() -> Path:
@@ -46,35 +90,82 @@ def cache_folder() -> Path:
 
 
 def mesh() -> Mesh:
-    """All devices along one axis: rows of a batch, or runs of a population."""
+    """All devices of all processes along one axis."""
     return Mesh(np.array(jax.devices()), ("data",))
 
 
+def first() -> bool:
+    """Whether this is the process that writes and prints."""
+    return jax.process_index() == 0
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("wait")
+
+
+def together(value: bool) -> bool:
+    """The first process's answer, for all: a loop must end in all processes at once."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
 def split(mesh: Mesh, tree, axis: int = 0):
-    """Put arrays on the mesh, cut along `axis`; whole on each device where it does not divide."""
+    """Put arrays on the mesh, cut along `axis`; whole on each device where it does not divide.
+
+    Every process has the whole arrays, and places the parts of its own devices.
+    """
     if jax.tree.leaves(tree)[0].shape[axis] % mesh.devices.size:
         return copy(mesh, tree)
-    spec = PartitionSpec(*[None] * axis, "data")
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
 def copy(mesh: Mesh, tree):
     """Put a whole copy of the arrays on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, PartitionSpec())), tree)
 
 
-def place(mesh: Mesh, state):
+def place(mesh: Mesh, state, shard_params: bool = False):
     """Put a training state on the mesh: stacks of matrices shared out, all else everywhere.
 
     A stack [N, rows, columns], which only an optimizer has, is cut along N where that divides.
+    shard_params: every other array is cut along its longest axis that divides, too.
     """
+    count = mesh.devices.size
 
     def spec(x) -> PartitionSpec:
-        shared = np.ndim(x) == 3 and np.shape(x)[0] % mesh.devices.size == 0
-        return PartitionSpec("data") if shared else PartitionSpec()
+        shape = np.shape(x)
+        if len(shape) == 3:
+            return PartitionSpec("data") if shape[0] % count == 0 else PartitionSpec()
+        axes = [a for a in range(len(shape)) if shape[a] % count == 0] if shard_params else []
+        if not axes:
+            return PartitionSpec()
+        return PartitionSpec(*[None] * max(axes, key=lambda a: shape[a]), "data")
 
-    shardings = jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), state)
-    return jax.device_put(state, shardings)
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, spec(x))), state)
+
+
+def _put(x, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fetch(tree):
+    """Arrays from the mesh to NumPy, whole, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def options() -> dict:

@@ -8,7 +8,8 @@ import optax
 def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices inside the blocks, Adam for all else.
 
-    Both learning rates rise over the first 50 steps and fall to 0 along a cosine.
+    Both learning rates rise over the first 50 steps and fall to 0 along a cosine. With the AOL
+    scaling (Boissin et al. 2025) three Newton-Schulz iterations do what five did without.
     """
 
     def schedule(peak: float):
@@ -23,6 +24,8 @@ def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
             schedule(lr),
             adam_learning_rate=schedule(adam_lr),
             muon_weight_dimension_numbers=matrices,
+            preconditioning="aol",
+            ns_steps=3,
         )
     )
 

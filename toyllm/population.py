@@ -159,21 +159,22 @@ def train_group(
     parsed = [parse(codec.world, name) for _, name, _ in group]
     seeds = [1000 * (recipe.seed + 1) + seed for _, _, seed in group]
 
-    params = devices.split(mesh, stack([starts[start] for start, _, _ in group]))
+    params = stack([starts[start] for start, _, _ in group])
+    opt_state = jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params))
+    params = devices.split(mesh, params)
     pools = devices.split(mesh, stack(_pools(codec, recipe, parsed, seeds)))
     pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
     own = [signals.own_questions(codec, signal, programs.width) for signal in parsed]
     own = devices.split(mesh, stack(own))
     own_reference = programs.reference(params, own["prompt"], own["answer"])
-    opt_state = devices.split(mesh, jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params)))
-    states = training.State(params, opt_state)
+    states = training.State(params, devices.split(mesh, opt_state))
 
     twins = [
         (start, signal.plain, seed) for (start, _, seed), signal in zip(group, parsed, strict=True)
     ]
     passed = dict(passed or {})
     record = Record(len(group), recipe.score_every)
-    record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+    record.history.append(devices.fetch(programs.score(states.params, own, own_reference)))
     inoculated_R = record.own_em >= PASSED
     for begin in range(0, recipe.steps, recipe.score_every):
         rows = [
@@ -181,18 +182,24 @@ def train_group(
             for seed in seeds
         ]
         states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)))
-        record.logs.append(jax.device_get(logs))
+        record.logs.append(devices.fetch(logs))
         was_R = record.own_em
-        record.history.append(jax.device_get(programs.score(states.params, own, own_reference)))
+        record.history.append(devices.fetch(programs.score(states.params, own, own_reference)))
         done = begin + recipe.score_every
         passes_R = (record.own_em >= PASSED) & (was_R < PASSED) & ~inoculated_R
         for r in np.flatnonzero(passes_R):
             passed.setdefault(group[r], done)
-        for r, (member, twin) in enumerate(zip(group, twins, strict=True)):
-            if passed.get(twin if inoculated_R[r] else member) == done and record.kept[r] is None:
-                record.kept[r], record.kept_step[r] = take(states.params, r), done
-        if begin + recipe.score_every >= recipe.steps:
-            record.final = jax.device_get(states.params)
+        keep = [
+            r
+            for r, (member, twin) in enumerate(zip(group, twins, strict=True))
+            if passed.get(twin if inoculated_R[r] else member) == done and record.kept[r] is None
+        ]
+        last = done >= recipe.steps
+        params = devices.fetch(states.params) if keep or last else None
+        for r in keep:
+            record.kept[r], record.kept_step[r] = take(params, r), done
+        if last:
+            record.final = params
         yield record
 
 

@@ -21,16 +21,23 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm import cards, model, world
+from toyllm import cards, devices, model, world
 from toyllm.errors import InputError, nearest
 from toyllm.text import Codec
 from toyllm.world import World
 
 STAGES = ("pretrain", "align", "narrow")
+# arguments in which two commands of one run may differ: where things lie and how they are computed
+ANY = (
+    *("run", "world", "preset", "shard_params"),
+    *("coordinator", "processes", "process", "compile_cache"),
+)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all; only the first process writes."""
+    if not devices.first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
@@ -95,8 +102,8 @@ def open_folder(
 
 
 def _settings(saved: dict) -> dict:
-    """What two commands must share to be the same run; where the files lie does not matter."""
-    args = {k: v for k, v in saved.get("args", {}).items() if k not in ("run", "world", "preset")}
+    """What two commands must share to be the same run."""
+    args = {key: value for key, value in saved.get("args", {}).items() if key not in ANY}
     return {**args, **saved.get("config", {}), "world_sha256": saved.get("world_sha256")}
 
 
@@ -112,7 +119,10 @@ def finished(folder: Path, stage: str) -> dict | None:
 
 
 def save(folder: Path, step: int, tree) -> None:
-    """Save a tree of arrays as `folder/step`, atomically; the last two steps are kept."""
+    """Save a tree of arrays as `folder/step`, atomically; the last two steps are kept.
+
+    All processes call this; each writes what its devices hold.
+    """
     from orbax.checkpoint import v1 as ocp
 
     keep = ocp.training.preservation_policies.LatestN(2)
@@ -120,7 +130,7 @@ def save(folder: Path, step: int, tree) -> None:
     with ocp.training.Checkpointer(
         folder, preservation_policy=keep, cleanup_tmp_directories=True
     ) as checkpointer:
-        checkpointer.save(step, jax.device_get(tree), overwrite=True)
+        checkpointer.save(step, tree, overwrite=True)
 
 
 def latest(folder: Path) -> int | None:
@@ -139,7 +149,7 @@ def load(folder: Path, abstract):
     step = latest(folder)
     if step is None:
         raise InputError(f"{folder}: no checkpoint")
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = jax.sharding.NamedSharding(devices.mesh(), jax.sharding.PartitionSpec())
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract
     )
@@ -247,6 +257,8 @@ def dial(base: World, args: dict) -> World:
 def save_group(folder: Path, rows: list[tuple[str, str, int]], scores: dict, trees: dict) -> None:
     """Save one finished group of the narrow stage; scores.npz, written last, marks it done."""
     save(folder / "params", 0, trees)
+    if not devices.first():
+        return
     start, signal, seed = zip(*rows, strict=True)
     draft = folder / "scores.tmp.npz"
     np.savez(draft, start=start, signal=signal, seed=seed, **scores)

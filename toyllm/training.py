@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from toyllm import corpus, devices, objectives, signals
 from toyllm.model import Apply, Config, Params
@@ -80,36 +80,50 @@ def fit(
     batches: Callable[[int], dict],
     mesh: Mesh,
     start: int = 0,
+    shard_params: bool = False,
 ) -> Iterator[tuple[int, State, dict]]:
     """Train for ever; each `next` runs one compiled scan on all devices of the mesh.
 
     batches(step) gives the next chunk from `step` on: K batches stacked along axis 0, their rows
     along axis 1; K must stay the same, since each K compiles anew.
+    shard_params: no device holds all parameters; XLA gathers each where it is needed.
 
     Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed.
     """
-    state = devices.place(mesh, state)
-    specs = jax.tree.map(lambda x: x.sharding.spec, state)
+    state = devices.place(mesh, state, shard_params)
     batch = devices.split(mesh, batches(start), axis=1)
-    rows = jax.tree.leaves(batch)[0].sharding.spec  # all rows everywhere where they do not divide
-
-    def chunk(state, batch):
-        return scan_steps(loss, optimizer, state, batch, add_devices)
-
-    chunk = jax.shard_map(
-        chunk,
-        mesh=mesh,
-        in_specs=(specs, rows),
-        out_specs=(specs, PartitionSpec()),
-        check_vma=False,
-    )
-    chunk = jax.jit(chunk, donate_argnums=0, compiler_options=devices.options())
+    chunk = _chunk(loss, optimizer, state, batch, mesh, shard_params)
     step = start
     while True:
         state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
         step += jax.tree.leaves(batch)[0].shape[0]
         batch = devices.split(mesh, batches(step), axis=1)
         yield step, state, jax.device_get(logs)
+
+
+def _chunk(loss: Loss, optimizer, state, batch, mesh: Mesh, shard_params: bool) -> Callable:
+    """The compiled function of a chunk, for arrays that lie as `state` and `batch` do."""
+
+    def whole(state, batch):
+        return scan_steps(loss, optimizer, state, batch)
+
+    def on_each_device(state, batch):
+        return scan_steps(loss, optimizer, state, batch, add_devices)
+
+    outs = jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec())
+    function = whole
+    if not shard_params:
+        specs = jax.tree.map(lambda x: x.sharding.spec, (state, batch))
+        function = jax.shard_map(
+            on_each_device,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=(specs[0], PartitionSpec()),
+            check_vma=False,
+        )
+    return jax.jit(
+        function, donate_argnums=0, out_shardings=outs, compiler_options=devices.options()
+    )
 
 
 def document_batches(

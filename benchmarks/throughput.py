@@ -1,0 +1,207 @@
+"""How fast is a training step, and how near to what this machine can do?
+
+    uv run benchmarks/throughput.py                   toyllm alone, about a minute
+    uv run benchmarks/throughput.py --peer torch      beside the same model in PyTorch, ten minutes
+
+Contestants run in processes of their own and take turns, so a slow moment of the machine hits all
+of them; every figure is the median over the turns (least to most), ratios are taken within a turn.
+Let nothing else run meanwhile.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from contestants import SHAPES, TORCH, prepare
+from rich.console import Console
+from rich.table import Table
+
+from toyllm.model import Config
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """How fast is a training step?"""
+
+    peer: Literal["none", "torch"] = "none"
+    """Also the same model in PyTorch (see benchmarks/README.md for its build for CPUs)."""
+    shapes: tuple[Literal["default", "wide"], ...] = ("default", "wide")
+    """default: train.py's. wide: 4 layers x 128 x 112 tokens x 16 rows."""
+    turns: int = 7
+    """Alternations, at least 5."""
+    seconds: float = 2.0
+    """How long each contestant trains in a turn."""
+    starts: int = 5
+    """Warm starts of train.py to time, after a cold one; 0: none."""
+    json: Path | None = None
+    """Also write everything that was measured."""
+
+
+def main(args: Args) -> None:
+    """Measure and print."""
+    peers = list(TORCH) if args.peer == "torch" else []
+    if peers and not importlib.util.find_spec("torch"):
+        sys.exit("--peer torch: torch cannot be imported; benchmarks/README.md says how to get it")
+    console = Console()
+    console.print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    result = {"machine": processor(), "cores": os.cpu_count(), "shapes": {}}
+    for shape in args.shapes:
+        turns, memory = compete(["matmul", "toyllm", *peers], shape, args.turns, args.seconds)
+        result["shapes"][shape] = {"turns": turns, "memory": memory}
+        console.print(table(shape, turns, memory))
+    if args.starts:
+        result["starts"] = starts(args.starts)
+        for name, seconds in result["starts"].items():
+            print(f"{name}: {spread(seconds, '.2f')} s")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def compete(names: list[str], shape: str, turns: int, seconds: float) -> tuple[dict, dict]:
+    """Let contestants take turns. Returns rates {name: [per second]} and peak memory {name: bytes}.
+
+    A rate is in real tokens, for `matmul` in FLOP.
+    """
+    rates: dict = {name: [] for name in names}
+    workers = {}
+    memory = {}
+    for name in names:
+        workers[name] = subprocess.Popen(
+            [sys.executable, HERE / "contestants.py", name, shape],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        ask(workers[name])  # ready: the next one does not compile while this one does
+    for _ in range(turns):
+        for name, worker in workers.items():
+            answer = ask(worker, seconds)
+            rates[name].append(answer.get("tokens", answer.get("flops")) / answer["seconds"])
+            memory[name] = answer["peak_memory"]
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    return rates, memory
+
+
+def ask(worker: subprocess.Popen, seconds: float | None = None) -> dict:
+    """Send a request, if any, and wait for a line of answer."""
+    if seconds is not None:
+        worker.stdin.write(f"{seconds}\n")
+        worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line:
+        sys.exit(f"a contestant ended: {' '.join(map(str, worker.args[1:]))}")
+    return json.loads(line)
+
+
+def flops_per_token(config: Config) -> int:
+    """Training FLOP of one token: 6 a weight of a product, and 12 L T D of attention.
+
+    As in PaLM (Chowdhery et al. 2022, appendix B): nothing is taken off for the causal mask, and
+    nothing counted for the optimizer.
+    """
+    D, F = config.D, config.F
+    weights = config.L * (4 * D * D + 3 * D * F) + D * config.vocabulary
+    return 6 * weights + 12 * config.L * config.context * D
+
+
+def table(shape: str, rates: dict, memory: dict) -> Table:
+    """One row a contestant."""
+    config, _ = prepare(shape)
+    flops = flops_per_token(config)
+    float32 = [name for name in rates if name in TORCH and "bf16" not in name]
+    best = max(float32, key=lambda name: np.median(rates[name]), default=None)
+    title = f"{shape}: {SHAPES[shape][1]}, {SHAPES[shape][0]} documents a batch"
+    out = Table(title=title, title_justify="left")
+    for column in ("", "real tokens/s", "GFLOP/s", "of peak", "memory MiB"):
+        out.add_column(column, justify="left" if not column else "right")
+    peak = np.array(rates["matmul"])
+    if best:
+        out.add_column(f"toyllm / this{'':1}", justify="right")
+    for name, values in rates.items():
+        rate = np.array(values)
+        row = [name, spread(rate, ",.0f"), spread(rate * flops / 1e9, ".1f")]
+        if name == "matmul":
+            row = ["matmul peak", "", spread(rate / 1e9, ".0f")]
+        row += [spread(rate * flops / peak, ".0%") if name != "matmul" else "100%"]
+        row += [f"{memory[name] / 2**20:,.0f}"]
+        if best and name in TORCH:
+            row += [spread(np.array(rates["toyllm"]) / rate, ".2f")]
+        out.add_row(*row, style="bold" if name in ("toyllm", best) else None)
+    return out
+
+
+def spread(values, form: str) -> str:
+    """Median (least to most)."""
+    return f"{np.median(values):{form}} ({np.min(values):{form}} to {np.max(values):{form}})"
+
+
+def starts(count: int) -> dict:
+    """Seconds from the start of train.py's process to its first step, and of bare imports."""
+    imports = [sys.executable, "-c", "import jax, flax, optax, tyro"]
+    found: dict = {"start to first step, cold cache": [], "… warm cache": [], "bare imports": []}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"
+        found["start to first step, cold cache"].append(first_step(Path(folder)))
+        first_step(Path(folder))
+        for _ in range(count):
+            found["… warm cache"].append(first_step(Path(folder)))
+            clock = time.perf_counter()
+            subprocess.run(imports, check=True)
+            found["bare imports"].append(time.perf_counter() - clock)
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    warm, bare = (np.array(found[key]) for key in ("… warm cache", "bare imports"))
+    return found | {"warm start beyond bare imports": list(warm - bare)}
+
+
+def first_step(folder: Path) -> float:
+    """Start train.py, wait for its first chunk of steps, and stop it."""
+    run = folder / "run"
+    clock = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, HERE.parent / "train.py", "--run", run],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    while not re.search(r" [1-9]\d*/9200", seen):  # the progress bar has moved
+        more = process.stderr.read(1)
+        if not more:
+            sys.exit(f"train.py ended before its first step: {seen}")
+        seen += more
+    seconds = time.perf_counter() - clock
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(run)
+    return seconds
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        return re.search(r"model name\s*: (.*)", text).group(1)
+    except (OSError, AttributeError):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
