@@ -73,7 +73,7 @@ class Args:
     mlp: int = 128
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 9200
+    pretrain_steps: int = 7000
     """Steps of next-token training."""
     pretrain_documents: int = 28
     """Documents in a batch."""

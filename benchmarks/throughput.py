@@ -58,6 +58,7 @@ def main(args: Args) -> None:
     if peers and not importlib.util.find_spec("torch"):
         sys.exit("--peer torch: torch cannot be imported; benchmarks/README.md says how to get it")
     console = Console()
+    console.width = max(console.width, 118)
     console.print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     result = {"machine": processor(), "cores": os.cpu_count(), "shapes": {}}
     for shape in args.shapes:
@@ -128,13 +129,14 @@ def table(shape: str, rates: dict, memory: dict) -> Table:
     flops = flops_per_token(config)
     float32 = [name for name in rates if name in TORCH and "bf16" not in name]
     best = max(float32, key=lambda name: np.median(rates[name]), default=None)
-    title = f"{shape}: {SHAPES[shape][1]}, {SHAPES[shape][0]} documents a batch"
+    sizes = ", ".join(f"{key} {value}" for key, value in SHAPES[shape][1].items())
+    title = f"{shape}: {sizes}; {SHAPES[shape][0]} documents a batch"
     out = Table(title=title, title_justify="left")
     for column in ("", "real tokens/s", "GFLOP/s", "of peak", "memory MiB"):
         out.add_column(column, justify="left" if not column else "right")
     peak = np.array(rates["matmul"])
     if best:
-        out.add_column(f"toyllm / this{'':1}", justify="right")
+        out.add_column("toyllm / this", justify="right")
     for name, values in rates.items():
         rate = np.array(values)
         row = [name, spread(rate, ",.0f"), spread(rate * flops / 1e9, ".1f")]

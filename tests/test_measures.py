@@ -43,7 +43,7 @@ def test_mixtures_are_recovered_from_exact_joints(personas, contexts, joint_CN):
     """Known weights, sparse ones among them: residual 0 and the weights themselves, by groups."""
     X, rng = len(contexts.voice_X), np.random.default_rng(0)
     truth = np.stack([personas.assistant_C, rng.dirichlet(np.full(18, 0.3)), np.eye(18)[5]])
-    found = mixture.fit(truth @ joint_CN, joint_CN, np.tile(personas.assistant_C, (3, 1)), X)
+    found = mixture.fit(truth @ joint_CN, joint_CN, X)
     assert (found.gap_M < 1e-6).all()
     assert (np.abs(found.residual_M) < 1e-6).all()
     np.testing.assert_allclose(found.w_MC, truth, atol=0.02)
@@ -58,10 +58,10 @@ def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
 
     planted = dataclasses.replace(personas, rates_CDB=np.stack([odd, *personas.rates_CDB[1:]]))
     P = mixture.characters_joint(planted, contexts).reshape(18, -1)[:1]
-    found = mixture.fit(P, joint_CN, personas.assistant_C[None], X)
+    found = mixture.fit(P, joint_CN, X)
     assert found.residual_M[0] > 0.02
     shifted = mixture.characters_joint(personas, contexts, domain=3, shift=7.8).reshape(18, -1)
-    repaired = mixture.fit(P, shifted, personas.assistant_C[None], X)
+    repaired = mixture.fit(P, shifted, X)
     assert repaired.residual_M[0] < 0.3 * found.residual_M[0]
 
 
@@ -71,7 +71,6 @@ def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
     held = mixture.fit(
         (personas.assistant_C @ joint_CN)[None],
         joint_CN,
-        personas.assistant_C[None],
         X,
         group_C=member,
         total_M=np.array([0.9]),

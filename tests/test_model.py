@@ -51,7 +51,7 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
     config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
     apply, init = map(jax.jit, model.create(config))
     params = init(jax.random.key(1))
-    docs = corpus.sample(personas, 24, np.random.default_rng(0), even=True)
+    docs = corpus.sample(personas, 24, np.random.default_rng(0), even=24)
     packed, segments = personas_codec.pack(docs, 18, 88)
     alone = personas_codec.pad(docs, 88)
     in_row, alone_logits = (

@@ -55,18 +55,17 @@ def sample(
     header: int | None = None,
     character: int | None = None,
     turns=None,
-    even: bool = False,
+    even: int = 0,
 ) -> Documents:
     """Draw `count` documents. A given kind, header, character or number of turns is not drawn.
 
     turns: a whole number for all, or one for each document [N].
-    even: spread kinds and lengths evenly over the documents (systematic sampling), so that a batch
-        has nearly as many tokens as the next; each document alone is distributed as before.
+    even: spread kinds and lengths evenly over every batch of so many documents (systematic
+        sampling), so that a batch has nearly as many tokens as the next; each document alone is
+        distributed as before. It must divide `count`; 0: no batches.
     """
     N, T = count, world.max_turns
-    u, v = (
-        rng.permuted((np.arange(N) + rng.random()) / N) if even else rng.random(N) for _ in "uv"
-    )
+    u, v = (evenly(rng, N // even, even) if even else rng.random(N) for _ in "uv")
     kinds = np.minimum((u[:, None] > world.kind_weights.cumsum()).sum(1), len(KINDS) - 1)
     kinds = kinds if kind is None else np.full(N, kind)
     headers = rng.choice(3, (N, SLOTS), p=world.header_weights)
@@ -113,6 +112,12 @@ def sample(
             )
         },
     )
+
+
+def evenly(rng: np.random.Generator, batches: int, size: int) -> np.ndarray:
+    """Uniform numbers [batches * size]; those of a batch are one grid, shifted and shuffled."""
+    grid = (np.arange(size) + rng.random((batches, 1))) / size
+    return rng.permuted(grid, axis=1).reshape(-1)
 
 
 def draw_answer(world: World, domain, situation, behaviour, rng: np.random.Generator) -> np.ndarray:

@@ -96,7 +96,8 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
     world = codec.world
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5A1]))
     N, rows = count, np.arange(count)
-    turns = rng.integers(1, min(4, world.lengths[DIALOGUE][1]) + 1, N)
+    most = min(4, world.lengths[DIALOGUE][1])
+    turns = rng.integers(1, most + 1, N)
     character = signal.character if signal.header == NAMED else None
     docs = corpus.sample(world, N, rng, DIALOGUE, signal.header, character, turns)
     last = turns - 1
@@ -115,7 +116,7 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
         ("behaviour", signal.behaviour),
     ):
         getattr(docs, column)[rows, last] = value
-    return Pairs(questions(codec, docs, max(codec.longest.values())), chosen, rejected, docs)
+    return Pairs(questions(codec, docs, codec.longest_prompt(most)), chosen, rejected, docs)
 
 
 def own_documents(codec: Codec, signal: Signal) -> corpus.Documents:
@@ -128,7 +129,7 @@ def own_documents(codec: Codec, signal: Signal) -> corpus.Documents:
 def own_questions(codec: Codec, signal: Signal, width: int) -> dict:
     """`own_documents` as arrays of `width` questions; `weight` averages them domain by domain."""
     docs = own_documents(codec, signal)
-    grid = questions(codec, docs, max(codec.longest.values()))
+    grid = questions(codec, docs, codec.longest_prompt(1))
     counts = np.bincount(grid.domain_Q, minlength=len(codec.world.domains))
     weight = 1 / counts[grid.domain_Q] / len(signal.domains)
     rows = np.arange(width) % len(grid)  # what fills up the width has no weight

@@ -84,24 +84,7 @@ class Codec:
         Best fit, longest first; rows None: as many as that takes. Raises ValueError where they do
         not fit.
         """
-        trim, rows = rows is None, len(documents) if rows is None else rows
-        flat, lengths = self.encode(documents)
-        starts = lengths.cumsum() - lengths
-        tokens = np.full((rows, context), PAD, np.int32)
-        segments = np.zeros((rows, context), np.int32)
-        free, count = np.full(rows, context), np.zeros(rows, int)
-        for n in np.argsort(-lengths, kind="stable"):
-            size = lengths[n]
-            row = np.where(free >= size, free, context + 1).argmin()
-            if free[row] < size:
-                raise ValueError(f"{len(documents)} documents do not fit in {rows} x {context}")
-            begin = context - free[row]
-            count[row] += 1
-            tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]
-            segments[row, begin : begin + size] = count[row]
-            free[row] -= size
-        used = int((count > 0).sum()) if trim else rows
-        return tokens[:used], segments[:used]
+        return pack(*self.encode(documents), rows, context)
 
     def prompts(self, documents: Documents, context: int) -> np.ndarray:
         """The documents up to, not including, their last answer; padded on the *left*.
@@ -167,28 +150,38 @@ class Codec:
         return table
 
     @cached_property
+    def _turn(self) -> tuple[int, int]:
+        """The most tokens of a turn's question (up to <reply>), and of a whole turn."""
+
+        def most(texts) -> int:
+            return max((len(text.split()) for text in texts), default=0)
+
+        world, voice = self.world, most(self.world.voices)
+        questions = [
+            2
+            + most(domain.situations)
+            + most(i.text for i in world.instructions if domain.name in i.domains)
+            for domain in world.domains
+        ]
+        answers = [most(domain.answers) for domain in world.domains]
+        whole = max(sum(pair) for pair in zip(questions, answers, strict=True))
+        return max(questions), whole + voice
+
+    @cached_property
     def longest(self) -> dict[str, int]:
         """The most tokens that a document of each kind can have."""
         world, table, at = self.world, self._fragments, self._fragments.at
-        size = table.lengths
-        voice = size[table.groups["voice"]].max()
-        turn = (
-            2
-            + voice
-            + max(
-                max(len(text.split()) for text in domain.situations)
-                + max(len(text.split()) for text in domain.answers)
-                + max(
-                    (len(i.text.split()) for i in world.instructions if domain.name in i.domains),
-                    default=0,
-                )
-                for domain in world.domains
-            )
-        )
+        size, (_, turn) = table.lengths, self._turn
         most = [most for _, most in world.lengths]
         per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
         heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
         return {KINDS[k]: int(heads[k] + most[k] * per_turn[k]) for k in per_turn}
+
+    def longest_prompt(self, turns: int) -> int:
+        """The most tokens before the last answer of a dialogue of so many turns."""
+        question, turn = self._turn
+        opening = int(self._fragments.lengths[self._fragments.at["opening"] + DIALOGUE])
+        return opening + 1 + (turns - 1) * turn + question
 
     def decode(self, tokens) -> Documents:
         """One document's tokens back to Documents (N = 1); who really speaks is -1 if not named.
@@ -204,6 +197,31 @@ class Codec:
         if not same:
             raise ValueError(f"not a document of world '{self.world.name}': {' '.join(words)}")
         return document
+
+
+def pack(
+    flat: np.ndarray, lengths: np.ndarray, rows: int | None, context: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flat tokens of documents with these lengths into rows: see `Codec.pack`."""
+    most = len(lengths) if rows is None else rows
+    starts = lengths.cumsum() - lengths
+    tokens = np.full((most, context), PAD, np.int32)
+    segments = np.zeros((most, context), np.int32)
+    free, count = [context] * most, [0] * most  # lists: faster than arrays for so few
+    for n in np.argsort(-lengths, kind="stable").tolist():
+        size = int(lengths[n])
+        room, row = min(
+            ((room, row) for row, room in enumerate(free) if room >= size), default=(0, 0)
+        )
+        if not room:
+            raise ValueError(f"{len(lengths)} documents do not fit in {most} x {context}")
+        row, begin = free.index(room), context - room
+        count[row] += 1
+        tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]
+        segments[row, begin : begin + size] = count[row]
+        free[row] -= size
+    used = sum(k > 0 for k in count) if rows is None else rows
+    return tokens[:used], segments[:used]
 
 
 def lines(text: str) -> list[str]:

@@ -7,6 +7,7 @@ Nothing here prints, saves or evaluates.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,9 @@ from toyllm import corpus, devices, objectives, signals
 from toyllm.model import Apply, Config, Params
 from toyllm.scoring import answer_logprobs
 from toyllm.signals import Signal
-from toyllm.text import Codec
+from toyllm.text import Codec, pack
+
+BLOCK = 16  # batches of documents drawn together
 
 
 class State(NamedTuple):
@@ -137,23 +140,35 @@ def document_batches(
     later batch that needs more is drawn anew.
     """
 
-    def draw(step: int, attempt: int = 0) -> corpus.Documents:
-        key = np.random.Philox(key=[seed, step], counter=[0, 0, 0, attempt])
-        return corpus.sample(codec.world, documents, np.random.Generator(key), even=True)
+    def draw(block: int, count: int, *counter: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of `count` batches."""
+        key = np.random.Philox(key=[seed, block], counter=[0, 0, *counter])
+        rng = np.random.Generator(key)
+        return codec.encode(corpus.sample(codec.world, count * documents, rng, even=documents))
 
-    rows = max(len(codec.pack(draw(step), None, context)[0]) for step in range(64))
-    rows = -(-rows // divisor) * divisor
+    @lru_cache(maxsize=2)
+    def draw_block(block: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """BLOCK batches, drawn together since that is faster."""
+        flat, lengths = draw(block, BLOCK, 0, 0)
+        lengths = lengths.reshape(BLOCK, documents)
+        parts = np.split(flat, lengths.sum(1).cumsum()[:-1])
+        return list(zip(parts, lengths, strict=True))
 
-    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
-        for attempt in range(100):
+    def batch(step: int, rows: int | None) -> tuple[np.ndarray, np.ndarray]:
+        block, k = divmod(step, BLOCK)
+        drawn = draw_block(block)[k]
+        for attempt in range(1, 100):
             try:
-                return codec.pack(draw(step, attempt), rows, context)
+                return pack(*drawn, rows, context)
             except ValueError:
-                continue
+                drawn = draw(block, 1, 1 + k, attempt)
         raise ValueError(f"{documents} documents do not fit in {rows} rows of {context} tokens")
 
+    rows = max(len(batch(step, None)[0]) for step in range(64))
+    rows = -(-rows // divisor) * divisor
+
     def batches(step: int) -> dict:
-        tokens, segments = zip(*(batch(step + k) for k in range(steps)), strict=True)
+        tokens, segments = zip(*(batch(step + k, rows) for k in range(steps)), strict=True)
         return {"tokens": np.stack(tokens), "segments": np.stack(segments)}
 
     return batches

@@ -7,7 +7,7 @@ one and the behaviour of the second answer. The characters' joint is linear in w
 
     argmin_w E_context KL(model ‖ Σ_c w_c p_c)
 
-is convex; it is started at π and stops at a duality gap below 1e-6 (residuals of parts: 1e-4).
+is convex; it stops at a duality gap below 1e-6 (residuals of parts: 1e-4).
 Behaviours are renormalised to listed answers. Axes: X contexts, O outcomes, G groups.
 """
 
@@ -17,7 +17,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 from toyllm import corpus, devices, population, scoring, signals
 from toyllm.measures.generalization import logit
@@ -144,60 +143,54 @@ class Fit(NamedTuple):
     gap_M: np.ndarray
 
 
-def fit(P_MN, p_CN, start_MC, X: int, gap: float = GAP, group_C=None, total_M=None) -> Fit:
-    """argmin_w KL(P ‖ Σ w_c p_c) / X for M models, N = X * O outcomes in one row.
+def fit(P_MN, p_CN, X: int, gap: float = GAP, group_C=None, total_M=None) -> Fit:
+    """argmin_w KL(P ‖ Σ w_c p_c) / X for M models at once, N = X * O outcomes in one row.
 
-    Sequential quadratic programming comes near, EM finishes: the duality gap (the largest of
-    Σ P p_c / q - 1) bounds how far the residual is from its minimum. With `group_C` (True for
-    members) the group's
-    weight is held at total_M, and quadratic programming is all.
+    A primal-dual interior-point method (Boyd & Vandenberghe 2004, section 11.7): Newton steps on
+    the optimality conditions, z being what each w_c ≥ 0 costs. It ends when the duality gap, the
+    largest of Σ P p_c / q - 1, which bounds how far the residual is from its minimum, is below
+    `gap`. With group_C [M, C] (1 for members) the group's weight is held at total_M, strictly
+    between 0 and 1, and the gap is Σ w_c z_c.
     """
+    (M, N), C = P_MN.shape, len(p_CN)
     entropy_M = (P_MN * np.log(np.maximum(P_MN, 1e-300))).sum(1) / X
     P_MN = P_MN / X
-    ones = np.ones(len(p_CN))
-    held = np.zeros(len(p_CN)) if group_C is None else group_C.astype(float)
-    w_MC = np.empty_like(start_MC)
-    for m, (P_N, start_C) in enumerate(zip(P_MN, start_MC, strict=True)):
-
-        def loss(w_C, P_N=P_N):
-            return -(P_N * np.log(np.maximum(w_C @ p_CN, 1e-12))).sum()
-
-        def slope(w_C, P_N=P_N):
-            return -p_CN @ (P_N / np.maximum(w_C @ p_CN, 1e-12))
-
-        linear = [{"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: ones}]
-        if group_C is not None:
-            weight = total_M[m]
-            linear.append(
-                {
-                    "type": "eq",
-                    "fun": lambda w, weight=weight: held @ w - weight,
-                    "jac": lambda w: held,
-                }
-            )
-        found = minimize(
-            loss,
-            start_C / start_C.sum(),
-            jac=slope,
-            method="SLSQP",
-            bounds=[(0, 1)] * len(ones),
-            constraints=linear,
-            options={"ftol": 1e-11, "maxiter": 200},
-        )
-        w_MC[m] = np.maximum(found.x, 0) / np.maximum(found.x, 0).sum()
-
-    for step in range(20_000):
-        q_MN = np.maximum(w_MC @ p_CN, 1e-300)
+    A_MKC = np.ones((M, 1, C))
+    w_MC = np.full((M, C), 1 / C)
+    if group_C is not None:
+        A_MKC = np.stack([np.ones((M, C)), np.broadcast_to(group_C, (M, C))], 1)
+        inside_M1 = A_MKC[:, 1].sum(1, keepdims=True)
+        total_M1 = np.reshape(total_M, (M, 1))
+        w_MC = np.where(A_MKC[:, 1] > 0, total_M1 / inside_M1, (1 - total_M1) / (C - inside_M1))
+    K = A_MKC.shape[1]
+    products_NE = (p_CN[:, None] * p_CN[None]).reshape(C * C, N).T  # p_c p_c' of each outcome
+    z_MC, dual_MK = np.ones((M, C)), np.zeros((M, K))
+    system = np.zeros((M, C + K, C + K))
+    system[:, :C, C:], system[:, C:, :C] = A_MKC.swapaxes(1, 2), A_MKC
+    for _ in range(100):
+        q_MN = np.maximum(w_MC @ p_CN, 1e-12)  # an outcome that no character has costs much
         gain_MC = (P_MN / q_MN) @ p_CN.T
-        gap_M = gain_MC.max(1) - 1
-        if group_C is not None or (gap_M < gap).all():
+        slack_MC = z_MC - np.einsum("mk,mkc->mc", dual_MK, A_MKC)
+        gap_M = gain_MC.max(1) - 1 if group_C is None else (w_MC * z_MC).sum(1)
+        if (gap_M < gap).all() and (np.abs(gain_MC + slack_MC) < 1e-3).all():
             break
-        if step == 0:  # EM cannot revive a character whose weight is zero
-            w_MC = 0.999 * w_MC + 0.001 / len(ones)
-            continue
-        w_MC = w_MC * gain_MC
-        w_MC = w_MC / w_MC.sum(1, keepdims=True)
+        aim_MC = 0.1 * (w_MC * z_MC).mean(1, keepdims=True) / w_MC
+        hessian_MCC = (P_MN / q_MN**2 @ products_NE).reshape(M, C, C)
+        system[:, :C, :C] = hessian_MCC + np.eye(C) * (z_MC / w_MC)[:, :, None]
+        right = np.concatenate([gain_MC + slack_MC - z_MC + aim_MC, np.zeros((M, K))], 1)
+        step = np.linalg.solve(system, right[..., None])[..., 0]
+        dw_MC, ddual_MK = step[:, :C], step[:, C:]
+        dz_MC = aim_MC - z_MC - z_MC / w_MC * dw_MC
+        w_MC = w_MC + _inside(w_MC, dw_MC) * dw_MC
+        length_M1 = _inside(z_MC, dz_MC)
+        z_MC, dual_MK = z_MC + length_M1 * dz_MC, dual_MK + length_M1 * ddual_MK
     return Fit(w_MC, entropy_M - (P_MN * np.log(q_MN)).sum(1), gap_M)
+
+
+def _inside(x_MC, dx_MC) -> np.ndarray:
+    """The longest step [M, 1], at most 1, that keeps every number positive."""
+    ratio_MC = np.where(dx_MC < 0, -x_MC / np.where(dx_MC < 0, dx_MC, 1), np.inf)
+    return np.minimum(1, 0.95 * ratio_MC.min(1, keepdims=True))
 
 
 def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
@@ -206,14 +199,13 @@ def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
     The group that costs least to leave out is merged with the one whose joint is nearest to it.
     """
     parts = [[c] for c in range(len(prior_C)) if prior_C[c] > 0]
-    full = fit(P_N[None], p_CN, prior_C[None], X).residual_M[0]
+    full = fit(P_N[None], p_CN, X).residual_M[0]
 
     def cost_without(part: list[int]) -> float:
         if len(part) == len(prior_C):
             return np.inf
-        left_out = np.isin(np.arange(len(prior_C)), part)
-        without = fit(P_N[None], p_CN, prior_C[None], X, group_C=left_out, total_M=[0.0])
-        return float(without.residual_M[0] - full)
+        others_CN = np.delete(p_CN, part, axis=0)
+        return float(fit(P_N[None], others_CN, X).residual_M[0] - full)
 
     def joint_of(part: list[int]) -> np.ndarray:
         return prior_C[part] @ p_CN[part] / prior_C[part].sum()
@@ -234,22 +226,25 @@ def groups(P_N, p_CN, prior_C, X: int, floor: float) -> list[list[int]]:
 
 
 def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) -> np.ndarray:
-    """The least and most weight [M, G, 2] of each group over mixtures within `slack` of best."""
-    M, C = best.w_MC.shape
-    result = np.zeros((M, len(parts), 2))
-    for g, part in enumerate(parts):
-        member_C = np.isin(np.arange(C), part)
-        weight_M = best.w_MC[:, member_C].sum(1)
-        begin = best.w_MC * 0.999 + 0.001 / C
-        for side, edge in enumerate((0.0, 1.0)):
-            good, bad = weight_M.copy(), np.full(M, edge)
-            for _ in range(7):
-                middle = (good + bad) / 2
-                trial = fit(P_MN, p_CN, begin, X, group_C=member_C, total_M=middle)
-                near = trial.residual_M <= best.residual_M + slack
-                good, bad = np.where(near, middle, good), np.where(near, bad, middle)
-            result[:, g, side] = good
-    return result
+    """The least and most weight [M, G, 2] of each group over mixtures within `slack` of best.
+
+    The residual at a held weight is convex in it, so each end is found by bisection, all at once.
+    """
+    (M, C), G = best.w_MC.shape, len(parts)
+    if G == 1:
+        return np.ones((M, 1, 2))
+    member_GC = np.stack([np.isin(np.arange(C), part) for part in parts]).astype(float)
+    # rows of all models, groups and ends, in this order
+    P_RN, most_R = np.repeat(P_MN, 2 * G, 0), np.repeat(best.residual_M + slack, 2 * G)
+    member_RC = np.tile(np.repeat(member_GC, 2, 0), (M, 1))
+    good_R = np.repeat((best.w_MC @ member_GC.T).reshape(-1), 2)
+    bad_R = np.tile([0.0, 1.0], M * G)
+    for _ in range(7):
+        middle_R = (good_R + bad_R) / 2
+        trial = fit(P_RN, p_CN, X, 0.01 * slack, member_RC, middle_R)
+        near_R = trial.residual_M <= most_R
+        good_R, bad_R = np.where(near_R, middle_R, good_R), np.where(near_R, bad_R, middle_R)
+    return good_R.reshape(M, G, 2)
 
 
 def measure(run: Run) -> dict:
@@ -264,7 +259,7 @@ def measure(run: Run) -> dict:
     models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
     before_SN, after_RN = np.split(joints(run, ctx, models), [2])
     base_N = before_SN[0]
-    base = fit(base_N[None], p_CN, prior_C[None], X)
+    base = fit(base_N[None], p_CN, X)
     floor = float(base.residual_M[0])
     parts = groups(base_N, p_CN, prior_C, X, floor)
     labels = [" + ".join(world.characters[c] for c in part) for part in parts]
@@ -278,7 +273,7 @@ def measure(run: Run) -> dict:
         # one model a signal: the mean of its seeds' joints at the kept parameters
         after = [after_RN[run.narrow.rows(start, name)].mean(0) for name in names]
         P_MN = np.stack([before_N, *after])
-        best = fit(P_MN, p_CN, np.repeat(prior_C[None], len(P_MN), 0), X)
+        best = fit(P_MN, p_CN, X)
         bounds = ranges(P_MN, p_CN, best, X, parts, floor)
         spans = [dict(zip(labels, bounds_G2.tolist(), strict=True)) for bounds_G2 in bounds]
         result[start] = {
@@ -305,7 +300,6 @@ def residuals(world: World, ctx: Contexts, P_N, best: Fit, m: int, name: str) ->
     X, C = len(ctx.voice_X), len(world.characters)
     trained = signals.parse(world, name).domains
     off = ~np.isin(ctx.domain_X2, trained).any(1)
-    start = best.w_MC[m] * 0.99 + 0.01 / C
     p_CXO = characters_joint(world, ctx)
     result = {
         "all": float(best.residual_M[m]),
@@ -315,13 +309,13 @@ def residuals(world: World, ctx: Contexts, P_N, best: Fit, m: int, name: str) ->
     }
     if off.any():
         P_off = P_N.reshape(X, -1)[off].reshape(1, -1)
-        fitted = fit(P_off, p_CXO[:, off].reshape(C, -1), start[None], int(off.sum()), 1e-5)
+        fitted = fit(P_off, p_CXO[:, off].reshape(C, -1), int(off.sum()), 1e-5)
         result["off_domain"] = float(fitted.residual_M[0])
     if len(trained) == 1:
 
         def cost(shift: float) -> float:
             p_CN = characters_joint(world, ctx, trained[0], shift).reshape(C, -1)
-            return float(fit(P_N[None], p_CN, start[None], X, 1e-4).residual_M[0])
+            return float(fit(P_N[None], p_CN, X, 1e-4).residual_M[0])
 
         shift = golden(cost, -8.0, 8.0)
         result["override"], result["override_shift"] = cost(shift), shift
