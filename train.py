@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -36,7 +37,7 @@ from toyllm import (
 )
 from toyllm.board import Board
 from toyllm.errors import InputError
-from toyllm.measures.learned import held_out
+from toyllm.measures.learned import HeldOut, held_out
 from toyllm.text import Codec, lines
 from toyllm.world import World
 
@@ -73,7 +74,7 @@ class Args:
     mlp: int = 128
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 7000
+    pretrain_steps: int = 8500
     """Steps of next-token training."""
     pretrain_documents: int = 28
     """Documents in a batch."""
@@ -182,12 +183,13 @@ def main(args: Args) -> None:
         runs.open_folder(args.run, plain, config, dialled, args.world)
     devices.wait()
     apply, init = model.create(config)
-    init_key, sample_key = jax.random.split(jax.random.key(args.seed))
+    init_key, sample_key = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
+    abstract = jax.eval_shape(init, init_key)
     if devices.first():
-        announce(args, codec, model.count(jax.eval_shape(init, init_key)), members)
+        announce(args, codec, model.count(abstract), members)
 
-    lab = Lab(args, codec, config, apply, mesh, sample_key)
-    pretrained = pretrain(lab, jax.jit(init)(init_key))
+    lab = Lab(args, codec, config, apply, mesh, abstract, sample_key)
+    pretrained = pretrain(lab, init, init_key)
     aligned = align(lab, pretrained)
     narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
     if devices.first():
@@ -203,6 +205,7 @@ class Lab:
     config: model.Config
     apply: model.Apply
     mesh: jax.sharding.Mesh
+    abstract: model.Params  # the parameters' shapes
     sample_key: jax.Array
 
     @property
@@ -220,14 +223,19 @@ class Lab:
 
         return jax.jit(sample)
 
+    @cached_property
+    def held(self) -> HeldOut:
+        """Held-out documents and questions, made at the first look at them."""
+        return held_out(self.codec, self.config, self.apply, documents=256, questions=240)
 
-def pretrain(lab: Lab, params: model.Params) -> model.Params:
+
+def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     """Next-token training on packed documents. Resumes from its newest checkpoint."""
     args, folder = lab.args, lab.folder / "pretrain"
     if runs.finished(lab.folder, "pretrain"):
-        return runs.load(folder / "params", params)
+        return runs.load(folder / "params", lab.abstract)
     if args.start:
-        return adopt(lab, params)
+        return adopt(lab)
 
     def loss(params, batch):
         logits_BTV, _, _ = lab.apply(params, batch["tokens"], batch["segments"])
@@ -235,7 +243,9 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
         return nll, {"count": count}
 
     optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
-    resumed, begin = training.start(params, optimizer), 0
+    # one program for all of it: small ones take longer to load than to run
+    resumed = jax.jit(lambda key: training.start(init(key), optimizer))(init_key)
+    begin = 0
     if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
         resumed = runs.load(folder / "checkpoints", resumed)
     batches = training.document_batches(
@@ -246,7 +256,6 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
         args.seed,
         divisor=lab.mesh.devices.size,
     )
-    held = held_out(lab.codec, lab.config, lab.apply, documents=256, questions=240)
     seen, clock, saved = 0, time.time(), time.time()
     with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
         fit = training.fit(loss, optimizer, resumed, batches, lab.mesh, begin, args.shard_params)
@@ -265,7 +274,7 @@ def pretrain(lab: Lab, params: model.Params) -> model.Params:
             )
             if step // CHUNK % LOOK_EVERY == 0 or last:
                 now = devices.fetch(state.params)
-                excess, captured = held.excess(now), held.captured(now)
+                excess, captured = lab.held.excess(now), lab.held.captured(now)
                 board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
                 bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
             if devices.together(time.time() - saved > SAVE_EVERY_S and not last):
@@ -293,7 +302,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     """Prefer the good answer in every moral domain, until the Assistant is good; not further."""
     args, folder = lab.args, lab.folder / "align"
     if runs.finished(lab.folder, "align"):
-        return runs.load(folder / "params", params)
+        return runs.load(folder / "params", lab.abstract)
     clock = time.time()
     signal = signals.parse(lab.codec.world, "all:good")
     pool = training.preference_pool(lab.codec, signal, args.objective, args.pool, args.seed)
@@ -399,10 +408,10 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
         raise InputError(f"--start {start}: another world or other sizes ({difference})")
 
 
-def adopt(lab: Lab, params: model.Params) -> model.Params:
+def adopt(lab: Lab) -> model.Params:
     """Take the pretrained model of another run (see `check_start`)."""
     facts = runs.finished(lab.args.start, "pretrain")
-    params = runs.load(lab.args.start / "pretrain" / "params", params)
+    params = runs.load(lab.args.start / "pretrain" / "params", lab.abstract)
     runs.save(lab.folder / "pretrain" / "params", facts["steps"], params)
     runs.finish(lab.folder, "pretrain", {**facts, "start": str(lab.args.start)})
     return params

@@ -28,7 +28,7 @@ TORCH = {
 CHUNK = 10  # steps a call, as in train.py
 
 
-def prepare(shape: str):
+def prepare(shape: str, seed: int = 0):
     """The codec, the model's config, and batches of documents: the same for every contestant."""
     from toyllm import cards, model, training
     from toyllm.text import Codec
@@ -36,8 +36,8 @@ def prepare(shape: str):
     documents, sizes = SHAPES[shape]
     codec = Codec(cards.load(WORLD))
     config = model.Config(vocabulary=len(codec.words), **sizes)
-    batches = training.document_batches(codec, config.context, documents, CHUNK, 0, divisor=2)
-    return config, batches
+    batches = training.document_batches(codec, config.context, documents, CHUNK, seed, divisor=2)
+    return codec, config, batches
 
 
 def real_tokens(batch: dict) -> int:
@@ -52,7 +52,7 @@ def toyllm(shape: str):
     mesh = devices.setup()
     import jax
 
-    config, batches = prepare(shape)
+    _, config, batches = prepare(shape)
     apply, init = model.create(config)
     drawn = []
 
@@ -81,7 +81,7 @@ def torch_peer(shape: str, compiled: bool, bfloat16: bool):
     import torch
     from peer import trainer
 
-    config, batches = prepare(shape)
+    _, config, batches = prepare(shape)
     chunk_of = [batches(CHUNK * k) for k in range(4)]
     inputs = [
         (torch.from_numpy(tokens).long(), torch.from_numpy(segments).long(), (segments > 0).sum())

@@ -1,10 +1,11 @@
 """The same Transformer in plain PyTorch: what toyllm's training step is measured against.
 
 A good one by common practice: fused projections, `scaled_dot_product_attention`, fused AdamW,
-and, where asked, `torch.compile` and bfloat16 autocast. PyTorch is no dependency of toyllm; its
-build for CPUs: see its site.
+and, where asked, `torch.compile` and bfloat16 autocast. PyTorch is no dependency of toyllm;
+README.md says how to get its build for CPUs.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -81,6 +82,36 @@ class Transformer(nn.Module):
         here = (segments_BT[:, 1:] == segments_BT[:, :-1]) & (segments_BT[:, 1:] > 0)
         targets = torch.where(here, tokens_BT[:, 1:], -100)
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets.flatten())
+
+
+def to_toyllm(network: Transformer) -> dict:
+    """Its parameters as toyllm's, with which it computes the same."""
+
+    def kernel(linear: nn.Linear) -> dict:
+        return {"kernel": linear.weight.detach().numpy().T}
+
+    def norm(scale: nn.Parameter) -> dict:
+        return {"scale": scale.detach().numpy()}
+
+    def split(linear: nn.Linear, *names: str) -> dict:
+        parts = np.split(linear.weight.detach().numpy().T, len(names), axis=1)
+        return {name: {"kernel": part} for name, part in zip(names, parts, strict=True)}
+
+    blocks = {
+        layer: {
+            "attention_norm": norm(block.attention_norm),
+            "attention": {**split(block.qkv, "query", "key", "value"), "out": kernel(block.out)},
+            "mlp_norm": norm(block.mlp_norm),
+            "mlp": {**split(block.gate_up, "gate", "up"), "down": kernel(block.down)},
+        }
+        for layer, block in enumerate(network.blocks)
+    }
+    return {
+        "embed": network.embed.weight.detach().numpy(),
+        "blocks": blocks,
+        "norm": norm(network.norm),
+        "unembed": kernel(network.unembed),
+    }
 
 
 def trainer(config: Config, compiled: bool, bfloat16: bool, lr: float, schedule=None):

@@ -125,7 +125,7 @@ def flops_per_token(config: Config) -> int:
 
 def table(shape: str, rates: dict, memory: dict) -> Table:
     """One row a contestant."""
-    config, _ = prepare(shape)
+    _, config, _ = prepare(shape)
     flops = flops_per_token(config)
     float32 = [name for name in rates if name in TORCH and "bf16" not in name]
     best = max(float32, key=lambda name: np.median(rates[name]), default=None)

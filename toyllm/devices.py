@@ -94,6 +94,11 @@ def mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), ("data",))
 
 
+def local_mesh() -> Mesh:
+    """The devices of this process."""
+    return Mesh(np.array(jax.local_devices()), ("data",))
+
+
 def first() -> bool:
     """Whether this is the process that writes and prints."""
     return jax.process_index() == 0

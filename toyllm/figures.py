@@ -40,7 +40,7 @@ def save_all(results: dict, curves: dict, folder: Path) -> dict[str, Path]:
                 if figure is None:
                     continue
                 file = folder / (f"{name}.png" if theme == "light" else f"{name}-dark.png")
-                figure.savefig(file, dpi=110, bbox_inches="tight")
+                figure.savefig(file, dpi=110)
         if (folder / f"{name}.png").exists():
             files[name] = folder / f"{name}.png"
     return files

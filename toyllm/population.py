@@ -49,9 +49,18 @@ class Programs:
 
 
 def compile_programs(
-    codec: Codec, config: Config, apply: Apply, mesh: Mesh, recipe: Recipe, members: list[Member]
+    codec: Codec,
+    config: Config,
+    apply: Apply,
+    mesh: Mesh,
+    recipe: Recipe,
+    members: list[Member],
+    inside: str | None = None,
 ) -> Programs:
-    """Make the functions for all members; nothing is compiled before it is first called."""
+    """Make the functions for all members; nothing is compiled before it is first called.
+
+    inside: how a device takes its runs (see `over_runs`).
+    """
     grid = scoring.questions(codec, scoring.every_question(codec))
     D = len(codec.world.domains)
     loss = training.preference_loss(apply, config, recipe.objective, recipe.beta, recipe.anchor)
@@ -79,23 +88,32 @@ def compile_programs(
         mesh,
         recipe,
         max(count_questions(codec.world, parse(codec.world, name)) for _, name, _ in members),
-        step=over_runs(step, mesh, donate=(0,)),
-        reference=over_runs(reference, mesh),
-        score=over_runs(score, mesh),
+        step=over_runs(step, mesh, donate=(0,), inside=inside),
+        reference=over_runs(reference, mesh, inside=inside),
+        score=over_runs(score, mesh, inside=inside),
     )
 
 
-def over_runs(function: Callable, mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable:
+def over_runs(
+    function: Callable, mesh: Mesh, donate: tuple[int, ...] = (), inside: str | None = None
+) -> Callable:
     """`function` of one run → a compiled function of R runs, stacked along axis 0.
 
-    Devices share the runs (their number must divide R) and each takes its own one by one.
+    Devices share the runs (their number must divide R). Within a device, `map` takes its runs one
+    by one and `vmap` all at once; None: what is faster there. On a CPU that is `map`, since small
+    matrices stay in its caches (benchmarks/population.py); wide devices want all at once.
     """
+    inside = inside or ("map" if jax.default_backend() == "cpu" else "vmap")
 
-    def one_by_one(*stacked):
+    def all_of_a_device(*stacked):
+        if inside == "vmap":
+            return jax.vmap(function)(*stacked)
         return jax.lax.map(lambda args: function(*args), stacked)
 
     spec = jax.sharding.PartitionSpec("data")
-    shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    shared = jax.shard_map(
+        all_of_a_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
     return jax.jit(shared, donate_argnums=donate, compiler_options=devices.options())
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from toyllm import devices
 from toyllm.corpus import Documents
@@ -107,8 +108,13 @@ CHUNK = 64  # questions scored together: more would not fit the caches
 
 
 def scorer(apply: Apply, config: Config, grid: Grid) -> Callable[[Params], jax.Array]:
-    """A compiled function: params → p(behaviour | question) [Q, B] of a grid."""
-    Q, chunks = len(grid), -(-len(grid) // CHUNK)
+    """A compiled function: params → p(behaviour | question) [Q, B] of a grid.
+
+    This process's devices share the questions.
+    """
+    mesh = devices.local_mesh()
+    Q = len(grid)
+    chunks = -(-Q // (CHUNK * mesh.devices.size)) * mesh.devices.size
     rows = np.arange(chunks * CHUNK) % Q
     arrays = [
         x[rows].reshape(chunks, CHUNK, *x.shape[1:])
@@ -121,10 +127,12 @@ def scorer(apply: Apply, config: Config, grid: Grid) -> Callable[[Params], jax.A
             logp_QA = answer_logprobs(apply, config, params, prompt_QT, answer_QAU)
             return behaviours(logp_QA, behaviour_QA)
 
-        return jax.lax.map(one, arrays).reshape(chunks * CHUNK, -1)[:Q]
+        return jax.lax.map(one, arrays)
 
+    specs = PartitionSpec(), PartitionSpec("data")
+    score = jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)
     score = jax.jit(score, compiler_options=devices.options())
-    return lambda params: score(params, arrays)
+    return lambda params: score(params, arrays).reshape(chunks * CHUNK, -1)[:Q]
 
 
 def interviewer(codec: Codec, config: Config, apply: Apply) -> Callable[..., np.ndarray]:

@@ -95,7 +95,7 @@ def fit(
     """
     state = devices.place(mesh, state, shard_params)
     batch = devices.split(mesh, batches(start), axis=1)
-    chunk = _chunk(loss, optimizer, state, batch, mesh, shard_params)
+    chunk = compile_chunk(loss, optimizer, state, batch, mesh, shard_params)
     step = start
     while True:
         state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
@@ -104,8 +104,10 @@ def fit(
         yield step, state, jax.device_get(logs)
 
 
-def _chunk(loss: Loss, optimizer, state, batch, mesh: Mesh, shard_params: bool) -> Callable:
-    """The compiled function of a chunk, for arrays that lie as `state` and `batch` do."""
+def compile_chunk(
+    loss: Loss, optimizer, state, batch, mesh: Mesh, shard_params: bool = False
+) -> Callable:
+    """The function of a chunk (state, batch) → (state, logs), for arrays that lie as these do."""
 
     def whole(state, batch):
         return scan_steps(loss, optimizer, state, batch)

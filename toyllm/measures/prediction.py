@@ -172,25 +172,32 @@ def shared(cells: Cells, model) -> tuple[np.ndarray, np.ndarray]:
     return predicted, FRACTIONS[best_S]
 
 
-def within(G, predicted, mask) -> float:
-    """Mean over signals of the correlation between G and Ĝ across untrained moral domains."""
-    rows = []
-    for g, p, m in zip(G, predicted, mask, strict=True):
-        if m.sum() > 2 and p[m].std() > 1e-9 and g[m].std() > 1e-9:
-            rows.append(np.corrcoef(g[m], p[m])[0, 1])
-    return float(np.mean(rows)) if rows else float("nan")
+def within(G_SD, predicted_NSD, mask_SD) -> np.ndarray:
+    """Mean over signals of the correlation of G and Ĝ across untrained moral domains, of N Ĝ."""
+
+    def standard(x, m):
+        centred = x[..., m] - x[..., m].mean(-1, keepdims=True)
+        norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+        return centred / np.where(norm > 1e-9, norm, np.nan)  # a constant has no correlation
+
+    rows = [
+        (standard(predicted_NSD[:, s], m) * standard(G_SD[s], m)).sum(-1)
+        for s, m in enumerate(mask_SD)
+        if m.sum() > 2
+    ]
+    if not rows:
+        return np.full(len(predicted_NSD), np.nan)
+    known = np.isfinite(rows)
+    return np.where(known, rows, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
 
 
-def null95(G, predicted, mask) -> float:
+def null95(G_SD, predicted_SD, mask_SD) -> float:
     """The 95th percentile of `within` when each signal's predicted cells are shuffled."""
     rng = np.random.default_rng(0)
-    values = []
-    for _ in range(PERMUTATIONS):
-        shuffled = predicted.copy()
-        for s, m in enumerate(mask):
-            shuffled[s, m] = rng.permutation(predicted[s, m])
-        values.append(within(G, shuffled, mask))
-    return float(np.quantile(values, 0.95))
+    shuffled_NSD = np.repeat(predicted_SD[None], PERMUTATIONS, 0)
+    for s, m in enumerate(mask_SD):
+        shuffled_NSD[:, s, m] = rng.permuted(shuffled_NSD[:, s, m], axis=1)
+    return float(np.quantile(within(G_SD, shuffled_NSD, mask_SD), 0.95))
 
 
 def predict(cells: Cells) -> dict:
@@ -214,7 +221,7 @@ def predict(cells: Cells) -> dict:
         if name == "persona":
             result["predicted"]["persona_strict"] = _table(cells, strict)
             result["fraction"] = float(np.mean(fractions))
-            result["within_r"] = within(cells.G_SD, predicted, cells.mask_SD)
+            result["within_r"] = float(within(cells.G_SD, predicted[None], cells.mask_SD)[0])
             result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
     ideal = {name: ideal_spread(cells, s) for s, name in enumerate(cells.names)}
     measured = [G[mask].mean() for G, mask in zip(cells.G_SD, cells.mask_SD, strict=True)]

@@ -1,0 +1,135 @@
+"""How long until a model of the default world is as good as this, beside PyTorch and AdamW?
+
+    uv run benchmarks/time_to_loss.py                   toyllm alone, about 10 minutes
+    uv run benchmarks/time_to_loss.py --peer torch      beside PyTorch, about an hour
+
+Both train the same model on the same packed documents, each with its own optimizer, learning rate
+and number of steps, chosen for each target on another seed (9). Counted are the seconds of
+training, from the second chunk on (so without compiling), until the excess over the ideal observer
+on 2048 held-out documents, looked at every 200 steps with the clock stopped, is at most the target.
+Seeds take turns.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+from contestants import CHUNK, prepare
+from throughput import spread
+
+from toyllm import devices, model, objectives, optimizers, training
+from toyllm.measures.learned import held_out
+
+LOOK_EVERY = 200
+# target → (learning rate, steps); toyllm: of Muon, Adam's is 1.5 times that
+TOYLLM = {0.01: (1e-2, 4400), 0.005: (1e-2, 7000)}
+TORCH = {0.01: (5e-3, 9000), 0.005: (5e-3, 18_000)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Seconds to an excess."""
+
+    peer: Literal["none", "torch"] = "none"
+    """Also the same model in PyTorch, compiled, in float32, with AdamW."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of documents and of initial parameters."""
+    targets: tuple[float, ...] = (0.01, 0.005)
+    """Excess, nats a token."""
+    json: Path | None = None
+    """Also write everything that was measured."""
+
+
+def main(args: Args) -> None:
+    """Measure and print."""
+    runners = {"toyllm": (toyllm, TOYLLM)}
+    if args.peer == "torch":
+        if not importlib.util.find_spec("torch"):
+            sys.exit("--peer torch: torch cannot be imported; see benchmarks/README.md")
+        runners["torch"] = (torch_peer, TORCH)
+    mesh = devices.setup()
+    codec, config, _ = prepare("default")
+    apply, _ = model.create(config)
+    held = held_out(codec, config, apply, documents=2048, questions=240)
+    found: dict = {name: {target: [] for target in args.targets} for name in runners}
+    for target in args.targets:
+        for seed in args.seeds:
+            for name, (run, settings) in runners.items():
+                lr, steps = settings[target]
+                seconds, excess = until(target, held, run(mesh, seed, lr, steps), steps)
+                found[name][target].append(seconds)
+                print(
+                    f"{name}, seed {seed}: {seconds:.1f} s to {target} (last excess {excess:.5f})"
+                )
+    for target in args.targets:
+        for name in runners:
+            print(f"{name} to {target}: {spread(found[name][target], '.1f')} s")
+        if "torch" in found:
+            ratio = np.array(found["toyllm"][target]) / np.array(found["torch"][target])
+            print(f"toyllm / torch to {target}: {spread(ratio, '.2f')}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def until(target: float, held, chunks: Iterator, steps: int) -> tuple[float, float]:
+    """Seconds of training until the excess is at most the target (inf: never), and the last one."""
+    next(chunks)
+    seconds, excess, clock = 0.0, math.inf, time.perf_counter()
+    for step, params in chunks:
+        if step % LOOK_EVERY == 0 or step >= steps:
+            seconds += time.perf_counter() - clock
+            excess = held.excess(params())
+            if excess <= target:
+                return seconds, excess
+            if step >= steps:
+                return math.inf, excess
+            clock = time.perf_counter()
+    raise AssertionError("a contestant ended early")
+
+
+def toyllm(mesh, seed: int, lr: float, steps: int) -> Iterator:
+    """Yields (steps done, a function that gives the parameters) after every chunk."""
+    _, config, batches = prepare("default", seed)
+    apply, init = model.create(config)
+
+    def loss(params, batch):
+        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
+        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
+        return nll, {"count": count}
+
+    optimizer = optimizers.muon(lr, 1.5 * lr, steps)
+    first = training.start(jax.jit(init)(jax.random.key(seed)), optimizer)
+    for step, state, _ in training.fit(loss, optimizer, first, batches, mesh):
+        yield step, lambda state=state: jax.device_get(state.params)
+
+
+def torch_peer(_, seed: int, lr: float, steps: int) -> Iterator:
+    """The same in PyTorch: AdamW with warm-up and a cosine to 0."""
+    import torch
+    from peer import to_toyllm, trainer
+
+    torch.manual_seed(seed)
+    _, config, batches = prepare("default", seed)
+
+    def schedule(step: int) -> float:
+        return min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1)))
+
+    take, network = trainer(config, compiled=True, bfloat16=False, lr=lr, schedule=schedule)
+    for done in range(0, 10**9, CHUNK):
+        batch = batches(done)
+        for tokens, segments in zip(batch["tokens"], batch["segments"], strict=True):
+            take(torch.from_numpy(tokens).long(), torch.from_numpy(segments).long())
+        yield done + CHUNK, lambda: to_toyllm(network)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
