@@ -74,7 +74,7 @@ class Args:
     mlp: int = 128
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 8500
+    pretrain_steps: int = 9000
     """Steps of next-token training."""
     pretrain_documents: int = 28
     """Documents in a batch."""

@@ -51,14 +51,16 @@ def main(args: Args) -> None:
         signal = signals.parse(codec.world, names[r % len(names)])
         pools.append(training.preference_pool(codec, signal, "dpo", POOL, seed=r))
     reference = jax.jit(
-        lambda pool: scoring.answer_logprobs(apply, config, params, pool["prompt"], pool["answer"])
+        lambda params, pool: scoring.answer_logprobs(
+            apply, config, params, pool["prompt"], pool["answer"]
+        )
     )
     for pool in pools:
-        pool["reference"] = np.asarray(reference(pool))
+        pool["reference"] = np.asarray(reference(params, pool))
     rows_R = [training.draws(r, 0, STEPS, BATCH, POOL) for r in range(args.runs)]
     loss = training.preference_loss(apply, config, "dpo", 1.0, 0.5)
     optimizer = optax.adam(1e-3)
-    state = training.start(params, optimizer)
+    state = jax.device_get(training.start(params, optimizer))
 
     def step(state, pool, index_KB):
         batches = jax.tree.map(lambda x: x[index_KB], pool)
@@ -67,7 +69,7 @@ def main(args: Args) -> None:
     def together(inside: str):
         program = population.over_runs(step, mesh, inside=inside)
         groups = [slice(k, k + args.group) for k in range(0, args.runs, args.group)]
-        states = population.stack([jax.device_get(state)] * args.group)
+        states = population.stack([state] * args.group)
 
         def run() -> list:
             done = []

@@ -30,23 +30,32 @@ def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, ans
     """
     Q, A, U = answer_QAU.shape
     T = prompt_QT.shape[1]
-    # the last prompt token goes with each answer: its logits are those of the first answer token,
-    # and nothing but keys and values is needed of the others
-    head_QT = prompt_QT[:, :-1]
-    _, _, cache = apply(params, head_QT, jnp.sign(head_QT), empty_cache(config, Q, T - 1 + U))
+    # only keys and values are needed of the prompt; its last token, asked alone, predicts the first
+    # of every answer
+    head_QT, last_Q1 = prompt_QT[:, :-1], prompt_QT[:, -1:]
+    cache = empty_cache(config, Q, T + U - 1)
+    _, _, cache = apply(params, head_QT, jnp.sign(head_QT), cache)
+    first_Q1V, _, cache = apply(params, last_Q1, jnp.sign(last_Q1), cache)
     cache = cache._replace(
         k_LBSHK=jnp.repeat(cache.k_LBSHK, A, axis=1),
         v_LBSHK=jnp.repeat(cache.v_LBSHK, A, axis=1),
         segments_BS=jnp.repeat(cache.segments_BS, A, axis=0),
     )
     answer_RU = answer_QAU.reshape(Q * A, U)
-    last_R1 = jnp.repeat(prompt_QT[:, -1:], A, axis=0)
-    input_RU = jnp.concatenate([last_R1, answer_RU[:, :-1]], axis=1)
-    logits_RUV, _, _ = apply(params, input_RU, jnp.sign(input_RU), cache)
-    is_target = jnp.arange(logits_RUV.shape[-1])[None, None] == answer_RU[..., None]
-    logp_RU = jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
+    logp_RU = token_logprobs(jnp.repeat(first_Q1V, A, axis=0), answer_RU[:, :1])
+    if U > 1:
+        input_RU = answer_RU[:, :-1]
+        rest_RUV, _, _ = apply(params, input_RU, jnp.sign(input_RU), cache)
+        rest_RU = token_logprobs(rest_RUV, answer_RU[:, 1:])
+        logp_RU = jnp.concatenate([logp_RU, rest_RU], axis=1)
     logp_R = jnp.where(answer_RU != PAD, logp_RU, 0).sum(1)
     return jnp.where(answer_RU[:, 0] != PAD, logp_R, -jnp.inf).reshape(Q, A)
+
+
+def token_logprobs(logits_RUV, token_RU):
+    """log p(token) [R, U] (nats)."""
+    is_target = jnp.arange(logits_RUV.shape[-1])[None, None] == token_RU[..., None]
+    return jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
 
 
 @dataclasses.dataclass(frozen=True)
