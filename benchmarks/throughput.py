@@ -184,7 +184,7 @@ def first_step(folder: Path) -> float:
         text=True,
     )
     seen = ""
-    while not re.search(r" [1-9]\d*/9200", seen):  # the progress bar has moved
+    while not re.search(r" [1-9]\d*/\d+ \[", seen):  # the progress bar has moved
         more = process.stderr.read(1)
         if not more:
             sys.exit(f"train.py ended before its first step: {seen}")
