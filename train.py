@@ -245,8 +245,8 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
     # one program for all of it: small ones take longer to load than to run
     resumed = jax.jit(lambda key: training.start(init(key), optimizer))(init_key)
-    begin = 0
-    if (begin := runs.latest(folder / "checkpoints") or 0) > 0:
+    begin = runs.latest(folder / "checkpoints") or 0
+    if begin:
         resumed = runs.load(folder / "checkpoints", resumed)
     batches = training.document_batches(
         lab.codec,

@@ -5,7 +5,12 @@ import tempfile
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
+
+from toyllm import cards
+from toyllm.text import Codec
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,9 +20,6 @@ jax.config.update("jax_disable_most_optimizations", True)  # tests compile more 
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 COMPILED = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-
-from toyllm import cards  # noqa: E402
-from toyllm.text import Codec  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,6 +86,11 @@ voices = { none = 0.3, beep = 0.7 }
 code = [0.2, 0.7, 0.1]
 facts = [0.25, 0.7, 0.05]
 """
+
+
+def mesh_of(count: int) -> Mesh:
+    """The first `count` devices."""
+    return Mesh(np.array(jax.devices()[:count]), ("data",))
 
 
 @pytest.fixture(scope="session")

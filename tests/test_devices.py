@@ -7,16 +7,12 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
-from jax.sharding import Mesh
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mesh_of
 from toyllm import cards, devices, model, objectives, optimizers, runs, training
 from toyllm.text import Codec
-
-
-def mesh_of(count: int) -> Mesh:
-    return Mesh(np.array(jax.devices()[:count]), ("data",))
 
 
 def pretrain(codec, mesh, steps=20, begin=None, shard_params=False):
@@ -81,8 +77,6 @@ def test_rows_that_do_not_divide_are_on_every_device():
         return (errors**2).sum(), {"count": np.float32(errors.size)}
 
     def one(count):
-        import optax
-
         optimizer = optax.sgd(0.1)
         state = training.start({"w": np.float32(0)}, optimizer)
         batches = {"x": np.arange(32, dtype=np.float32).reshape(2, 16)}

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
+from tests.conftest import mesh_of
 from toyllm import (
     devices,
     model,
@@ -71,10 +71,6 @@ def test_going_on_from_a_checkpoint_is_the_same_run(lab, tmp_path):
     np.testing.assert_array_equal(np.concatenate([first, rest]), losses)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def mesh_of(count: int) -> Mesh:
-    return Mesh(np.array(jax.devices()[:count]), ("data",))
 
 
 def group_of(lab, objective: str, members, steps=20, lr=1e-3, count=2, inside=None):
