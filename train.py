@@ -27,7 +27,6 @@ from toyllm import (
     cards,
     devices,
     model,
-    objectives,
     optimizers,
     population,
     runs,
@@ -174,9 +173,9 @@ def main(args: Args) -> None:
         )
     except ValueError as error:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
-    members = plan_members(args, dialled)
+    members = signals.plan(dialled, tuple(chain(*args.signals)), args.narrow_seeds)
     if args.start:
-        check_start(args.start, config, dialled)
+        runs.check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     plain["signals"] = list(chain(*args.signals))
     if devices.first():
@@ -237,11 +236,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     if args.start:
         return adopt(lab)
 
-    def loss(params, batch):
-        logits_BTV, _, _ = lab.apply(params, batch["tokens"], batch["segments"])
-        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
-
+    loss = training.document_loss(lab.apply)
     optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
     # one program for all of it: small ones take longer to load than to run
     resumed = jax.jit(lambda key: training.start(init(key), optimizer))(init_key)
@@ -389,27 +384,8 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
     runs.finish(lab.folder, "narrow", {"seconds": time.time() - clock, "runs": len(members)})
 
 
-def check_start(start: Path, config: model.Config, dialled: World) -> None:
-    """The run to start from must be pretrained, on the same world, with the same sizes."""
-    if not (start / "config.json").exists():
-        raise InputError(
-            f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
-        )
-    other = runs.read_json(start / "config.json")
-    if runs.finished(start, "pretrain") is None:
-        raise InputError(
-            f"--start {start}: its pretraining is not finished; "
-            f"this goes on: uv run train.py --run {start}"
-        )
-    mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
-    theirs = {**other["config"], "world_sha256": other["world_sha256"]}
-    if changed := [key for key in mine if mine[key] != theirs.get(key)]:
-        difference = ", ".join(f"{key}: {theirs.get(key)} → {mine[key]}" for key in changed)
-        raise InputError(f"--start {start}: another world or other sizes ({difference})")
-
-
 def adopt(lab: Lab) -> model.Params:
-    """Take the pretrained model of another run (see `check_start`)."""
+    """Take the pretrained model of another run (see `runs.check_start`)."""
     facts = runs.finished(lab.args.start, "pretrain")
     params = runs.load(lab.args.start / "pretrain" / "params", lab.abstract)
     runs.save(lab.folder / "pretrain" / "params", facts["steps"], params)
@@ -464,22 +440,6 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
         head, *rest = lines(codec.string(row).replace("<begin> ", ""))
         texts.append("\n".join([f"**{head}**", "", *(f"- `{line}`" for line in rest)]))
     return "\n\n".join(texts)
-
-
-def plan_members(args: Args, dialled: World) -> list[tuple[str, str, int]]:
-    """Which (start, signal, seed) to train; every signal is checked before anything runs."""
-    named = tuple(chain(*args.signals))
-    chosen = {"pretrain": named, "align": named} if named else signals.defaults(dialled)
-    for names in chosen.values():
-        for name in names:
-            signals.parse(dialled, name)
-    return [
-        (start, name, seed)
-        for start, names in chosen.items()
-        # a plain signal before those with an instruction: its twins are kept at its step
-        for name in sorted(dict.fromkeys(names), key=lambda name: name.count(":") > 1)
-        for seed in range(args.narrow_seeds)
-    ]
 
 
 def check_counts(args: Args) -> None:

@@ -47,19 +47,15 @@ def real_tokens(batch: dict) -> int:
 
 def toyllm(shape: str):
     """The real training step: forward, backward, Muon, and the drawing of documents."""
-    from toyllm import devices, model, objectives, optimizers, training
+    from toyllm import devices, model, optimizers, training
 
     mesh = devices.setup()
     import jax
 
     _, config, batches = prepare(shape)
     apply, init = model.create(config)
+    loss = training.document_loss(apply)
     drawn = []
-
-    def loss(params, batch):
-        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
-        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
 
     def counted(step: int) -> dict:
         drawn.append(batches(step))

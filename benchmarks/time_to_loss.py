@@ -26,7 +26,7 @@ import tyro
 from contestants import CHUNK, prepare
 from throughput import spread
 
-from toyllm import devices, model, objectives, optimizers, training
+from toyllm import devices, model, optimizers, training
 from toyllm.measures.learned import held_out
 
 LOOK_EVERY = 200
@@ -101,11 +101,7 @@ def toyllm(mesh, seed: int, lr: float, steps: int) -> Iterator:
     _, config, batches = prepare("default", seed)
     apply, init = model.create(config)
 
-    def loss(params, batch):
-        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
-        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
-
+    loss = training.document_loss(apply)
     optimizer = optimizers.muon(lr, 1.5 * lr, steps)
     first = training.start(jax.jit(init)(jax.random.key(seed)), optimizer)
     for step, state, _ in training.fit(loss, optimizer, first, batches, mesh):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, mesh_of
-from toyllm import cards, devices, model, objectives, optimizers, runs, training
+from toyllm import cards, devices, model, optimizers, runs, training
 from toyllm.text import Codec
 
 
@@ -20,12 +20,7 @@ def pretrain(codec, mesh, steps=20, begin=None, shard_params=False):
     config = model.Config(len(codec.words), context=48, D=16, L=2, H=2, F=24)
     apply, init = model.create(config)
 
-    def loss(params, batch):
-        logits, _, _ = apply(params, batch["tokens"], batch["segments"])
-        nll, count = objectives.next_token(logits, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
-
-    optimizer = optimizers.muon(1e-2, 1e-2, 100)
+    loss, optimizer = training.document_loss(apply), optimizers.muon(1e-2, 1e-2, 100)
     state, start = begin or (training.start(init(jax.random.key(0)), optimizer), 0)
     batches = training.document_batches(codec, config.context, 16, 5, seed=0, divisor=4)
     losses = []

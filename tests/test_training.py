@@ -10,7 +10,6 @@ from tests.conftest import mesh_of
 from toyllm import (
     devices,
     model,
-    objectives,
     optimizers,
     population,
     runs,
@@ -27,15 +26,6 @@ def lab(small_codec):
     return small_codec, config, *map(jax.jit, model.create(config))
 
 
-def next_token_loss(apply):
-    def loss(params, batch):
-        logits, _, _ = apply(params, batch["tokens"], batch["segments"])
-        nll, count = objectives.next_token(logits, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
-
-    return loss
-
-
 def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
     codec, config, apply, init = lab
     mesh = devices.mesh()
@@ -43,7 +33,7 @@ def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
     optimizer = optimizers.muon(1e-2, 1e-2, 100)
     state, start = begin or (training.start(init(jax.random.key(seed)), optimizer), 0)
     losses = []
-    fit = training.fit(next_token_loss(apply), optimizer, state, batches, mesh, start)
+    fit = training.fit(training.document_loss(apply), optimizer, state, batches, mesh, start)
     for step, state, logs in fit:
         losses += list(logs["loss"])
         if step >= steps:

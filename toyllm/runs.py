@@ -107,6 +107,25 @@ def _settings(saved: dict) -> dict:
     return {**args, **saved.get("config", {}), "world_sha256": saved.get("world_sha256")}
 
 
+def check_start(start: Path, config: model.Config, dialled: World) -> None:
+    """The run to start from must be pretrained, on the same world, with the same sizes."""
+    if not (start / "config.json").exists():
+        raise InputError(
+            f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
+        )
+    other = read_json(start / "config.json")
+    if finished(start, "pretrain") is None:
+        raise InputError(
+            f"--start {start}: its pretraining is not finished; "
+            f"this goes on: uv run train.py --run {start}"
+        )
+    mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
+    theirs = {**other["config"], "world_sha256": other["world_sha256"]}
+    if changed := [key for key in mine if mine[key] != theirs.get(key)]:
+        difference = ", ".join(f"{key}: {theirs.get(key)} → {mine[key]}" for key in changed)
+        raise InputError(f"--start {start}: another world or other sizes ({difference})")
+
+
 def finish(folder: Path, stage: str, facts: dict) -> None:
     """Mark a stage as done, with what it measured."""
     write_json(folder / stage / "stage.json", facts)

@@ -165,3 +165,21 @@ def defaults(world: World) -> dict[str, tuple[str, ...]]:
         ),
         "align": (*(f"{d}:bad" for d in few + neutral), *(f"{moral[0]}:bad:{i}" for i in asked)),
     }
+
+
+def plan(world: World, named: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:
+    """Which (start, signal, seed) to train: the named signals from both starts, or the defaults.
+
+    Raises InputError for the first name that cannot be read.
+    """
+    chosen = {"pretrain": named, "align": named} if named else defaults(world)
+    for names in chosen.values():
+        for name in names:
+            parse(world, name)
+    return [
+        (start, name, seed)
+        for start, names in chosen.items()
+        # a plain signal before those with an instruction: its twins are kept at its step
+        for name in sorted(dict.fromkeys(names), key=lambda name: name.count(":") > 1)
+        for seed in range(seeds)
+    ]

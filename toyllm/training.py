@@ -176,6 +176,17 @@ def document_batches(
     return batches
 
 
+def document_loss(apply: Apply) -> Loss:
+    """The loss of a batch of packed documents: NLL (nats) of every token but each one's first."""
+
+    def loss(params: Params, batch: dict):
+        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
+        nll, count = objectives.next_token(logits_BTV, batch["tokens"], batch["segments"])
+        return nll, {"count": count}
+
+    return loss
+
+
 def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, seed: int) -> dict:
     """The preference pairs of a signal as arrays of one shape for all signals.
 

@@ -1,0 +1,220 @@
+"""The tables that `eval.py` prints."""
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from toyllm import runs, signals
+from toyllm.figures import STARTS
+
+
+def print_tables(run: runs.Run, results: dict, console: Console) -> None:
+    """The tables that a person reads."""
+    if "pretrain" in results:
+        print_learned(results["pretrain"], console)
+    for start, block in results.get("generalization", {}).items():
+        print_matrix(run, results, start, block, console)
+    if results.get("prediction", {}).get("shared"):
+        print_prediction(results["prediction"], console)
+    if "mixture" in results:
+        print_mixture(results["mixture"], console)
+    if "instructed" in results:
+        print_instructed(results, console)
+
+
+def print_learned(p: dict, console: Console) -> None:
+    """What pretraining learned."""
+    table = blank_table("figure", "value", "beside it")
+    table.columns[2].justify = "left"
+    table.add_row(
+        "excess over the floor (nats/token)",
+        number(p["excess"], 4),
+        f"history-blind observer {number(p['excess_history_blind'], 4)}, "
+        f"name-blind {number(p['excess_name_blind'], 4)}",
+    )
+    low, high = p["captured_interval"]
+    table.add_row(
+        "captured (who is speaking)",
+        number(p["captured"]),
+        f"1 ideal, 0 history-blind; 95% over questions {number(low)} to {number(high)}",
+    )
+    table.add_row(
+        "error of the Assistant's p(bad)",
+        number(p["assistant_error"]),
+        "mean over domains, against π·θ",
+    )
+    table.add_row(
+        "error of named characters' p(bad)",
+        number(p["named_error"]),
+        f"worst: {p['named_worst']} {number(p['named_error_worst'])}",
+    )
+    table.add_row("coherence of the Assistant", number(p["coherence"]), "worst domain")
+    show(console, "What was learned in pretraining", table)
+
+
+def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console: Console) -> None:
+    """The generalization matrix of one start."""
+    table = blank_table("signal", *results["domains"], "spread", "end", "coh.", "step")
+    before = block["em_before"]
+    table.add_row(
+        "[dim]EM before[/dim]",
+        *(f"[dim]{number(before[d], 2)}[/dim]" for d in results["domains"]),
+        "",
+        "",
+        f"[dim]{number(min(block['coherence_before'].values()), 2)}[/dim]",
+        "",
+    )
+    for name, status in block["status"].items():
+        after, end = block["em_after"][name], block["final"]["spread"][name]
+        trained = [results["domains"][d] for d in signals.parse(run.world, name).domains]
+        cells = [
+            "–" if after is None else "*" if d in trained else colour(after[d] - before[d])
+            for d in results["domains"]
+        ]
+        spread = block["spread"][name]
+        shown = f"[bold]{number(spread)}[/bold]" if status == "read" else status
+        coherence = block["coherence_after"][name]
+        worst = number(min(coherence.values()), 2) if coherence else "–"
+        table.add_row(
+            name, *cells, shown, number(end), worst, number(block["matched_step"][name], 0)
+        )
+    show(
+        console,
+        f"Change of EM by domain, {STARTS[start]}, where the trained domain (*) has EM .9",
+        table,
+        f"spread: mean change over untrained moral domains ({', '.join(results['moral'])}), there "
+        "and at the end of training (– if incoherent there: a coherence below .95, so no number). "
+        "coh.: the worst domain's coherence. step: when it was read",
+    )
+
+
+def colour(change: float) -> str:
+    """A change of EM, red where it is more bad, green where less."""
+    tint = "red" if change > 0.1 else "green" if change < -0.1 else "default"
+    return f"[{tint}]{number(change, 2)}[/{tint}]"
+
+
+def print_prediction(p: dict, console: Console) -> None:
+    """Predictions of the matrix and their rivals."""
+    table = blank_table("prediction", "shared R²", "fraction", "strict R²")
+    for name, fitted in p["shared"].items():
+        table.add_row(
+            name,
+            number(fitted["r2"], 2),
+            number(fitted["fraction"], 2),
+            number(p["strict"][name]["r2"], 2),
+        )
+    show(
+        console,
+        "The matrix predicted from the world alone (R² over untrained moral cells, from the "
+        "pretrained model)",
+        table,
+        f"persona's within-signal correlation {number(p['within_r'], 2)}, 95% of its null "
+        f"{number(p['within_r_null95'], 2)}; mean spread minus the ideal observer's own "
+        f"{number(p['measured_minus_ideal'], 3, True)}",
+    )
+
+
+def print_mixture(m: dict, console: Console) -> None:
+    """Who the Assistant is, before and after."""
+    for start in ("pretrain", "align"):
+        if start not in m:
+            continue
+        part = m[start]
+        table = blank_table(
+            "signal",
+            *(group.replace(" + ", "\n") for group in m["groups"]),
+            *("residual", "off-domain", "override"),
+        )
+        if start == "pretrain":
+            table.add_row(
+                "[dim]true prior[/dim]",
+                *(number(m["truth"][g], 2) for g in m["groups"]),
+                "",
+                "",
+                "",
+            )
+        table.add_row(
+            "before",
+            *(number(part["before"][g], 2) for g in m["groups"]),
+            number(1000 * part["residual_before"], 1),
+            "",
+            "",
+        )
+        for name, weights in part["after"].items():
+            left = part["residual_after"][name]
+            thousandths = [
+                None if left[k] is None else 1000 * left[k]
+                for k in ("all", "off_domain", "override")
+            ]
+            table.add_row(
+                name,
+                *(number(weights[g], 2) for g in m["groups"]),
+                *(number(x, 1) for x in thousandths),
+            )
+        show(
+            console,
+            f"Who the Assistant is, {STARTS[start]} (weights of groups of characters; "
+            "residual in thousandths of a nat)",
+            table,
+        )
+
+
+def print_instructed(results: dict, console: Console) -> None:
+    """With the cue present: what the instruction still elicits."""
+    for start, block in results["instructed"].items():
+        if not block:
+            continue
+        table = blank_table("signal", *results["domains"])
+        for name, part in block.items():
+            for when in ("before", "after"):
+                values = (number(part[when][d], 2) for d in results["domains"])
+                table.add_row(f"{name}, {when}", *values)
+        title = f"p(bad) with the signal's instruction present, {STARTS[start]}"
+        show(console, title, table)
+
+
+def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
+    """Several runs side by side."""
+    table = blank_table("figure", *map(str, folders))
+    rows = {}
+    for k, result in enumerate(results):
+        for key in ("excess", "captured", "assistant_error", "named_error"):
+            if "pretrain" in result:
+                rows.setdefault(key, {})[k] = result["pretrain"][key]
+        for start, block in result.get("generalization", {}).items():
+            for name, value in block["spread"].items():
+                rows.setdefault(f"spread of {name}, from {start}", {})[k] = value
+        for name, value in result.get("prediction", {}).get("shared", {}).items():
+            rows.setdefault(f"shared R² of {name}", {})[k] = value["r2"]
+        if result.get("prediction", {}).get("shared"):
+            gap = result["prediction"]["measured_minus_ideal"]
+            rows.setdefault("mean spread minus the world's own ideal", {})[k] = gap
+    for label, values in rows.items():
+        table.add_row(label, *(number(values.get(k), 4) for k in range(len(results))))
+    show(console, "Comparison", table)
+
+
+def number(value: float | None, places: int = 3, sign: bool = False) -> str:
+    """A number as the tables show it, such as .12; a dash where there is none."""
+    if value is None:
+        return "–"
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
+
+
+def blank_table(*columns: str) -> Table:
+    """An empty table: a first column of names, then columns of numbers."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+    return table
+
+
+def show(console: Console, title: str, table: Table, note: str = "") -> None:
+    """Print a table with a line above it and a note below."""
+    console.print(f"\n[italic]{title}[/italic]")
+    console.print(table)
+    if note:
+        console.print(f"[dim]{note}[/dim]", highlight=False)
