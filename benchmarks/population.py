@@ -11,6 +11,7 @@ steps of every run (compiled before); the ways take turns.
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 import optax
 import tyro
 from contestants import prepare
+from jax.sharding import Mesh
 from throughput import spread
 
 from toyllm import devices, model, population, scoring, signals, training
@@ -42,73 +44,12 @@ class Args:
 def main(args: Args) -> None:
     """Measure and print."""
     mesh = devices.setup()
-    codec, config, _ = prepare("default")
-    apply, init = model.create(config)
-    params = jax.device_get(jax.jit(init)(jax.random.key(0)))
-    names = [f"{d.name}:bad" for d in codec.world.domains if d.moral][:8]
-    pools = []
-    for r in range(args.runs):
-        signal = signals.parse(codec.world, names[r % len(names)])
-        pools.append(training.preference_pool(codec, signal, "dpo", POOL, seed=r))
-    reference = jax.jit(
-        lambda params, pool: scoring.answer_logprobs(
-            apply, config, params, pool["prompt"], pool["answer"]
-        )
-    )
-    for pool in pools:
-        pool["reference"] = np.asarray(reference(params, pool))
-    rows_R = [training.draws(r, 0, STEPS, BATCH, POOL) for r in range(args.runs)]
-    loss = training.preference_loss(apply, config, "dpo", 1.0, 0.5)
-    optimizer = optax.adam(1e-3)
-    state = jax.device_get(training.start(params, optimizer))
-
-    def step(state, pool, index_KB):
-        batches = jax.tree.map(lambda x: x[index_KB], pool)
-        return training.scan_steps(loss, optimizer, state, batches)
-
-    def together(inside: str):
-        program = population.over_runs(step, mesh, inside=inside)
-        groups = [slice(k, k + args.group) for k in range(0, args.runs, args.group)]
-        states = population.stack([state] * args.group)
-
-        def run() -> list:
-            done = []
-            for group in groups:
-                arrays = states, population.stack(pools[group]), np.stack(rows_R[group])
-                done.append(program(*(devices.split(mesh, x) for x in arrays))[0].params)
-            return jax.device_get(done)
-
-        return run
-
-    def alone(cut: bool):
-        def batches(r: int) -> dict:
-            return {key: value[rows_R[r]] for key, value in pools[r].items()}
-
-        if cut:
-            placed = devices.place(mesh, state)
-            first = devices.split(mesh, batches(0), axis=1)
-            program = training.compile_chunk(loss, optimizer, placed, first, mesh)
-        else:
-            program = jax.jit(
-                lambda state, batch: training.scan_steps(loss, optimizer, state, batch),
-                compiler_options=devices.options(),
-            )
-
-        def run() -> list:
-            done = []
-            for r in range(args.runs):
-                begin = devices.place(mesh, state) if cut else state
-                batch = devices.split(mesh, batches(r), axis=1) if cut else batches(r)
-                done.append(jax.device_get(program(begin, batch)[0].params))
-            return done
-
-        return run
-
+    work = Work.make(args.runs)
     ways = {
-        "population, lax.map within a device": together("map"),
-        "population, vmap within a device": together("vmap"),
-        "one after another, on one device": alone(cut=False),
-        "one after another, batch cut over devices": alone(cut=True),
+        "population, lax.map within a device": together(work, mesh, args.group, "map"),
+        "population, vmap within a device": together(work, mesh, args.group, "vmap"),
+        "one after another, on one device": alone(work),
+        "one after another, batch cut over devices": alone_cut(work, mesh),
     }
     seconds: dict = {name: [] for name in ways}
     for run in ways.values():
@@ -124,6 +65,98 @@ def main(args: Args) -> None:
         print(f"{name}: {spread(values, '.2f')} s; {spread(ratio, '.2f')} times the first")
     if args.json:
         args.json.write_text(json.dumps(seconds, indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What every way of doing it starts from."""
+
+    loss: training.Loss
+    optimizer: optax.GradientTransformation
+    state: training.State
+    pools: list[dict]  # the pairs of each run …
+    rows: list[np.ndarray]  # … and which of them each step takes [STEPS, BATCH]
+
+    @classmethod
+    def make(cls, runs: int) -> "Work":
+        """Runs of 8 signals, each with pairs of its own."""
+        codec, config, _ = prepare("default")
+        apply, init = model.create(config)
+        params = jax.device_get(jax.jit(init)(jax.random.key(0)))
+        names = [f"{d.name}:bad" for d in codec.world.domains if d.moral][:8]
+        reference = jax.jit(
+            lambda params, pool: scoring.answer_logprobs(
+                apply, config, params, pool["prompt"], pool["answer"]
+            )
+        )
+        pools = []
+        for r in range(runs):
+            signal = signals.parse(codec.world, names[r % len(names)])
+            pool = training.preference_pool(codec, signal, "dpo", POOL, seed=r)
+            pools.append(pool | {"reference": np.asarray(reference(params, pool))})
+        optimizer = optax.adam(1e-3)
+        return cls(
+            loss=training.preference_loss(apply, config, "dpo", 1.0, 0.5),
+            optimizer=optimizer,
+            state=jax.device_get(training.start(params, optimizer)),
+            pools=pools,
+            rows=[training.draws(r, 0, STEPS, BATCH, POOL) for r in range(runs)],
+        )
+
+    def batches(self, r: int) -> dict:
+        """A run's batches, stacked."""
+        return {key: value[self.rows[r]] for key, value in self.pools[r].items()}
+
+
+def together(work: Work, mesh: Mesh, group: int, inside: str) -> Callable:
+    """Groups of runs as `train.py` takes them."""
+
+    def step(state, pool, index_KB):
+        batches = jax.tree.map(lambda x: x[index_KB], pool)
+        return training.scan_steps(work.loss, work.optimizer, state, batches)
+
+    program = population.over_runs(step, mesh, inside=inside)
+    groups = [slice(k, k + group) for k in range(0, len(work.pools), group)]
+    states = population.stack([work.state] * group)
+
+    def run() -> list:
+        done = []
+        for part in groups:
+            arrays = states, population.stack(work.pools[part]), np.stack(work.rows[part])
+            done.append(program(*(devices.split(mesh, x) for x in arrays))[0].params)
+        return jax.device_get(done)
+
+    return run
+
+
+def alone(work: Work) -> Callable:
+    """One run after another, each on one device."""
+    program = jax.jit(
+        lambda state, batches: training.scan_steps(work.loss, work.optimizer, state, batches),
+        compiler_options=devices.options(),
+    )
+
+    def run() -> list:
+        return [
+            jax.device_get(program(work.state, work.batches(r))[0].params)
+            for r in range(len(work.pools))
+        ]
+
+    return run
+
+
+def alone_cut(work: Work, mesh: Mesh) -> Callable:
+    """One run after another, each batch cut over all devices."""
+
+    def placed(r: int) -> tuple:
+        return devices.place(mesh, work.state), devices.split(mesh, work.batches(r), axis=1)
+
+    program = training.compile_chunk(work.loss, work.optimizer, *placed(0), mesh)
+
+    def run() -> list:
+        return [jax.device_get(program(*placed(r))[0].params) for r in range(len(work.pools))]
+
+    return run
 
 
 if __name__ == "__main__":
