@@ -96,21 +96,23 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         "domains": list(run.world.domain_names),
         "moral": [d.name for d in run.world.domains if d.moral],
     }
+    whole = set(names) >= set(ORDER)
+    artists = figures.start(folder) if whole else []
     for name in names:
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")
         module = importlib.import_module(f"toyllm.measures.{name}")
         results[KEYS.get(name, name)] = plain(module.measure(run))
+    if whole:
+        results["curves"] = plain(curves(run))
     results["stages"] = plain(run.stages)
     results["seconds"] = time.time() - began
-    whole = set(names) >= set(ORDER)
     runs.write_json(
         folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
     )
     write_csv(folder, results)
-    pictures = figures.save_all(results, curves(run), folder) if whole else {}
     if whole:
-        write_board(run, results, pictures)
+        write_board(run, results, figures.finish(artists, results, folder))
     if not quiet:
         tables.print_tables(run, results, console)
         console.print(

@@ -68,12 +68,12 @@ class Args:
     """Width of the residual stream."""
     layers: int = 2
     """Transformer blocks."""
-    heads: int = 4
+    heads: int = 2
     """Attention heads."""
-    mlp: int = 128
+    mlp: int = 64
     """Width of the gated MLP."""
 
-    pretrain_steps: int = 9000
+    pretrain_steps: int = 8000
     """Steps of next-token training."""
     pretrain_documents: int = 28
     """Documents in a batch."""
@@ -106,7 +106,7 @@ class Args:
     """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
     narrow_seeds: int = 2
     """Runs of each signal, with pairs of their own."""
-    narrow_steps: int = 50
+    narrow_steps: int = 40
     """Steps of each run."""
     narrow_score_every: int = 5
     """Steps between exact scores."""
@@ -183,7 +183,7 @@ def main(args: Args) -> None:
     devices.wait()
     apply, init = model.create(config)
     init_key, sample_key = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
-    abstract = jax.eval_shape(init, init_key)
+    abstract = model.shapes(config)
     if devices.first():
         announce(args, codec, model.count(abstract), members)
 

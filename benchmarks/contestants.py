@@ -16,7 +16,7 @@ from pathlib import Path
 # the world to train on, and the shapes: (documents in a batch, sizes of the model)
 WORLD = Path(__file__).resolve().parent.parent / "corpora" / "personas.toml"
 SHAPES = {
-    "default": (28, {"context": 88, "L": 2, "D": 64, "H": 4, "F": 128}),
+    "default": (28, {"context": 88, "L": 2, "D": 64, "H": 2, "F": 64}),
     "wide": (36, {"context": 112, "L": 4, "D": 128, "H": 4, "F": 256}),
 }
 TORCH = {

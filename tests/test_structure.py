@@ -24,6 +24,7 @@ LAYERS = [
     "runs",
     "board",
     "figures",
+    "tables",
     "measures",
 ]
 

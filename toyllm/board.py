@@ -18,12 +18,14 @@ class Board:
         self.folder, self.writer = folder, None
 
     def scalars(self, step: int, values: dict) -> None:
-        """Write {tag: number}."""
+        """Write {tag: number}, as one event."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
-        for tag, value in values.items():
-            if value is not None and np.isfinite(value):
-                self._write(step, scalar_pb(tag, float(value)))
+        numbers = {tag: x for tag, x in values.items() if x is not None and np.isfinite(x)}
+        parts = [scalar_pb(tag, float(x)).value[0] for tag, x in numbers.items()]
+        if parts:
+            self._write(step, Summary(value=parts))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """Write a text; Markdown is rendered."""

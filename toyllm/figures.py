@@ -1,6 +1,8 @@
 """Figures of a run's results, with matplotlib; each takes plain numbers and returns a Figure."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +14,69 @@ THEMES = {
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
 
 
-def save_all(results: dict, curves: dict, folder: Path) -> dict[str, Path]:
-    """Draw every figure, light and dark, as PNG files. Returns {name: light file}."""
+NEEDS = {  # a figure → the key of the results it draws
+    "matrix": "generalization",
+    "predicted": "prediction",
+    "mixture": "mixture",
+    "spread": "curves",
+    "calibration": "calibration",
+}
+
+
+def start(folder: Path) -> list[subprocess.Popen]:
+    """Processes that will draw all figures as PNG files, one for each theme.
+
+    They import matplotlib while the caller measures, and draw at once: half of what `eval.py` took
+    on two cores was work of a single one. `finish` hands them the results.
+    """
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "toyllm.figures", folder.absolute(), theme],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        for theme in THEMES
+    ]
+
+
+def finish(processes: list[subprocess.Popen], results: dict, folder: Path) -> dict[str, Path]:
+    """Give the results to the processes and wait for them. Returns {name: light file}."""
+    text = json.dumps(results)
+    for process in processes:
+        process.stdin.write(text)
+        process.stdin.close()
+    for process in processes:
+        error = process.stderr.read()
+        if process.wait():
+            raise RuntimeError(f"drawing the figures failed:\n{error}")
+    files = {name: file_of(folder, name, "light") for name in NEEDS}
+    return {name: file for name, file in files.items() if file.exists()}
+
+
+def file_of(folder: Path, name: str, theme: str) -> Path:
+    """Where a figure lies."""
+    return folder / (f"{name}.png" if theme == "light" else f"{name}-{theme}.png")
+
+
+def draw(results: dict, folder: Path, theme: str) -> None:
+    """Draw every figure of a theme that the results hold."""
     import matplotlib
 
-    matplotlib.use("Agg")
-    drawings: dict[str, Callable] = {
+    drawings = {
         "matrix": matrix,
         "predicted": predicted,
         "mixture": mixture,
-        "spread": lambda results, theme: spread(results, curves, theme),
+        "spread": spread,
         "calibration": calibration,
     }
-    files = {}
-    for name, draw in drawings.items():
-        if {
-            "matrix": "generalization",
-            "predicted": "prediction",
-            "mixture": "mixture",
-            "spread": "generalization",
-            "calibration": "calibration",
-        }[name] not in results:
-            continue
-        for theme, colours in THEMES.items():
-            with matplotlib.rc_context(style(colours)):
-                figure = draw(results, colours)
-                if figure is None:
-                    continue
-                file = folder / (f"{name}.png" if theme == "light" else f"{name}-dark.png")
-                figure.savefig(file, dpi=110)
-        if (folder / f"{name}.png").exists():
-            files[name] = folder / f"{name}.png"
-    return files
+    with matplotlib.rc_context(style(THEMES[theme])):
+        for name, drawing in drawings.items():
+            if NEEDS[name] in results:
+                figure = drawing(results, THEMES[theme])
+                if figure is not None:
+                    figure.savefig(file_of(folder, name, theme), dpi=110)
 
 
 def style(c: dict) -> dict:
@@ -244,15 +277,16 @@ def mixture(results: dict, c: dict):
     return figure
 
 
-def spread(results: dict, curves: dict, c: dict):
+def spread(results: dict, c: dict):
     """Along training: mean EM of the untrained moral domains against the trained domain's EM."""
+    curves = results["curves"]
     starts = list(curves)
     figure, axes = new(5.0 * len(starts) + 1.5, 3.8, len(starts), sharey=True)
     for axis, start in zip(axes, starts, strict=True):
         for k, (name, curve) in enumerate(curves[start].items()):
             axis.plot(
-                curve["own"],
-                curve["spread"],
+                np.array(curve["own"], float),
+                np.array(curve["spread"], float),
                 marker=".",
                 lw=1.4,
                 label=name,
@@ -312,3 +346,10 @@ def calibration(results: dict, c: dict):
     right.grid(axis="y", alpha=0.5)
     right.set_axisbelow(True)
     return figure
+
+
+if __name__ == "__main__":
+    import matplotlib.figure  # noqa: F401  while the results are not there yet
+
+    if text := sys.stdin.read():  # nothing: who started this has stopped
+        draw(json.loads(text), Path(sys.argv[1]), sys.argv[2])

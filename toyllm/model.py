@@ -11,6 +11,7 @@ this file there are only dicts, optax and jax.
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -29,8 +30,8 @@ class Config:
     context: int = 88  # the most tokens in a row
     D: int = 64  # width
     L: int = 2  # layers
-    H: int = 4  # heads
-    F: int = 128  # width of the MLP
+    H: int = 2  # heads
+    F: int = 64  # width of the MLP
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
 
@@ -252,9 +253,20 @@ def rotate(x_BTHK: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
 Apply = Callable[..., tuple[jax.Array, list[jax.Array], Cache | None]]
 
 
+@lru_cache
+def outline(config: Config) -> Transformer:
+    """The module with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
+
+
+def shapes(config: Config) -> Params:
+    """The parameters' shapes and dtypes."""
+    return nnx.to_pure_dict(nnx.state(outline(config), nnx.Param))
+
+
 def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
     """Return `apply(params, tokens, segments, cache, add)` and `init(key) → params`."""
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))
+    graph = nnx.graphdef(outline(config))
 
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(Transformer(config, nnx.Rngs(params=key)), nnx.Param))

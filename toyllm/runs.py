@@ -253,8 +253,8 @@ def load_run(folder: Path) -> Run:
             f"{folder}: not finished, {' and '.join(missing)} missing; "
             f"this goes on: {(saved.get('command') and _again(saved)) or again}"
         )
-    apply, init = model.create(config)
-    abstract = jax.eval_shape(init, jax.random.key(0))
+    apply, _ = model.create(config)
+    abstract = model.shapes(config)
     params = {stage: load(folder / stage / "params", abstract) for stage in STAGES[:2]}
     codec = Codec(dialled)
     groups = sorted((folder / "narrow").glob("group-*"))
