@@ -97,14 +97,17 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         "moral": [d.name for d in run.world.domains if d.moral],
     }
     whole = set(names) >= set(ORDER)
-    artists = figures.start(folder) if whole else []
+    artists = figures.Artists(folder) if whole else None
     for name in names:
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")
         module = importlib.import_module(f"toyllm.measures.{name}")
-        results[KEYS.get(name, name)] = plain(module.measure(run))
-    if whole:
-        results["curves"] = plain(curves(run))
+        part = {KEYS.get(name, name): plain(module.measure(run))}
+        if name == "generalization":
+            part["curves"] = plain(curves(run))
+        results |= part
+        if artists:
+            artists.give(part | {key: results[key] for key in ("domains", "moral")})
     results["stages"] = plain(run.stages)
     results["seconds"] = time.time() - began
     runs.write_json(
@@ -112,7 +115,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
     )
     write_csv(folder, results)
     if whole:
-        write_board(run, results, figures.finish(artists, results, folder))
+        write_board(run, results, artists.finish())
     if not quiet:
         tables.print_tables(run, results, console)
         console.print(

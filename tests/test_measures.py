@@ -119,7 +119,7 @@ def made(personas, fraction: float):
     own = [personas.domain_names.index(n.split(":")[0]) for n in names]
     after[np.arange(len(names)), own] = 0.9
     cells = prediction.Cells(personas, names, personas.assistant_C, before, after)
-    G = prediction.persona(cells, fraction)
+    G = prediction.persona(cells, np.array([fraction]))[0]
     after = before + G
     after[np.arange(len(names)), own] = 0.9
     return prediction.Cells(personas, names, personas.assistant_C, before, after)
@@ -136,7 +136,7 @@ def test_persona_inference_recognises_its_own_matrix(personas):
 
 def test_a_global_shift_is_not_taken_for_persona_inference(personas):
     cells = made(personas, 0.4)
-    G = prediction.global_shift(cells, 0.3)
+    G = prediction.global_shift(cells, np.array([0.3]))[0]
     shifted = prediction.Cells(
         personas,
         cells.names,

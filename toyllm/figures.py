@@ -1,8 +1,10 @@
 """Figures of a run's results, with matplotlib; each takes plain numbers and returns a Figure."""
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,36 +25,41 @@ NEEDS = {  # a figure → the key of the results it draws
 }
 
 
-def start(folder: Path) -> list[subprocess.Popen]:
-    """Processes that will draw all figures as PNG files, one for each theme.
+class Artists:
+    """Draws a figure as soon as its results are there: one process for each theme.
 
-    They import matplotlib while the caller measures, and draw at once: half of what `eval.py` took
-    on two cores was work of a single one. `finish` hands them the results.
+    They draw while the caller measures: half of what `eval.py` took on two cores was the work of a
+    single one.
     """
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "toyllm.figures", folder.absolute(), theme],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        for theme in THEMES
-    ]
 
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "toyllm.figures", folder.absolute(), theme],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parent.parent,
+            )
+            for theme in THEMES
+        ]
 
-def finish(processes: list[subprocess.Popen], results: dict, folder: Path) -> dict[str, Path]:
-    """Give the results to the processes and wait for them. Returns {name: light file}."""
-    text = json.dumps(results)
-    for process in processes:
-        process.stdin.write(text)
-        process.stdin.close()
-    for process in processes:
-        error = process.stderr.read()
-        if process.wait():
-            raise RuntimeError(f"drawing the figures failed:\n{error}")
-    files = {name: file_of(folder, name, "light") for name in NEEDS}
-    return {name: file for name, file in files.items() if file.exists()}
+    def give(self, results: dict) -> None:
+        """Some more results, as JSON has them."""
+        for process in self.processes:
+            with contextlib.suppress(BrokenPipeError):  # `finish` says why it has ended
+                process.stdin.write(json.dumps(results) + "\n")
+                process.stdin.flush()
+
+    def finish(self) -> dict[str, Path]:
+        """Wait for the last figure. Returns {name: light file}."""
+        for process in self.processes:
+            _, error = process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"drawing the figures failed:\n{error}")
+        files = {name: file_of(self.folder, name, "light") for name in NEEDS}
+        return {name: file for name, file in files.items() if file.exists()}
 
 
 def file_of(folder: Path, name: str, theme: str) -> Path:
@@ -60,21 +67,23 @@ def file_of(folder: Path, name: str, theme: str) -> Path:
     return folder / (f"{name}.png" if theme == "light" else f"{name}-{theme}.png")
 
 
-def draw(results: dict, folder: Path, theme: str) -> None:
-    """Draw every figure of a theme that the results hold."""
+def draw(lines: Iterable[str], folder: Path, theme: str) -> None:
+    """Draw each figure of a theme as a PNG file once a line of JSON has brought its results."""
     import matplotlib
 
-    drawings = {
+    waiting = {
         "matrix": matrix,
         "predicted": predicted,
         "mixture": mixture,
         "spread": spread,
         "calibration": calibration,
     }
+    results: dict = {}
     with matplotlib.rc_context(style(THEMES[theme])):
-        for name, drawing in drawings.items():
-            if NEEDS[name] in results:
-                figure = drawing(results, THEMES[theme])
+        for line in lines:
+            results |= json.loads(line)
+            for name in [name for name in waiting if NEEDS[name] in results]:
+                figure = waiting.pop(name)(results, THEMES[theme])
                 if figure is not None:
                     figure.savefig(file_of(folder, name, theme), dpi=110)
 
@@ -349,7 +358,6 @@ def calibration(results: dict, c: dict):
 
 
 if __name__ == "__main__":
-    import matplotlib.figure  # noqa: F401  while the results are not there yet
+    import matplotlib.figure  # noqa: F401  while there are no results yet
 
-    if text := sys.stdin.read():  # nothing: who started this has stopped
-        draw(json.loads(text), Path(sys.argv[1]), sys.argv[2])
+    draw(sys.stdin, Path(sys.argv[1]), sys.argv[2])

@@ -16,12 +16,14 @@ import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from toyllm import cards, devices, model, world
+from toyllm import cards, devices, model, scoring, world
 from toyllm.errors import InputError, nearest
 from toyllm.text import Codec
 from toyllm.world import World
@@ -223,6 +225,11 @@ class Run:
     params: dict  # {"pretrain": params, "align": params}
     narrow: Narrow
     stages: dict  # what each stage measured of itself
+
+    @cached_property
+    def ask(self) -> Callable[..., np.ndarray]:
+        """See `scoring.interviewer`: compiled once for all measures."""
+        return scoring.interviewer(self.codec, self.config, self.apply)
 
 
 def load_run(folder: Path) -> Run:

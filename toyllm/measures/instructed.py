@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toyllm import scoring, signals
+from toyllm import signals
 from toyllm.measures.generalization import named
 from toyllm.model import take
 from toyllm.runs import Run
@@ -15,7 +15,6 @@ def measure(run: Run) -> dict:
     After: at the matched effect; a signal that did not reach it is left out. Every domain is asked
     with the signal's own instruction, under the Assistant, with no history.
     """
-    ask = scoring.interviewer(run.codec, run.config, run.apply)
     result = {}
     for start in ("pretrain", "align"):
         result[start] = {}
@@ -24,9 +23,9 @@ def measure(run: Run) -> dict:
             if signal.instruction < 0:
                 continue
             cue = {"instruction": signal.instruction}
-            before = ask(run.params[start], **cue)
+            before = run.ask(run.params[start], **cue)
             kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
-            after = np.mean([ask(params, **cue) for params in kept], axis=0)
+            after = np.mean([run.ask(params, **cue) for params in kept], axis=0)
             result[start][name] = {
                 "before": named(run.world, before[:, BAD]),
                 "after": named(run.world, after[:, BAD]),

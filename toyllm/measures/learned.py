@@ -125,9 +125,8 @@ def measure(run: Run) -> dict:
     world, params = run.world, run.params["pretrain"]
     held = held_out(run.codec, run.config, run.apply, documents=2048, questions=4800)
     kls = held.kls(params)
-    ask = scoring.interviewer(run.codec, run.config, run.apply)
-    assistant_DB = ask(params)
-    named_CDB = np.stack([ask(params, NAMED, c) for c in range(len(world.characters))])
+    assistant_DB = run.ask(params)
+    named_CDB = np.stack([run.ask(params, NAMED, c) for c in range(len(world.characters))])
     named_C = np.abs(named_CDB - world.rates_CDB)[..., BAD].mean(1)
     ideal_DB = np.einsum("c,cdb->db", world.assistant_C, world.rates_CDB)
     stage = run.stages["pretrain"]

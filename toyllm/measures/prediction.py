@@ -82,22 +82,28 @@ def tilt(world: World, w_C: np.ndarray, domain: int, strength, sft: bool = False
     return w / w.sum(-1, keepdims=True)
 
 
-def selected(cells: Cells, s: int, fraction: float) -> np.ndarray:
-    """The mixture that explains `fraction` of signal s's log-odds move in its own domain [C]."""
+def selected(cells: Cells, s: int, fraction) -> np.ndarray:
+    """The mixture that explains `fraction` (or each of many) of signal s's own move [..., C].
+
+    The move is of log-odds, in the domain it trains.
+    """
     domain = cells.domain_S[s]
     before = logit(ideal_em(cells.world, cells.prior_C)[domain])
     move = fraction * (logit(cells.after_SD[s, domain]) - logit(cells.before_D[domain]))
     return solve(cells.world, cells.prior_C, domain, before + move, cells.sft)
 
 
-def solve(world: World, prior_C: np.ndarray, domain: int, goal: float, sft=False) -> np.ndarray:
-    """The tilted mixture whose EM in a domain has a given logit; as near as characters allow."""
-    low, high = -60.0, 60.0
+def solve(world: World, prior_C: np.ndarray, domain: int, goal, sft=False) -> np.ndarray:
+    """The tilted mixture whose EM in a domain has the logit `goal`, or each of many [..., C].
+
+    By bisection; as near as characters allow.
+    """
+    low, high = np.full(np.shape(goal), -60.0), np.full(np.shape(goal), 60.0)
     for _ in range(60):
         middle = (low + high) / 2
         w_C = tilt(world, prior_C, domain, middle, sft)
-        above = logit(ideal_em(world, w_C)[domain]) > goal
-        low, high = (low, middle) if above else (middle, high)
+        above = logit(ideal_em(world, w_C)[..., domain]) > goal
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
     return w_C
 
 
@@ -116,38 +122,41 @@ def aligned_prior(world: World, before_D: np.ndarray, sft: bool = False) -> np.n
     return w_C
 
 
-def persona(cells: Cells, fraction: float) -> np.ndarray:
-    """Ĝ [S, D]: the change of EM between the prior and each signal's selected mixture."""
-    before_D = ideal_em(cells.world, cells.prior_C)
-    after = [ideal_em(cells.world, selected(cells, s, fraction)) for s in range(len(cells.names))]
-    return np.stack(after) - before_D
+# Predictions of G [F, S, D], one for each of F fractions of the trained domain's move.
 
 
-def constant(cells: Cells, fraction: float) -> np.ndarray:
+def persona(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
+    """The change of EM between the prior and each signal's selected mixture."""
+    signals = range(len(cells.names))
+    after = [ideal_em(cells.world, selected(cells, s, fraction_F)) for s in signals]
+    return np.stack(after, 1) - ideal_em(cells.world, cells.prior_C)
+
+
+def constant(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """The same share of the trained domain's change in every domain."""
     own_S = np.array([cells.G_SD[s, d] for s, d in enumerate(cells.domain_S)])
-    return np.repeat(fraction * own_S[:, None], len(cells.before_D), axis=1)
+    return fraction_F[:, None, None] * np.repeat(own_S[:, None], len(cells.before_D), axis=1)
 
 
-def global_shift(cells: Cells, fraction: float) -> np.ndarray:
+def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """One offset of the log-odds in every domain: a share of the trained domain's."""
-    rows = []
-    for s, d in enumerate(cells.domain_S):
-        move = fraction * (logit(cells.after_SD[s, d]) - logit(cells.before_D[d]))
-        rows.append(1 / (1 + np.exp(-(logit(cells.before_D) + move))) - cells.before_D)
-    return np.stack(rows)
+    before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
+    move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
+    move_FS1 = (fraction_F[:, None] * move_S)[..., None]
+    return 1 / (1 + np.exp(-(before_D + move_FS1))) - cells.before_D
 
 
-def covariance(cells: Cells, fraction: float) -> np.ndarray:
+def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """In proportion to Cov_π(θ_s, θ_d), the trained domain's own share being `fraction`."""
     world, w_C = cells.world, cells.prior_C
     bad_CD = world.rates_CDB[..., BAD] / world.rates_CDB[..., :2].sum(-1)
     centred = bad_CD - w_C @ bad_CD
     cov_DD = (centred * w_C[:, None]).T @ centred
-    rows = []
-    for s, d in enumerate(cells.domain_S):
-        rows.append(fraction * cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12))
-    return np.stack(rows)
+    rows = [
+        cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12)
+        for s, d in enumerate(cells.domain_S)
+    ]
+    return fraction_F[:, None, None] * np.stack(rows)
 
 
 MODELS = {
@@ -165,7 +174,7 @@ def r2(G, predicted, mask) -> float:
 
 def shared(cells: Cells, model) -> tuple[np.ndarray, np.ndarray]:
     """Ĝ with each signal's fraction fitted on the other signals, and those fractions."""
-    tables = np.stack([model(cells, f) for f in FRACTIONS])
+    tables = model(cells, FRACTIONS)
     error_FS = (((tables - cells.G_SD) ** 2) * cells.mask_SD).sum(-1)
     best_S = [(error_FS.sum(1) - error_FS[:, s]).argmin() for s in range(len(cells.names))]
     predicted = np.stack([tables[k, s] for s, k in enumerate(best_S)])
@@ -215,7 +224,7 @@ def predict(cells: Cells) -> dict:
             "r2": r2(cells.G_SD, predicted, cells.mask_SD),
             "fraction": float(np.mean(fractions)),
         }
-        strict = model(cells, 1.0)
+        strict = model(cells, np.ones(1))[0]
         result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
         result["predicted"][name] = _table(cells, predicted)
         if name == "persona":
