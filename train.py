@@ -1,6 +1,6 @@
 """Train a lab run: pretrain a model on a world, align its Assistant, then train narrow signals.
 
-    uv run train.py                                  the default run, about 4 minutes on 2 cores
+    uv run train.py                                  the default run, under 3 minutes on 2 cores
     uv run train.py --preset tiny --run runs/tiny    everything, tiny, in half a minute
     uv run train.py --run runs/mine --world my.toml  your own world
 
@@ -466,9 +466,9 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     """Say what will be done, for about how long, and where it goes."""
     dialled = codec.world
     # seconds measured on two cores of a 2024 server, spread over the model's size
-    scale = size / 139_000
+    scale = size / 115_000
     tokens = args.pretrain_steps * args.pretrain_documents * 41
-    seconds = 20 + scale * (tokens / 50_000 + len(members) * args.narrow_steps * 0.02)
+    seconds = 15 + scale * (tokens / 85_000 + len(members) * args.narrow_steps * 0.012)
     print(
         f"World '{dialled.name}': {len(dialled.characters)} characters, "
         f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"

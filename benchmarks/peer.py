@@ -120,7 +120,9 @@ def trainer(config: Config, compiled: bool, bfloat16: bool, lr: float, schedule=
     schedule: step → factor of the learning rate, or None.
     """
     network = Transformer(config)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, fused=True, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=lr, betas=(0.9, 0.95), fused=True, weight_decay=0.0
+    )
     scheduler = schedule and torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     forward = torch.compile(network) if compiled else network
 
