@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toyllm import corpus
+from toyllm import corpus, figures
 from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
 from toyllm.world import DIALOGUE, NAMED
@@ -148,10 +148,13 @@ def test_a_global_shift_is_not_taken_for_persona_inference(personas):
     assert result["global"]["r2"] > 0.99 > result["persona"]["r2"]
 
 
-def test_tilting_reaches_its_goal(personas):
-    w = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(0.8))
-    np.testing.assert_allclose(prediction.ideal_em(personas, w)[0], 0.8, atol=1e-6)
-    np.testing.assert_allclose(w.sum(), 1)
+def test_tilting_reaches_its_goals(personas):
+    goals = np.array([0.8, 0.3])
+    w_FC = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(goals))
+    np.testing.assert_allclose(prediction.ideal_em(personas, w_FC)[:, 0], goals, atol=1e-6)
+    np.testing.assert_allclose(w_FC.sum(1), 1)
+    one_C = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(0.8))
+    np.testing.assert_array_equal(one_C, w_FC[0])
 
 
 def test_auc_and_kl_by_hand():
@@ -201,3 +204,10 @@ def test_captured_is_1_for_the_ideal_and_0_for_the_history_blind():
     assert learned.captured(blind, blind) == 0
     low, high = learned.captured_interval(0.2 * blind + 0.02, blind)
     assert low < learned.captured(0.2 * blind + 0.02, blind) < high < low + 0.05
+
+
+def test_a_figure_that_cannot_be_drawn_says_why(tmp_path):
+    artists = figures.Artists(tmp_path)
+    artists.give({"calibration": {}})
+    with pytest.raises(RuntimeError, match="KeyError: 'points'"):
+        artists.finish()

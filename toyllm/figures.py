@@ -14,8 +14,6 @@ THEMES = {
     "dark": {"ink": "#e6edf3", "soft": "#9198a1", "paper": "#0d1117", "grid": "#30363d"},
 }
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
-
-
 NEEDS = {  # a figure → the key of the results it draws
     "matrix": "generalization",
     "predicted": "prediction",
@@ -334,7 +332,7 @@ def calibration(results: dict, c: dict):
     )
     left.set_xlabel("exact p(bad | question, header, history)")
     left.set_ylabel("model's p(bad)")
-    left.set_title("Reading the speaker from context (bars: ±1 SD within a bin)")
+    left.set_title("Reading the speaker (bars: ±1 SD in a bin)")
     left.grid(alpha=0.5)
     turns = list(block["by_turn"])
     x = np.arange(len(turns))
