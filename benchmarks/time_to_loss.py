@@ -66,32 +66,32 @@ def main(args: Args) -> None:
             for name, (run, settings) in runners.items():
                 lr, steps = settings[target]
                 seconds, excess = until(target, held, run(mesh, seed, lr, steps), steps)
-                found[name][target].append(seconds)
-                print(
-                    f"{name}, seed {seed}: {seconds:.1f} s to {target} (last excess {excess:.5f})"
-                )
+                found[name][target].append({"seconds": seconds, "excess": excess})
+                end = f"{target} reached" if excess <= target else f"{target} not reached"
+                print(f"{name}, seed {seed}: {seconds:.1f} s, {end} (excess {excess:.5f})")
     for target in args.targets:
+        seconds = {name: [x["seconds"] for x in found[name][target]] for name in runners}
         for name in runners:
-            print(f"{name} to {target}: {spread(found[name][target], '.1f')} s")
+            never = sum(x["excess"] > target for x in found[name][target])
+            note = f" ({never} of them not there yet after all their steps)" if never else ""
+            print(f"{name} to {target}: {spread(seconds[name], '.1f')} s{note}")
         if "torch" in found:
-            ratio = np.array(found["toyllm"][target]) / np.array(found["torch"][target])
+            ratio = np.divide(seconds["toyllm"], seconds["torch"])
             print(f"toyllm / torch to {target}: {spread(ratio, '.2f')}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def until(target: float, held, chunks: Iterator, steps: int) -> tuple[float, float]:
-    """Seconds of training until the excess is at most the target (inf: never), and the last one."""
+    """Seconds of training until the excess is at most the target or steps end; the last excess."""
     next(chunks)
     seconds, excess, clock = 0.0, math.inf, time.perf_counter()
     for step, params in chunks:
         if step % LOOK_EVERY == 0 or step >= steps:
             seconds += time.perf_counter() - clock
             excess = held.excess(params())
-            if excess <= target:
+            if excess <= target or step >= steps:
                 return seconds, excess
-            if step >= steps:
-                return math.inf, excess
             clock = time.perf_counter()
     raise AssertionError("a contestant ended early")
 
