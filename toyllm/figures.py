@@ -52,10 +52,9 @@ class Artists:
 
     def finish(self) -> dict[str, Path]:
         """Wait for the last figure. Returns {name: light file}."""
-        for process in self.processes:
-            _, error = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"drawing the figures failed:\n{error}")
+        errors = [process.communicate()[1] for process in self.processes]
+        if any(process.returncode for process in self.processes):
+            raise RuntimeError("drawing the figures failed:\n" + "".join(errors))
         files = {name: file_of(self.folder, name, "light") for name in NEEDS}
         return {name: file for name, file in files.items() if file.exists()}
 
