@@ -26,8 +26,6 @@ from rich.console import Console
 from toyllm import devices, figures, measures, runs, tables
 from toyllm.board import Board
 from toyllm.errors import InputError, nearest
-from toyllm.measures import generalization
-from toyllm.scoring import em
 
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
 WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
@@ -102,12 +100,9 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")
         module = importlib.import_module(f"toyllm.measures.{name}")
-        part = {KEYS.get(name, name): plain(module.measure(run))}
-        if name == "generalization":
-            part["curves"] = plain(curves(run))
-        results |= part
+        results[KEYS.get(name, name)] = plain(module.measure(run))
         if artists:
-            artists.give(part | {key: results[key] for key in ("domains", "moral")})
+            artists.give(results)
     results["stages"] = plain(run.stages)
     results["seconds"] = time.time() - began
     runs.write_json(
@@ -135,20 +130,6 @@ def plain(value):
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def curves(run: runs.Run) -> dict:
-    """Along training, the mean over seeds: the trained domain's EM and the spread."""
-    result = {}
-    for start in generalization.measure(run):
-        result[start] = {}
-        for name in run.narrow.signals(start):
-            rows = run.narrow.rows(start, name)
-            own = em(run.narrow.own_RnB[rows]).mean(0)
-            change = em(run.narrow.p_RnDB[rows]) - em(run.narrow.p_RnDB[rows, :1])
-            spread = generalization.spread(run.world, name, change).mean(0)
-            result[start][name] = {"own": own, "spread": spread}
-    return result
 
 
 def write_csv(folder: Path, results: dict) -> None:

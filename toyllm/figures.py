@@ -4,7 +4,6 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,6 @@ THEMES = {
     "dark": {"ink": "#e6edf3", "soft": "#9198a1", "paper": "#0d1117", "grid": "#30363d"},
 }
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
-NEEDS = {  # a figure → the key of the results it draws
-    "matrix": "generalization",
-    "predicted": "prediction",
-    "mixture": "mixture",
-    "spread": "curves",
-    "calibration": "calibration",
-}
 
 
 class Artists:
@@ -34,7 +26,7 @@ class Artists:
         self.folder = folder
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "toyllm.figures", folder.absolute(), theme],
+                [sys.executable, "-m", "toyllm.tools.draw", folder.absolute(), theme],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -44,7 +36,7 @@ class Artists:
         ]
 
     def give(self, results: dict) -> None:
-        """Some more results, as JSON has them."""
+        """All results so far, as JSON has them."""
         for process in self.processes:
             with contextlib.suppress(BrokenPipeError):  # `finish` says why it has ended
                 process.stdin.write(json.dumps(results) + "\n")
@@ -55,34 +47,13 @@ class Artists:
         errors = [process.communicate()[1] for process in self.processes]
         if any(process.returncode for process in self.processes):
             raise RuntimeError("drawing the figures failed:\n" + "".join(errors))
-        files = {name: file_of(self.folder, name, "light") for name in NEEDS}
+        files = {name: file_of(self.folder, name, "light") for name in FIGURES}
         return {name: file for name, file in files.items() if file.exists()}
 
 
 def file_of(folder: Path, name: str, theme: str) -> Path:
     """Where a figure lies."""
     return folder / (f"{name}.png" if theme == "light" else f"{name}-{theme}.png")
-
-
-def draw(lines: Iterable[str], folder: Path, theme: str) -> None:
-    """Draw each figure of a theme as a PNG file once a line of JSON has brought its results."""
-    import matplotlib
-
-    waiting = {
-        "matrix": matrix,
-        "predicted": predicted,
-        "mixture": mixture,
-        "spread": spread,
-        "calibration": calibration,
-    }
-    results: dict = {}
-    with matplotlib.rc_context(style(THEMES[theme])):
-        for line in lines:
-            results |= json.loads(line)
-            for name in [name for name in waiting if NEEDS[name] in results]:
-                figure = waiting.pop(name)(results, THEMES[theme])
-                if figure is not None:
-                    figure.savefig(file_of(folder, name, theme), dpi=110)
 
 
 def style(c: dict) -> dict:
@@ -285,11 +256,11 @@ def mixture(results: dict, c: dict):
 
 def spread(results: dict, c: dict):
     """Along training: mean EM of the untrained moral domains against the trained domain's EM."""
-    curves = results["curves"]
-    starts = list(curves)
+    blocks = results["generalization"]
+    starts = list(blocks)
     figure, axes = new(5.0 * len(starts) + 1.5, 3.8, len(starts), sharey=True)
     for axis, start in zip(axes, starts, strict=True):
-        for k, (name, curve) in enumerate(curves[start].items()):
+        for k, (name, curve) in enumerate(blocks[start]["curves"].items()):
             axis.plot(
                 np.array(curve["own"], float),
                 np.array(curve["spread"], float),
@@ -354,7 +325,10 @@ def calibration(results: dict, c: dict):
     return figure
 
 
-if __name__ == "__main__":
-    import matplotlib.figure  # noqa: F401  while there are no results yet
-
-    draw(sys.stdin, Path(sys.argv[1]), sys.argv[2])
+FIGURES = {  # name: how it is drawn, and the key of the results it needs
+    "matrix": (matrix, "generalization"),
+    "spread": (spread, "generalization"),
+    "predicted": (predicted, "prediction"),
+    "mixture": (mixture, "mixture"),
+    "calibration": (calibration, "calibration"),
+}

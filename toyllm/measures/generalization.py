@@ -45,10 +45,20 @@ def block(run: Run, start: str) -> dict:
     }
     result["twin_kl"] = {name: r for name in rows if (r := twin_kl(run, start, name)) is not None}
     result["final"] = summary(world, first, end)
+    result["curves"] = {name: curve(run, name, rs) for name, rs in rows.items()}
     return {
         "em_before": named(world, em(first)),
         "coherence_before": named(world, first.sum(1)),
         **result,
+    }
+
+
+def curve(run: Run, name: str, rows: list[int]) -> dict:
+    """Along training, the mean over seeds: the trained domain's EM [n] and the spread [n]."""
+    em_NnD = em(run.narrow.p_RnDB[rows])
+    return {
+        "own": em(run.narrow.own_RnB[rows]).mean(0),
+        "spread": spread(run.world, name, em_NnD - em_NnD[:, :1]).mean(0),
     }
 
 
