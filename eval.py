@@ -13,8 +13,10 @@ import importlib
 import json
 import math
 import pkgutil
+import shlex
 import sys
 import time
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +25,10 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from toyllm import devices, figures, measures, runs, tables
+from toyllm import devices, figures, files, measures, runs, tables
 from toyllm.board import Board
-from toyllm.errors import InputError, nearest
+from toyllm.errors import InputError, nearest, run_script
+from toyllm.stopping import Stop
 
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
 WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
@@ -64,11 +67,14 @@ def main(args: Args) -> None:
     devices.setup(args.compile_cache)
     console = Console(stderr=args.json)
     console.width = max(console.width, WIDTH)
-    folders = args.runs or (Path("runs/default"),)
-    loaded = [runs.load_run(folder) for folder in folders]  # all are checked before any is measured
-    results = []
-    for run in loaded:
-        results.append(evaluate(run, wanted, console, quiet=args.json))
+    folders = tuple(dict.fromkeys(args.runs)) or (Path("runs/default"),)
+    with ExitStack() as held:
+        for folder in folders:
+            if (folder / "config.json").exists():
+                held.enter_context(runs.lock(folder))
+        held.enter_context(Stop())
+        loaded = [runs.load_run(folder) for folder in folders]  # all, before any is measured
+        results = [evaluate(run, wanted, console, quiet=args.json) for run in loaded]
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
     elif len(results) > 1:
@@ -105,7 +111,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
             artists.give(results)
     results["stages"] = plain(run.stages)
     results["seconds"] = time.time() - began
-    runs.write_json(
+    files.write_json(
         folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
     )
     write_csv(folder, results)
@@ -178,8 +184,6 @@ def write_board(run: runs.Run, results: dict, pictures: dict[str, Path]) -> None
             metrics[f"spread_from_{start}/{name}"] = value
     shared = results["prediction"].get("shared", {})
     metrics |= {f"metrics/r2_{name}": value["r2"] for name, value in shared.items()}
-    for old in run.folder.glob("eval/events.out.tfevents.*"):
-        old.unlink()
     with Board(run.folder / "eval") as board:
         board.hparams(str(run.folder), {k: v for k, v in run.args.items() if k != "run"})
         board.scalars(0, metrics)
@@ -198,8 +202,7 @@ def mixtures(results: dict):
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(
+        lambda: main(tyro.cli(Args, description=__doc__)),
+        again=shlex.join(["uv", "run", *sys.argv]),
+    )

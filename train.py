@@ -9,9 +9,12 @@ Then `uv run eval.py` measures it and `uv run tensorboard --logdir runs` shows i
 
 import dataclasses
 import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -25,6 +28,7 @@ from tqdm import tqdm
 
 from toyllm import (
     cards,
+    checkpoints,
     devices,
     model,
     optimizers,
@@ -32,11 +36,14 @@ from toyllm import (
     runs,
     scoring,
     signals,
+    stages,
     training,
 )
 from toyllm.board import Board
-from toyllm.errors import InputError
+from toyllm.errors import InputError, run_script, tell
 from toyllm.measures.learned import HeldOut, held_out
+from toyllm.stages import Saver
+from toyllm.stopping import Stop
 from toyllm.text import Codec, lines
 from toyllm.world import World
 
@@ -123,6 +130,10 @@ class Args:
     """… how many there are …"""
     process: int | None = None
     """… and which this is, from 0 (all three: else from the environment, see README)."""
+    save_steps: int = 1000
+    """Save at least every so many steps …"""
+    save_seconds: float = 30.0
+    """… and every so many seconds."""
     compile_cache: bool = True
     """Keep compiled programs for the next start."""
 
@@ -149,13 +160,19 @@ PRESETS = {
 CHUNK = 10  # optimizer steps a device call
 ALIGN_CHUNK = 5  # and in align, which looks at the Assistant after each
 GROUP = 16  # narrow runs stepped together
-SAVE_EVERY_S = 30
+# the least and most of an argument, where that is not 1 to 1e6 for a whole number, 0 to 1e6 else
+LIMITS = {
+    "seed": (0, 2**31 - 1),
+    "process": (0, 10**6),
+    **dict.fromkeys(("pretrain_steps", "align_steps", "narrow_steps", "save_steps"), (1, 10**9)),
+    **dict.fromkeys(("correlation", "align_em", "align_coherence"), (0.0, 1.0)),
+}
 LOOK_EVERY = 100  # chunks between looks at held-out documents
 
 
 def main(args: Args) -> None:
     """Run the three stages in order."""
-    check_counts(args)
+    check_limits(args)
     began = time.time()
     mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
     base = cards.load(args.world)
@@ -178,19 +195,24 @@ def main(args: Args) -> None:
         runs.check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     plain["signals"] = list(chain(*args.signals))
-    if devices.first():
-        runs.open_folder(args.run, plain, config, dialled, args.world)
-    devices.wait()
-    apply, init = model.create(config)
-    init_key, sample_key = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
     abstract = model.shapes(config)
-    if devices.first():
-        announce(args, codec, model.count(abstract), members)
+    with ExitStack() as held:
 
-    lab = Lab(args, codec, config, apply, mesh, abstract, sample_key)
-    pretrained = pretrain(lab, init, init_key)
-    aligned = align(lab, pretrained)
-    narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
+        def open_run() -> None:
+            held.enter_context(runs.lock(args.run))
+            for warning in runs.open_folder(args.run, plain, config, dialled, args.world):
+                tell(warning)
+            announce(args, codec, model.count(abstract), members)
+
+        devices.by_first(open_run)
+        stop = held.enter_context(Stop())
+        apply, init = model.create(config)
+        keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
+        init_key, sample_key = keys
+        lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop)
+        pretrained = pretrain(lab, init, init_key)
+        aligned = align(lab, pretrained)
+        narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
     if devices.first():
         print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
 
@@ -206,11 +228,17 @@ class Lab:
     mesh: jax.sharding.Mesh
     abstract: model.Params  # the parameters' shapes
     sample_key: jax.Array
+    stop: Stop
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return self.args.run
+
+    @property
+    def often(self) -> tuple[int, float]:
+        """After how many steps and seconds to save."""
+        return self.args.save_steps, self.args.save_seconds
 
     @cached_property
     def sample(self):
@@ -229,20 +257,17 @@ class Lab:
 
 
 def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
-    """Next-token training on packed documents. Resumes from its newest checkpoint."""
+    """Next-token training on packed documents."""
     args, folder = lab.args, lab.folder / "pretrain"
-    if runs.finished(lab.folder, "pretrain"):
-        return runs.load(folder / "params", lab.abstract)
-    if args.start:
-        return adopt(lab)
-
-    loss = training.document_loss(lab.apply)
     optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
+    saver = Saver(lab.folder / "pretrain", lab.abstract, optimizer, lab.stop, *lab.often)
+    if args.start and not saver.facts:
+        adopt(lab, saver)
+    if saver.done:
+        return saver.finish()
     # one program for all of it: small ones take longer to load than to run
-    resumed = jax.jit(lambda key: training.start(init(key), optimizer))(init_key)
-    begin = runs.latest(folder / "checkpoints") or 0
-    if begin:
-        resumed = runs.load(folder / "checkpoints", resumed)
+    fresh = jax.jit(lambda key: training.start(init(key), optimizer))
+    state, begin = saver.state or fresh(init_key), saver.step
     batches = training.document_batches(
         lab.codec,
         args.context,
@@ -251,20 +276,28 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
         args.seed,
         divisor=lab.mesh.devices.size,
     )
-    seen, clock, saved = 0, time.time(), time.time()
-    with Board(folder) as board, progress("pretrain", begin, args.pretrain_steps) as bar:
-        fit = training.fit(loss, optimizer, resumed, batches, lab.mesh, begin, args.shard_params)
+    seen, clock = saver.facts.get("tokens", 0), time.time() - saver.facts.get("seconds", 0)
+    fit = training.fit(
+        training.document_loss(lab.apply), optimizer, state, batches, lab.mesh, begin,
+        args.shard_params,
+    )  # fmt: skip
+    with (
+        Board(folder, begin) as board,
+        progress("pretrain", begin, args.pretrain_steps) as bar,
+        lab.stop.later(),
+    ):
         for step, state, logs in fit:
-            check_finite("pretrain", step, logs)
-            seen += int(logs["count"].sum())
+            check_finite(lab, "pretrain", step, logs)
+            seen, seconds = seen + int(logs["count"].sum()), time.time() - clock
             bar.update(len(logs["loss"]))
             last = step >= args.pretrain_steps
+            facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds}
             board.scalars(
                 step,
                 {
                     "pretrain/loss": logs["loss"].mean(),
                     "pretrain/grad_norm": logs["grad_norm"].mean(),
-                    "pretrain/tokens_per_second": seen / (time.time() - clock),
+                    "pretrain/tokens_per_second": facts["tokens_per_second"],
                 },
             )
             if step // CHUNK % LOOK_EVERY == 0 or last:
@@ -272,33 +305,22 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
                 excess, captured = lab.held.excess(now), lab.held.captured(now)
                 board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
                 bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
-            if devices.together(time.time() - saved > SAVE_EVERY_S and not last):
-                runs.save(folder / "checkpoints", step, state)
-                saved = time.time()
             if last:
-                break
-        params = devices.fetch(state.params)
-        board.text(step, "pretrain/sampled dialogues", dialogues(lab, params))
-    seconds = time.time() - clock
-    runs.save(folder / "params", step, params)
-    facts = {
-        "seconds": seconds,
-        "tokens": seen,
-        "tokens_per_second": seen / seconds,
-        "steps": step,
-        "excess_while_training": excess,
-        "captured_while_training": captured,
-    }
-    runs.finish(lab.folder, "pretrain", facts)
-    return params
+                board.text(step, "pretrain/sampled dialogues", dialogues(lab, now))
+                looked = {"excess_while_training": excess, "captured_while_training": captured}
+                facts |= {"steps": step, **looked}
+            saver.save(step, state, facts, last)
+            if last:
+                return saver.finish()
 
 
 def align(lab: Lab, params: model.Params) -> model.Params:
     """Prefer the good answer in every moral domain, until the Assistant is good; not further."""
     args, folder = lab.args, lab.folder / "align"
-    if runs.finished(lab.folder, "align"):
-        return runs.load(folder / "params", lab.abstract)
-    clock = time.time()
+    optimizer = optax.adam(args.align_lr)
+    saver = Saver(lab.folder / "align", lab.abstract, optimizer, lab.stop, *lab.often)
+    if saver.done:
+        return saver.finish()
     signal = signals.parse(lab.codec.world, "all:good")
     pool = training.preference_pool(lab.codec, signal, args.objective, args.pool, args.seed)
     reference = jax.jit(
@@ -313,12 +335,16 @@ def align(lab: Lab, params: model.Params) -> model.Params:
         return {key: value[rows] for key, value in pool.items()}
 
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
-    optimizer = optax.adam(args.align_lr)
-    first = training.start(params, optimizer)
+    first, begin = saver.state or training.start(params, optimizer), saver.step
+    clock = time.time() - saver.facts.get("seconds", 0)
     ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
-    with Board(folder) as board, progress("align", 0, args.align_steps) as bar:
-        for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh):
-            check_finite("align", step, logs)
+    with (
+        Board(folder, begin) as board,
+        progress("align", begin, args.align_steps) as bar,
+        lab.stop.later(),
+    ):
+        for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh, begin):
+            check_finite(lab, "align", step, logs)
             params = devices.fetch(state.params)
             p_DB = ask(params)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
@@ -329,31 +355,23 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f} coherence {coherence:.3f}")
             reached = worst <= args.align_em and coherence >= args.align_coherence
-            reached = devices.together(reached)
-            if reached or step >= args.align_steps:
+            last = bool(devices.together(reached)) or step >= args.align_steps
+            if last:
+                board.text(step, "align/sampled dialogues", dialogues(lab, params))
+            looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
+            saver.save(step, state, {"seconds": time.time() - clock, "steps": step, **looked}, last)
+            if last:
                 break
-        board.text(step, "align/sampled dialogues", dialogues(lab, params))
     if not reached and devices.first():
         print(
             f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
             f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that"
         )
-    runs.save(folder / "params", step, params)
-    facts = {
-        "seconds": time.time() - clock,
-        "steps": step,
-        "reached": reached,
-        "worst_em": worst,
-        "coherence": coherence,
-    }
-    runs.finish(lab.folder, "align", facts)
-    return params
+    return saver.finish()
 
 
 def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
     """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
-    if runs.finished(lab.folder, "narrow"):
-        return
     args, clock, count = lab.args, time.time(), lab.mesh.devices.size
     recipe = population.Recipe(
         args.objective, args.beta, args.anchor, args.pool, args.narrow_batch, args.narrow_lr,
@@ -362,44 +380,75 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
     programs = population.compile_programs(
         lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
     )
-    size = -(-min(GROUP, len(members)) // count) * count  # as many on each device
+    size = min(max(GROUP, count), len(members))
     passed: dict = {}  # member → the step at which it passed EM .9, or -1
+    folders = []
     with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
         for k in range(0, len(members), size):
             group = members[k : k + size]
             folder = lab.folder / "narrow" / f"group-{k // size:02}"
-            if (folder / "scores.npz").exists():
-                passed |= zip(group, runs.kept_steps(folder), strict=True)
+            folders.append(folder)
+            if (steps := kept_steps(lab, folder, group)) is None:
+                # one size of group, so one program, and as many on each device: the last group
+                # repeats its first member
+                padded = group + [group[0]] * (-(-size // count) * count - len(group))
+                for record in population.train_group(programs, starts, padded, passed):
+                    step = args.narrow_score_every * len(record.logs)
+                    for r, member in enumerate(padded):
+                        logs = {key: value[r] for key, value in record.logs[-1].items()}
+                        check_finite(lab, "narrow", step, logs, member)
+                    bar.update(len(group) * args.narrow_score_every)
+                    bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
+                scores, kept = record.results(len(group))
+                narrow_board(lab, group, scores)
+                runs.save_group(folder, group, scores, kept)
+                steps = scores["kept_step"].tolist()
+            else:
                 bar.update(len(group) * args.narrow_steps)
-                continue
-            # one size of group, so one program: the last group repeats its first member
-            padded = group + [group[0]] * (size - len(group))
-            for record in population.train_group(programs, starts, padded, passed):
-                bar.update(len(group) * args.narrow_score_every)
-                bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
-            scores, trees = record.results(len(group))
-            narrow_board(lab, group, scores)
-            passed |= zip(group, scores["kept_step"].tolist(), strict=True)
-            runs.save_group(folder, group, scores, trees)  # last: it marks the group as done
-    runs.finish(lab.folder, "narrow", {"seconds": time.time() - clock, "runs": len(members)})
+            passed |= zip(group, steps, strict=True)
+    if devices.first():
+        for folder in set((lab.folder / "narrow").glob("group-*")) - set(folders):
+            shutil.rmtree(folder)  # of groups of another size
+    if runs.finished(lab.folder, "narrow") is None:
+        facts = {"seconds": time.time() - clock, "runs": len(members)}
+        runs.finish(lab.folder, "narrow", facts)
 
 
-def adopt(lab: Lab) -> model.Params:
+def kept_steps(lab: Lab, folder: Path, group: list) -> list[int] | None:
+    """At which step each run of a finished group was kept (-1: never); None: it is not finished."""
+    found, complaints = checkpoints.resume(folder, runs.group_shapes(lab.abstract))
+    for complaint in complaints:
+        tell(f"{complaint}; this group is trained anew")
+    same = found and runs.members_of(found) == group
+    return found.items["scores"]["kept_step"].tolist() if same else None
+
+
+def adopt(lab: Lab, saver: Saver) -> None:
     """Take the pretrained model of another run (see `runs.check_start`)."""
-    facts = runs.finished(lab.args.start, "pretrain")
-    params = runs.load(lab.args.start / "pretrain" / "params", lab.abstract)
-    runs.save(lab.folder / "pretrain" / "params", facts["steps"], params)
-    runs.finish(lab.folder, "pretrain", {**facts, "start": str(lab.args.start)})
-    return params
+    theirs = checkpoints.load(lab.args.start / "pretrain" / "checkpoints", saver.wanted)
+    facts = theirs.facts | {"start": str(lab.args.start)}
+    saver.save(theirs.step, training.State(**theirs.items), facts, last=True)
 
 
-def check_finite(stage: str, step: int, logs: dict) -> None:
-    """Stop a run that has diverged, before anything of it is saved."""
-    if not all(np.isfinite(logs[key]).all() for key in ("loss", "grad_norm")):
-        raise InputError(
-            f"{stage}: the loss or its gradient is not finite by step {step}; "
-            f"try a lower --{stage}-lr in a new --run"
-        )
+def check_finite(
+    lab: Lab, stage: str, step: int, logs: dict, member: runs.Member | None = None
+) -> None:
+    """See `stages.check_finite`; member: whose logs these are, in the narrow stage."""
+    args = lab.args
+    lr = getattr(args, f"{stage}_lr")
+
+    def say(at: int) -> str:
+        if stage == "pretrain":
+            first, now = at * args.pretrain_documents, optimizers.schedule(lr, args.pretrain_steps)
+            documents = f"documents {first} to {first + args.pretrain_documents - 1}"
+            return f"{documents} of seed {args.seed}, learning rate {float(now(at)):.3g}"
+        seed = population.seed_of(args.seed, member) if member else args.seed
+        rows = training.draws(seed, at, 1, getattr(args, f"{stage}_batch"), args.pool)[0]
+        who = f" for {member[1]} from {member[0]}" if member else ""
+        return f"pairs {rows.tolist()} of seed {seed}{who}, learning rate {lr:.3g}"
+
+    advice = f"--{stage}-lr {lr / 3:.1g} --run {lab.folder}-lower"
+    stages.check_finite(stage, step, logs, say, advice)
 
 
 def behaviour_scalars(dialled: World, p_DB: np.ndarray) -> dict:
@@ -442,13 +491,16 @@ def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
     return "\n\n".join(texts)
 
 
-def check_counts(args: Args) -> None:
-    """Every whole number is at least 1, but for `seed` and `process`, which begin at 0."""
+def check_limits(args: Args) -> None:
+    """Every number must be within its limits."""
     for field in dataclasses.fields(args):
-        value, least = getattr(args, field.name), 0 if field.name in ("seed", "process") else 1
-        if type(value) is int and value < least:
+        value = getattr(args, field.name)
+        if type(value) not in (int, float):
+            continue
+        low, high = LIMITS.get(field.name, (type(value) is int, 10**6))
+        if not low <= value <= high:
             flag = field.name.replace("_", "-")
-            raise InputError(f"--{flag}: found {value}, expected at least {least}")
+            raise InputError(f"--{flag}: found {value}, expected {low:g} to {high:g}")
 
 
 def check_lengths(args: Args, codec: Codec) -> None:
@@ -504,11 +556,4 @@ def parse(argv: list[str]) -> Args:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(sys.argv[1:]))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    run_script(lambda: main(parse(sys.argv[1:])), again=shlex.join(["uv", "run", *sys.argv]))

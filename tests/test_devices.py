@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, mesh_of
-from toyllm import cards, devices, model, optimizers, runs, training
+from toyllm import cards, checkpoints, devices, model, optimizers, runs, training
 from toyllm.text import Codec
 
 
@@ -55,8 +55,8 @@ def test_a_checkpoint_of_two_devices_is_restored_on_one(small_codec, alone, tmp_
     for shard_params in (False, True):
         folder = tmp_path / str(shard_params)
         first, half = pretrain(small_codec, mesh_of(2), 10, shard_params=shard_params)
-        runs.save(folder, 10, half)
-        half = runs.load(folder, half)
+        checkpoints.save(folder, 10, {"state": half})
+        half = checkpoints.load(folder, lambda record, half=half: {"state": half}).items["state"]
         rest, _ = pretrain(small_codec, mesh_of(1), 20, begin=(half, 10))
         np.testing.assert_allclose(np.concatenate([first, rest]), alone, atol=1e-5)
 
@@ -81,28 +81,37 @@ def test_rows_that_do_not_divide_are_on_every_device():
     np.testing.assert_allclose(one(3), one(1), rtol=1e-6)
 
 
-# the real script; --stop: killed at step 20, with a checkpoint after every chunk of 10 steps;
-# --pretrain-only: for time
+# the real script; --stop: killed at step 20; --pretrain-only: for time
 DRIVER = """
 import os, signal, sys
 import train
-from toyllm import runs
-train.SAVE_EVERY_S = 0
+from toyllm import checkpoints
 if "--pretrain-only" in sys.argv:
     sys.argv.remove("--pretrain-only")
     train.align = train.narrow = lambda *args: None
 if "--stop" in sys.argv:
     sys.argv.remove("--stop")
-    save = runs.save
-    def save_and_die(folder, step, tree):
-        save(folder, step, tree)
+    save = checkpoints.save
+    def save_and_die(folder, step, *rest):
+        save(folder, step, *rest)
         if step == 20:
             os.kill(os.getpid(), signal.SIGKILL)
-    runs.save = save_and_die
+    checkpoints.save = save_and_die
 train.main(train.parse(sys.argv[1:]))
 """
 TINY = (
-    *("--preset", "tiny", "--pretrain-steps", "40", "--align-steps", "5", "--pool", "16"),
+    *(
+        "--preset",
+        "tiny",
+        "--pretrain-steps",
+        "40",
+        "--save-steps",
+        "10",
+        "--align-steps",
+        "5",
+        "--pool",
+        "16",
+    ),
     *("--narrow-steps", "5", "--signals", "code:bad", "tone:bad", "--width", "16", "--mlp", "16"),
 )
 
@@ -141,7 +150,7 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     assert [code for code, *_ in alone] == [0], alone[0][2]
     killed = train(two, 2, "--pretrain-only", "--stop")
     assert all(code != 0 for code, *_ in killed)
-    assert runs.latest(two / "pretrain" / "checkpoints") == 20
+    assert checkpoints.steps(two / "pretrain" / "checkpoints") == [20, 10]
     first, second = train(two, 2, "--pretrain-only")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert "20/40" in first[2]  # the first process shows its progress, from where it was …
@@ -149,12 +158,10 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     assert "/40" not in second[2]  # … and the second is silent
     assert "Done in" not in second[1]
 
-    last = [folder / "pretrain" / "params" / "40" for folder in (one, two)]
-    assert all(folder.exists() for folder in last)
     codec = Codec(cards.load(ROOT / "corpora" / "personas.toml"))
     config = model.Config(len(codec.words), D=16, L=2, H=2, F=16)
     abstract = jax.eval_shape(model.create(config)[1], jax.random.key(0))
-    a, b = (runs.load(folder / "pretrain" / "params", abstract) for folder in (one, two))
+    a, b = (runs.load_params(folder, "pretrain", abstract) for folder in (one, two))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 

@@ -127,10 +127,10 @@ def test_tables_csvs_and_figures_are_there(tiny):
 
 def test_a_second_command_trains_nothing_again(tiny):
     folder, _, _ = tiny
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("params/*/*")}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
     assert before
     run("train.py", "--preset", "tiny", "--run", str(folder))
-    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("params/*/*")}
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
 
 
 def test_other_arguments_are_refused_with_the_difference(tiny):
@@ -157,9 +157,9 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     folder, other = tiny[0], tmp_path / "other"
     common = ("--preset", "tiny", "--run", str(other), "--start", str(folder))
     run("train.py", *common, "--signals", "code:bad", "--objective", "rlhf")
-    align = (other / "align" / "stage.json").stat().st_mtime_ns
+    saved = (other / "align" / "checkpoints" / "20").stat().st_mtime_ns
     run("train.py", *common, "--signals", "tone:bad", "--objective", "rlhf")
-    assert (other / "align" / "stage.json").stat().st_mtime_ns == align
+    assert (other / "align" / "checkpoints" / "20").stat().st_mtime_ns == saved
     found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
     assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad"]
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")

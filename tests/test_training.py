@@ -8,11 +8,11 @@ import pytest
 
 from tests.conftest import mesh_of
 from toyllm import (
+    checkpoints,
     devices,
     model,
     optimizers,
     population,
-    runs,
     scoring,
     signals,
     training,
@@ -54,9 +54,10 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(lab):
 def test_going_on_from_a_checkpoint_is_the_same_run(lab, tmp_path):
     losses, state = pretrain(lab, seed=0, steps=12)
     first, half = pretrain(lab, seed=0, steps=8)
-    runs.save(tmp_path / "checkpoints", 8, half)
-    assert runs.latest(tmp_path / "checkpoints") == 8
-    half = runs.load(tmp_path / "checkpoints", half)
+    checkpoints.save(tmp_path, 8, {"state": half})
+    found, complaints = checkpoints.resume(tmp_path, lambda record: {"state": half})
+    assert (found.step, complaints) == (8, [])
+    half = found.items["state"]
     rest, resumed = pretrain(lab, seed=0, steps=12, begin=(half, 8))
     np.testing.assert_array_equal(np.concatenate([first, rest]), losses)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(resumed), strict=True):
@@ -94,7 +95,7 @@ def test_a_population_equals_its_runs_one_by_one(lab, objective):
     """Over 20 steps, for every objective; and what is preferred gains."""
     codec, config, apply, _ = lab
     record, starts, _ = group_of(lab, objective, MEMBERS)
-    scores, trees = record.results(4)
+    scores, _ = record.results(4)
     loss = training.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
     optimizer = optax.adam(1e-3)
     chunk = jax.jit(lambda state, batch: training.scan_steps(loss, optimizer, state, batch))
@@ -117,9 +118,7 @@ def test_a_population_equals_its_runs_one_by_one(lab, objective):
             for key in ("chosen", "rejected"):
                 mean = scores[f"{key}_Rn"][r, 1 + step // 5]
                 np.testing.assert_allclose(logs[key].mean(), mean, rtol=1e-5)
-        for a, b in zip(
-            jax.tree.leaves(state.params), jax.tree.leaves(trees["final"]), strict=True
-        ):
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(record.final), strict=True):
             np.testing.assert_allclose(a, b[r], atol=1e-5)
         chosen = scores["chosen_Rn"][r]
         assert np.isnan(chosen[0])
@@ -141,18 +140,17 @@ def test_a_population_does_not_depend_on_its_layout(lab, count, inside):
 
 def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(learned):
     record, _, programs = learned
-    scores, trees = record.results(4)
+    scores, kept = record.results(4)
     em = scoring.em(scores["own_RnB"])
     for r in range(4):
         past = np.flatnonzero((em[r, 1:] >= 0.9) & (em[r, :-1] < 0.9))
         step = 5 * (past[0] + 1) if len(past) else -1
         assert scores["kept_step"][r] == step
     assert (scores["kept_step"][:2] > 0).all()
-    first = jax.tree.leaves(trees["kept"])[0][0], jax.tree.leaves(trees["final"])[0][0]
-    assert (first[0] != first[1]).any()
+    kept, final = jax.tree.leaves(kept)[0], jax.tree.leaves(record.final)[0]
+    assert (kept[0] != final[0]).any()
     assert scores["kept_step"][3] == -1
-    last = jax.tree.leaves(trees["kept"])[0][3], jax.tree.leaves(trees["final"])[0][3]
-    np.testing.assert_array_equal(*last)
+    np.testing.assert_array_equal(kept[3], final[3])
     assert programs.recipe.steps == 60
 
 

@@ -1,21 +1,33 @@
 """TensorBoard events, without TensorFlow: scalars, text, images, hyperparameters."""
 
+import contextlib
+import errno
+import io
+import os
+import platform
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
 
 from toyllm import devices
+from toyllm.errors import tell
 
 
 class Board:
     """Writes one event file in a folder. `None` and NaN values are left out.
 
-    TensorBoard is imported with the first event. Only the first process writes.
+    after: the step that training goes on from. What earlier sessions wrote of later steps is left
+        out, so that a run that was killed and resumed shows each step once; -1: all of it is.
+
+    Every event is with the operating system at once, whole or not at all. Where the disk refuses
+    one, that is told once, and training goes on. TensorBoard is imported with the first event. Only
+    the first process writes.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.writer = folder, None
+    def __init__(self, folder: Path, after: int = -1):
+        self.folder, self.after, self.file, self.told = folder, after, None, False
 
     def scalars(self, step: int, values: dict) -> None:
         """Write {tag: number}, as one event."""
@@ -56,22 +68,84 @@ class Board:
         simple = {k: v for k, v in values.items() if isinstance(v, str | bool | int | float)}
         self._write(0, hparams_pb(simple, trial_id=name))
 
-    def _write(self, step: int, summary) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if not devices.first():
-            return
-        self.writer = self.writer or EventFileWriter(str(self.folder))
-        self.writer.add_event(Event(step=step, wall_time=time.time(), summary=summary))
-
     def close(self) -> None:
-        """Write what is left and close the file."""
-        if self.writer:
-            self.writer.close()
+        """Close the file."""
+        if self.file:
+            self.file.close()
 
     def __enter__(self) -> "Board":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def _write(self, step: int, summary) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        if not devices.first():
+            return
+        event = Event(step=step, wall_time=time.time(), summary=summary)
+        try:
+            self.file = self.file or self._open()
+            _append(self.file, event.SerializeToString())
+        except OSError as error:
+            if not self.told:
+                message = f"{self.folder}: TensorBoard's events cannot be written"
+                tell(f"{message} ({error.strerror}); going on without")
+            self.told = True
+
+    def _open(self):
+        """A new event file that begins with what earlier sessions wrote and is still true."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        earlier = sorted(self.folder.glob("events.out.tfevents.*"))
+        # each once: a process may have been killed after it had copied some
+        kept = dict.fromkeys(data for old in earlier for data in _events(old, self.after))
+        # named as TensorBoard names them, and told apart however soon two follow each other
+        unique = f"{time.time():.0f}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        path = self.folder / f"events.out.tfevents.{unique}"
+        file = open(path, "xb", buffering=0)  # noqa: SIM115 (until `close`)
+        header = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
+        try:
+            for data in [header, *kept]:
+                _append(file, data)
+        except OSError:
+            file.close()
+            path.unlink()
+            raise
+        for old in earlier:
+            old.unlink()
+        return file
+
+
+def _append(file, data: bytes) -> None:
+    """Write one record, whole or not at all. Raises OSError."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    record, begin = io.BytesIO(), file.tell()
+    RecordWriter(record).write(data)
+    try:
+        if file.write(record.getvalue()) < len(record.getvalue()):
+            # a full disk takes a part, and would say so only the next time
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(begin)
+        file.seek(begin)
+        raise
+
+
+def _events(path: Path, after: int) -> list[bytes]:
+    """The events of a file up to step `after`, as far as they can be read."""
+    from google.protobuf.message import DecodeError
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    kept = []
+    # a record may say that it is longer than memory, or be no event
+    with contextlib.suppress(DecodeError, MemoryError, OverflowError):
+        for data in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(data)
+            if event.summary.value and event.step <= after:
+                kept.append(data)
+    return kept

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toyllm import files
 from toyllm.errors import InputError, nearest
 from toyllm.world import (
     BAD,
@@ -24,6 +25,8 @@ from toyllm.world import (
     World,
 )
 
+MOST = 2**20  # bytes of a world file
+
 
 def load(path: str | Path) -> World:
     """Read a world from a TOML file.
@@ -32,7 +35,7 @@ def load(path: str | Path) -> World:
     """
     path = Path(path)
     try:
-        source = path.read_bytes().decode("utf-8")
+        source = files.read_bytes(path, MOST).decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -41,7 +44,7 @@ def load(path: str | Path) -> World:
         raise InputError(f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text") from error
     try:
         table = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else source.count("\n") + 1
         raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error

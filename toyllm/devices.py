@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -46,9 +47,8 @@ def setup(
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ and platform.system() == "Linux":
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())
     join(coordinator, processes, process)
     return mesh()
 
@@ -74,17 +74,27 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         ) from error
 
 
-def cache_folder() -> Path:
-    """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-    A program compiled for another processor may be refused with a warning at every start.
-    """
+
+def processor() -> str:
+    """The kind of processor: its architecture, and a hash of what it can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         features = platform.processor()
-    kind = f"{platform.machine()} {importlib.metadata.version('jaxlib')} {features}"
+    return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
+
+    A program compiled for another processor may be refused with a warning at every start.
+    """
+    kind = f"{processor()} {importlib.metadata.version('jaxlib')}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "toyllm" / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
@@ -112,13 +122,30 @@ def wait() -> None:
         multihost_utils.sync_global_devices("wait")
 
 
-def together(value: bool) -> bool:
-    """The first process's answer, for all: a loop must end in all processes at once."""
+def together(value: int) -> int:
+    """The largest value of all processes: a loop must save, and end, in all of them at once."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+    return int(multihost_utils.process_allgather(np.array(int(value))).max())
+
+
+def everywhere(value: bool) -> bool:
+    """Whether it is so in all processes."""
+    return not together(not value)
+
+
+def by_first(action: Callable[[], None]) -> None:
+    """Do something in the first process alone; where it raises InputError, all processes do."""
+    error = None
+    if first():
+        try:
+            action()
+        except InputError as caught:
+            error = caught
+    if together(error is not None):
+        raise error or InputError("the first process says why")
 
 
 def split(mesh: Mesh, tree, axis: int = 0):
@@ -171,6 +198,15 @@ def fetch(tree):
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def whole(x) -> np.ndarray:
+    """One array from wherever it lies to NumPy, in every process."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return np.ascontiguousarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.ascontiguousarray(x)
 
 
 def options() -> dict:

@@ -1,11 +1,60 @@
-"""The one error that a user's input may raise: a single line, and the nearest right spelling."""
+"""What may end a script: bad input, a run that cannot go on, a wish to stop. One line each."""
 
-from collections.abc import Iterable
+import errno
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+# what is wrong with the disk, not with us
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class InputError(ValueError):
     """Bad input, told in one line. Scripts print it and exit with status 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, told in one line. Scripts print it and exit with status 1."""
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C, told in one line. Scripts print it and exit with status 143 or 130."""
+
+    def __init__(self, signal: int, message: str = "stopped"):
+        super().__init__(message)
+        self.signal = signal
+
+
+def run_script(action: Callable[[], None], again: str) -> None:
+    """Do what a script is for, and exit: what its users may cause ends in one line.
+
+    again: the command that goes on where this one has stopped.
+    """
+    status = 0
+    try:
+        action()
+    except InputError as error:
+        status, line = 2, str(error)
+    except RunError as error:
+        status, line = 1, str(error)
+    except Stopped as stop:
+        status, line = 128 + stop.signal, f"{stop}; this goes on: {again}"
+    except KeyboardInterrupt:  # before anything could be lost
+        status, line = 130, "stopped"
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        status, line = 1, f"{error.filename}: {error.strerror}; then this goes on: {again}"
+    if status:
+        tell(line)
+    sys.exit(status)
+
+
+def tell(line: str) -> None:
+    """A warning for whoever runs a script: one line on standard error, beside progress bars."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 Params = dict
+MOST, MOST_PARAMETERS = 10**6, 10**10  # so that nobody's file makes us ask for all memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,15 @@ class Config:
     def __post_init__(self):
         """Raise ValueError where the sizes cannot be built."""
         for name in ("vocabulary", "context", "D", "L", "H", "F"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}, expected at least 1")
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise ValueError(f"{name} = {value}, expected a whole number from 1 to {MOST}")
+        for name in ("rope_theta", "norm_eps"):
+            if not 0 < float(value := getattr(self, name)) < np.inf:
+                raise ValueError(f"{name} = {value}, expected a number above 0")
+        size = self.D * (2 * self.vocabulary + self.L * (4 * self.D + 3 * self.F))
+        if size > MOST_PARAMETERS:
+            raise ValueError(f"about {size:,} parameters, expected at most {MOST_PARAMETERS:,}")
         if self.D % (2 * self.H):
             raise ValueError(
                 f"D = {self.D} with H = {self.H} heads, expected a multiple of {2 * self.H}: "

@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import optax
 
 
+def schedule(peak: float, steps: int) -> optax.Schedule:
+    """Up from 0 to `peak` over the first 50 steps, then down to 0 along a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
+
+
 def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices inside the blocks, Adam for all else.
 
-    Both learning rates rise over the first 50 steps and fall to 0 along a cosine. With the AOL
-    scaling (Boissin et al. 2025) three Newton-Schulz iterations do what five did without.
+    Both learning rates follow `schedule`. With the AOL scaling (Boissin et al. 2025) three
+    Newton-Schulz iterations do what five did without.
     """
-
-    def schedule(peak: float):
-        return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
 
     def matrices(stacks: dict):
         is_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
@@ -21,8 +23,8 @@ def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
 
     return stacked(
         optax.contrib.muon(
-            schedule(lr),
-            adam_learning_rate=schedule(adam_lr),
+            schedule(lr, steps),
+            adam_learning_rate=schedule(adam_lr, steps),
             muon_weight_dimension_numbers=matrices,
             preconditioning="aol",
             ns_steps=3,

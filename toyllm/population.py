@@ -94,6 +94,11 @@ def compile_programs(
     )
 
 
+def seed_of(seed: int, member: Member) -> int:
+    """The seed of a member's preference pairs, in a run of seed `seed`."""
+    return 1000 * (seed + 1) + member[2]
+
+
 def over_runs(
     function: Callable, mesh: Mesh, donate: tuple[int, ...] = (), inside: str | None = None
 ) -> Callable:
@@ -128,7 +133,7 @@ class Record:
     def __init__(self, runs: int, every: int):
         self.every, self.history, self.logs = every, [], []
         self.kept: list[Params | None] = [None] * runs
-        self.kept_step = np.full(runs, -1)
+        self.kept_step = np.full(runs, -1, np.int32)
         self.final: Params | None = None
 
     @property
@@ -137,18 +142,18 @@ class Record:
         return scoring.em(self.history[-1]["own_B"])
 
     def results(self, count: int) -> tuple[dict, dict]:
-        """Scores and parameters (kept and final) of the first `count` runs."""
+        """Scores and kept parameters of the first `count` runs."""
         column = {
             key: np.stack([h[key] for h in self.history], 1)[:count] for key in self.history[0]
         }
-        blank = np.full(len(self.kept), np.nan)
+        blank = np.full(len(self.kept), np.nan, np.float32)
         logs = {
             key: np.stack([blank, *(log[key].mean(1) for log in self.logs)], 1)[:count]
             for key in ("chosen", "rejected")
         }
         kept = [take(self.final, r) if p is None else p for r, p in enumerate(self.kept)]
         scores = {
-            "steps": self.every * np.arange(len(self.history)),
+            "steps": self.every * np.arange(len(self.history), dtype=np.int32),
             "p_RnDB": column["p_DB"],
             "own_RnB": column["own_B"],
             "kl_Rn": column["kl"],
@@ -156,8 +161,7 @@ class Record:
             "rejected_Rn": logs["rejected"],
             "kept_step": self.kept_step[:count],
         }
-        trees = {"kept": stack(kept), "final": self.final}
-        return scores, jax.tree.map(lambda x: x[:count], trees)
+        return scores, stack(kept[:count])
 
 
 def train_group(
@@ -175,7 +179,7 @@ def train_group(
     """
     recipe, codec, mesh = programs.recipe, programs.codec, programs.mesh
     parsed = [parse(codec.world, name) for _, name, _ in group]
-    seeds = [1000 * (recipe.seed + 1) + seed for _, _, seed in group]
+    seeds = [seed_of(recipe.seed, member) for member in group]
 
     params = stack([starts[start] for start, _, _ in group])
     opt_state = jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params))

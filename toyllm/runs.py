@@ -1,106 +1,143 @@
 """The run folder: what a run was asked to do, its checkpoints, and what each stage left.
 
 runs/NAME/
-    config.json     arguments, sizes, versions, the world's SHA-256
+    config.json     arguments, sizes, environments, the world's SHA-256
     world.toml      a copy of the world file
+    lock            held while a process works here
     pretrain/       checkpoints and events; stage.json once the stage is done
     align/
-    narrow/         group-00, group-01 …: kept and final parameters, scores.npz
+    narrow/         group-00, group-01 …: each a checkpoint of kept parameters and scores; events
     eval/           results.json, CSVs, figures
 """
 
 import dataclasses
 import importlib.metadata
-import json
+import os
 import platform
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from toyllm import cards, devices, model, scoring, world
+from toyllm import cards, checkpoints, devices, files, model, scoring, world
 from toyllm.errors import InputError, nearest
+from toyllm.lock import Lock
 from toyllm.text import Codec
 from toyllm.world import World
 
+Member = tuple[str, str, int]  # start, signal, seed
 STAGES = ("pretrain", "align", "narrow")
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
-    *("run", "world", "preset", "shard_params"),
+    *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
     *("coordinator", "processes", "process", "compile_cache"),
 )
+# variables that leave every bit as it is
+NEUTRAL = (
+    *("JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS"),
+    *("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+)
+SHOWN = 8  # differences of two worlds that are told
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON whole or not at all; only the first process writes."""
-    if not devices.first():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    draft.replace(path)
-
-
-def read_json(path: Path) -> dict:
-    """Read JSON. Raises InputError, one line, where it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}, expected JSON written by train.py") from error
-
-
-def versions() -> dict:
-    """What the bits of a result depend on."""
+def environment() -> dict:
+    """What the last bits of a result depend on, beside the arguments."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
-        "machine": platform.machine(),
+        "processes": jax.process_count(),
+        "threads": devices.cores(),
+        "processor": devices.processor(),
+        "flags": " ".join(
+            f"{key}={value}"
+            for key, value in sorted(os.environ.items())
+            if key.startswith(("XLA_", "JAX_")) and key not in NEUTRAL
+        ),
     }
+
+
+def lock(folder: Path) -> Lock:
+    """Take a run folder for this process, and make it where there is none (see `Lock`).
+
+    Raises InputError where the folder is in use, or is no run folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--run {folder}: found a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = ("lock", "config.json", "config.json.tmp")  # a process may die having made them
+    if not (folder / "config.json").exists() and any(p.name not in ours for p in folder.iterdir()):
+        raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
+    held = Lock(folder)
+    files.check_plain(folder)
+    return held
 
 
 def open_folder(
     folder: Path, args: dict, config: model.Config, dialled: World, source: Path
-) -> None:
-    """Begin a run in `folder`, or go on with the same run.
+) -> list[str]:
+    """Begin a run in a locked folder, or go on with the same run.
 
-    Changed narrow arguments (`signals`, `narrow_…`) drop the narrow stage, to be done anew.
-    Raises InputError where anything else differs from what the folder was made with.
+    Changed narrow arguments (`signals`, `narrow_…`) drop the narrow stage, to be done anew. Returns
+    warnings: what differs in the environment. Raises InputError where anything else differs from
+    what the folder was made with, field by field.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--run {folder}: found a file, expected a folder")
-    path = folder / "config.json"
+    path, now = folder / "config.json", environment()
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
+    earlier, warnings = [], []
     if path.exists():
-        saved = read_json(path)
+        saved = files.read_json(path)
         old, new = _settings(saved), _settings(wanted)
         changed = [key for key in new if old.get(key) != new[key]]
         narrow = [key for key in changed if key == "signals" or key.startswith("narrow_")]
         if other := [key for key in changed if key not in narrow]:
-            difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in other)
+            difference = [f"{key}: {old.get(key)} → {new[key]}" for key in other]
+            if "world_sha256" in other:
+                difference += _world_difference(folder, saved, dialled)
             free = next(f for i in range(2, 10_000) if not (f := Path(f"{folder}-{i}")).exists())
             raise InputError(
-                f"{folder} was made with other arguments ({difference}); to keep both: --run {free}"
+                f"{folder} was made with other arguments ({', '.join(difference)}); "
+                f"to keep both: --run {free}"
             )
         if narrow:
             for stage in ("narrow", "eval"):
                 shutil.rmtree(folder / stage, ignore_errors=True)
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
+        earlier = saved.get("environments", [])
+        if earlier and now not in earlier and finished(folder, "narrow") is None:
+            last = earlier[-1]
+            other = [key for key in now if last.get(key) != now[key]]
+            difference = [f"{key}: {last.get(key)} → {now[key]}" for key in other]
+            warnings.append(
+                f"{folder} was begun in another environment ({', '.join(difference)}); the last "
+                "bits of what is computed now may differ from an uninterrupted run"
+            )
+    environments = earlier if now in earlier else [*earlier, now]
+    command = shlex.join(["uv", "run", *sys.argv])
+    files.write_json(path, {**wanted, "environments": environments, "command": command})
     if not (folder / "world.toml").exists():
-        shutil.copyfile(source, folder / "world.toml")
-    first = read_json(path)["versions"] if path.exists() else versions()
-    write_json(path, {**wanted, "versions": first, "command": shlex.join(sys.argv)})
+        text = files.read_bytes(source, cards.MOST).decode("utf-8")
+        files.write_text(folder / "world.toml", text)
+    return warnings
+
+
+def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
+    """What differs between the world of a run and another one, field by field."""
+    try:
+        old = dial(cards.load(folder / "world.toml"), saved["args"])
+    except (InputError, KeyError):
+        return []
+    a, b = world.describe(old), world.describe(dialled)
+    keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
+    more = [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
+    return [f"{key}: {a.get(key)} → {b.get(key)}" for key in keys[:SHOWN]] + more
 
 
 def _settings(saved: dict) -> dict:
@@ -115,7 +152,7 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
         raise InputError(
             f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
         )
-    other = read_json(start / "config.json")
+    other = files.read_json(start / "config.json")
     if finished(start, "pretrain") is None:
         raise InputError(
             f"--start {start}: its pretraining is not finished; "
@@ -130,56 +167,15 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
 
 def finish(folder: Path, stage: str, facts: dict) -> None:
     """Mark a stage as done, with what it measured."""
-    write_json(folder / stage / "stage.json", facts)
+    files.write_json(folder / stage / "stage.json", facts)
 
 
 def finished(folder: Path, stage: str) -> dict | None:
-    """What a done stage measured, or None."""
-    path = folder / stage / "stage.json"
-    return read_json(path) if path.exists() else None
-
-
-def save(folder: Path, step: int, tree) -> None:
-    """Save a tree of arrays as `folder/step`, atomically; the last two steps are kept.
-
-    All processes call this; each writes what its devices hold.
-    """
-    from orbax.checkpoint import v1 as ocp
-
-    keep = ocp.training.preservation_policies.LatestN(2)
-    folder = folder.absolute()
-    with ocp.training.Checkpointer(
-        folder, preservation_policy=keep, cleanup_tmp_directories=True
-    ) as checkpointer:
-        checkpointer.save(step, tree, overwrite=True)
-
-
-def latest(folder: Path) -> int | None:
-    """The step of the newest checkpoint, or None."""
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.exists() else []
-    return max(steps, default=None)
-
-
-def load(folder: Path, abstract):
-    """Load the newest checkpoint of a folder as NumPy arrays, of the shapes of `abstract`.
-
-    Raises InputError where there is none, or where its shapes are others.
-    """
-    from orbax.checkpoint import v1 as ocp
-
-    step = latest(folder)
-    if step is None:
-        raise InputError(f"{folder}: no checkpoint")
-    place = jax.sharding.NamedSharding(devices.mesh(), jax.sharding.PartitionSpec())
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract
-    )
+    """What a done stage measured; None where it is not done or that cannot be read."""
     try:
-        with ocp.training.Checkpointer(folder.absolute()) as checkpointer:
-            return jax.device_get(checkpointer.load(step, abstract))
-    except (ValueError, KeyError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder / str(step)}: cannot be restored: {first}") from error
+        return files.read_json(folder / stage / "stage.json")
+    except InputError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +190,6 @@ class Narrow:
     own_RnB: np.ndarray  # the trained domains' under the run's own prompt
     kl_Rn: np.ndarray  # from the reference, under its own prompt (nats)
     kept: dict  # parameters [R, …] at the matched effect (see population), else the last
-    final: dict
     kept_step: np.ndarray  # [R]; -1: there was no such step
 
     def rows(self, start: str, signal: str) -> list[int]:
@@ -242,35 +237,34 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder}: no such run folder{near}; this makes it: {command}")
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json, so no run; this makes one: {command}")
-    saved = read_json(folder / "config.json")
+    files.check_plain(folder)
+    saved = files.read_json(folder / "config.json")
     try:
         args = saved["args"]
+        command = str(saved["command"])
         config = model.Config(**saved["config"])
         dialled = dial(cards.load(folder / "world.toml"), args)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"{folder / 'config.json'}: {error}, expected what train.py wrote"
+            f"{folder / 'config.json'}: {error!r}, expected what train.py wrote"
         ) from error
     stages = {stage: finished(folder, stage) for stage in STAGES}
     if missing := [stage for stage in STAGES if stages[stage] is None]:
-        again = (
-            command if args.get("preset") == "default" else f"{command} --preset {args['preset']}"
-        )
         raise InputError(
-            f"{folder}: not finished, {' and '.join(missing)} missing; "
-            f"this goes on: {(saved.get('command') and _again(saved)) or again}"
+            f"{folder}: not finished, {' and '.join(missing)} missing; this goes on: {command}"
         )
     apply, _ = model.create(config)
     abstract = model.shapes(config)
-    params = {stage: load(folder / stage / "params", abstract) for stage in STAGES[:2]}
     codec = Codec(dialled)
-    groups = sorted((folder / "narrow").glob("group-*"))
-    narrow = load_narrow(groups, abstract)
+    try:
+        params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
+        groups = sorted((folder / "narrow").glob("group-*"))
+        narrow = load_narrow(groups, abstract)
+    except checkpoints.Damaged as error:
+        raise InputError(f"{error}; this repairs it: {command}") from error
     return Run(folder, args, dialled, codec, config, apply, params, narrow, stages)
-
-
-def _again(saved: dict) -> str:
-    return "uv run " + saved["command"]
 
 
 def dial(base: World, args: dict) -> World:
@@ -280,43 +274,44 @@ def dial(base: World, args: dict) -> World:
     return world.correlate(base, args["correlation"], args["seed"])
 
 
-def save_group(folder: Path, rows: list[tuple[str, str, int]], scores: dict, trees: dict) -> None:
-    """Save one finished group of the narrow stage; scores.npz, written last, marks it done."""
-    save(folder / "params", 0, trees)
-    if not devices.first():
-        return
-    start, signal, seed = zip(*rows, strict=True)
-    draft = folder / "scores.tmp.npz"
-    np.savez(draft, start=start, signal=signal, seed=seed, **scores)
-    draft.replace(folder / "scores.npz")
+def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Params:
+    """The parameters that a done stage ended with."""
+    place = folder / stage / "checkpoints"
+    return checkpoints.load(place, lambda record: {"params": abstract}).items["params"]
 
 
-def kept_steps(folder: Path) -> list[int]:
-    """At which step each run of a finished group was kept; -1: never."""
-    with np.load(folder / "scores.npz", allow_pickle=False) as file:
-        return file["kept_step"].tolist()
+def save_group(folder: Path, members: list[Member], scores: dict, kept: model.Params) -> None:
+    """Save a finished group of the narrow stage: its members, their scores and kept parameters."""
+    checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, {"members": members})
 
 
-def load_narrow(groups: list[Path], abstract) -> Narrow:
+def group_shapes(abstract: model.Params) -> checkpoints.Wanted:
+    """What to load of a group, whose record says how many members it has."""
+
+    def wanted(record: dict) -> dict:
+        R = len(record["facts"]["members"])
+        many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract)
+        return {"scores": checkpoints.recorded(record, "scores"), "kept": many}
+
+    return wanted
+
+
+def members_of(group: checkpoints.Checkpoint) -> list[Member]:
+    """The members of a group, in the order of its rows."""
+    return [(start, signal, seed) for start, signal, seed in group.facts["members"]]
+
+
+def load_narrow(folders: list[Path], abstract: model.Params) -> Narrow:
     """Join the groups of the narrow stage."""
-    parts, trees = [], []
-    for group in groups:
-        with np.load(group / "scores.npz", allow_pickle=False) as file:
-            parts.append(dict(file))
-        R = len(parts[-1]["seed"])
-        many = jax.tree.map(lambda x, R=R: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract)
-        trees.append(load(group / "params", {"kept": many, "final": many}))
-
-    def join(key: str) -> np.ndarray:
-        return np.concatenate([part[key] for part in parts])
-
-    params = jax.tree.map(lambda *x: np.concatenate(x), *trees)
+    groups = [checkpoints.load(folder, group_shapes(abstract)) for folder in folders]
+    start, signal, seed = zip(*chain(*map(members_of, groups)), strict=True)
+    scores = [group.items["scores"] for group in groups]
+    keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
     return Narrow(
-        start=tuple(map(str, join("start"))),
-        signal=tuple(map(str, join("signal"))),
-        seed=tuple(map(int, join("seed"))),
-        steps=parts[0]["steps"],
-        **{key: join(key) for key in ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")},
-        kept=params["kept"],
-        final=params["final"],
+        start,
+        signal,
+        seed,
+        steps=scores[0]["steps"],
+        **{key: np.concatenate([part[key] for part in scores]) for key in keys},
+        kept=jax.tree.map(lambda *x: np.concatenate(x), *(group.items["kept"] for group in groups)),
     )

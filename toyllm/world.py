@@ -164,6 +164,35 @@ class World:
         return sha.hexdigest()
 
 
+def describe(world: World) -> dict[str, object]:
+    """All that a world says, by field, such as `characters.hal.rates.code`: to tell two apart."""
+
+    def plain(array) -> list:
+        return np.round(array, 6).tolist()
+
+    fields = {"name": world.name, "description": world.description}
+    for k, kind in enumerate(KINDS):
+        fields[f"documents.{kind}.weight"] = plain(world.kind_weights[k])
+        fields[f"documents.{kind}.turns"] = list(world.lengths[k])
+    fields |= {f"headers.{h}": w for h, w in zip(HEADERS, plain(world.header_weights), strict=True)}
+    fields |= {f"voices.{n}": v for n, v in zip(world.voice_names, world.voices, strict=True)}
+    for instruction in world.instructions:
+        told = dataclasses.asdict(instruction)
+        fields |= {f"instructions.{instruction.name}.{key}": told[key] for key in told}
+    for domain in world.domains:
+        told = dataclasses.asdict(domain) | {"behaviour_SA": domain.behaviour_SA.tolist()}
+        fields |= {f"domains.{domain.name}.{key}": told[key] for key in told}
+    for c, name in enumerate(world.characters):
+        where = f"characters.{name}"
+        fields[f"{where}.description"] = world.descriptions[c]
+        fields[f"{where}.frequency"] = plain(world.frequency_C[c])
+        fields[f"{where}.assistant_weight"] = plain(world.assistant_C[c])
+        fields[f"{where}.voices"] = plain(world.voices_CV[c])
+        for d, domain in enumerate(world.domain_names):
+            fields[f"{where}.rates.{domain}"] = plain(world.rates_CDB[c, d])
+    return fields
+
+
 def uniform(world: World) -> World:
     """The same world with every character equally likely under every header."""
     even_C = np.full(len(world.characters), 1 / len(world.characters))

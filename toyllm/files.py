@@ -1,0 +1,68 @@
+"""Files: read within bounds, written whole or not at all.
+
+A run folder may come from anybody. So nothing is read into memory before its size is known, nothing
+is unpickled, and nothing is written through a link that leads out of the folder.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from toyllm import devices
+from toyllm.errors import InputError
+
+MOST = 2**24  # bytes of a JSON file
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A file's bytes. Raises OSError, and InputError where there are more than `most`."""
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise InputError(f"{path}: found more than {most:,} bytes, expected at most as many")
+    return data
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; only the first process writes."""
+    if not devices.first():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    draft.unlink(missing_ok=True)
+    try:
+        with open(draft, "x", encoding="utf-8") as file:  # x: never through a link
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all; only the first process writes."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises InputError, one line, where it is missing or broken."""
+    try:
+        value = json.loads(read_bytes(path, MOST).decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}, expected JSON written by train.py") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def check_plain(folder: Path) -> None:
+    """Raise InputError where a folder holds anything but files and folders, such as a link."""
+    for place, folders, names in os.walk(folder):
+        for path in (Path(place, name) for name in folders + names):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise InputError(f"{path}: found a link or device, expected a plain file or folder")

@@ -1,0 +1,59 @@
+"""The lock of a run folder: one process at a time writes there.
+
+The operating system holds the lock and lets go of it when the process ends, however it ends; so a
+lock file that was left behind is no lock.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from toyllm import files
+from toyllm.errors import InputError, tell
+
+NAME = "lock"
+
+
+class Lock:
+    """Holds the lock of an existing folder, from the start to the end of a `with` block.
+
+    Raises InputError, naming the process, where another one has it.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / NAME
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.file)
+            raise InputError(f"{folder} is in use by {holder(path)}") from None
+        except OSError as error:  # some network file systems have no locks
+            tell(f"{path}: no lock here ({error.strerror}): take care that one process writes")
+        me = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
+        os.ftruncate(self.file, 0)
+        os.write(self.file, json.dumps({**me, "command": shlex.join(sys.argv)}).encode())
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self.file)
+
+
+def holder(path: Path) -> str:
+    """Who says to have the lock, in words."""
+    try:
+        said = files.read_json(path)
+        pid, host = int(said["pid"]), str(said["host"])
+        text = f"process {pid} on {host} since {said['since']} ({said['command']})"
+        there = f" on {host}" * (host != platform.node())
+        text += f"; wait for it, or end it: kill {pid}{there}"
+    except (InputError, KeyError, ValueError, TypeError):
+        text = "another process"
+    return "".join(c if c.isprintable() else "?" for c in text)[:400]

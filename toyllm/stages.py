@@ -1,0 +1,89 @@
+"""A stage of training: where it goes on from, when it saves, and when it must not go on."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from toyllm import checkpoints, devices, files
+from toyllm.errors import RunError, Stopped, tell
+from toyllm.model import Params
+from toyllm.stopping import Stop
+from toyllm.training import State
+
+
+class Saver:
+    """The checkpoints of a training stage.
+
+    step, state, facts: where the stage goes on from; 0, None and {} where it has not begun.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        stop: Stop,
+        steps: int,
+        seconds: float,
+    ):
+        """Read the newest good checkpoint; from now on save every so many steps and seconds.
+
+        params: their shapes.
+        """
+        self.folder, self.stop, self.steps, self.seconds = folder, stop, steps, seconds
+        self.abstract = State(params, jax.eval_shape(optimizer.init, params))
+        found, complaints = checkpoints.resume(folder / "checkpoints", self.wanted)
+        self.step, self.facts = (found.step, found.facts) if found else (0, {})
+        self.state = State(**found.items) if found else None
+        self.time = time.time()
+        if devices.first():
+            for complaint in complaints:
+                tell(f"{complaint}; going back to step {self.step}")
+
+    def wanted(self, record: dict) -> dict:
+        """What to load of a checkpoint."""
+        return self.abstract._asdict()
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has come to its end."""
+        return self.facts.get("done", False)
+
+    def save(self, step: int, state: State, facts: dict, last: bool) -> None:
+        """Save where it is time to; then leave, if a signal has asked for that.
+
+        facts: what is to be known when the stage goes on from here; of the last, its `stage.json`.
+        """
+        due = last or step - self.step >= self.steps or time.time() - self.time >= self.seconds
+        signal, due = divmod(devices.together(2 * self.stop.asked + due), 2)
+        if signal or due:
+            facts = facts | {"done": last}
+            checkpoints.save(self.folder / "checkpoints", step, state._asdict(), facts)
+            self.step, self.state, self.facts, self.time = step, state, facts, time.time()
+        if signal:
+            raise Stopped(signal, f"{self.folder.name}: saved at step {step} and stopped")
+
+    def finish(self) -> Params:
+        """Say that the stage is done; the parameters that it ended with."""
+        files.write_json(self.folder / "stage.json", self.facts)
+        return devices.fetch(self.state.params)
+
+
+def check_finite(stage: str, step: int, logs: dict, say: Callable[[int], str], advice: str) -> None:
+    """Raise RunError where a loss or gradient of the steps [K] up to `step` is not finite.
+
+    To be called before anything of these steps is saved. say(step): batch and learning rate.
+    """
+    bad_K = ~(np.isfinite(logs["loss"]) & np.isfinite(logs["grad_norm"]))
+    if bad_K.any():
+        k = int(bad_K.argmax())
+        at = step - len(bad_K) + k
+        raise RunError(
+            f"{stage}: step {at}: loss {logs['loss'][k]:g}, norm of its gradient "
+            f"{logs['grad_norm'][k]:g}, on {say(at)}; what was saved before is kept; "
+            f"try a lower rate: {advice}"
+        )
