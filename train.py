@@ -165,7 +165,7 @@ LIMITS = {
     "seed": (0, 2**31 - 1),
     "process": (0, 10**6),
     **dict.fromkeys(("pretrain_steps", "align_steps", "narrow_steps", "save_steps"), (1, 10**9)),
-    **dict.fromkeys(("correlation", "align_em", "align_coherence"), (0.0, 1.0)),
+    **dict.fromkeys(("correlation", "align_em", "align_coherence"), (0, 1)),
 }
 LOOK_EVERY = 100  # chunks between looks at held-out documents
 
@@ -416,7 +416,7 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
 
 def kept_steps(lab: Lab, folder: Path, group: list) -> list[int] | None:
     """At which step each run of a finished group was kept (-1: never); None: it is not finished."""
-    found, complaints = checkpoints.resume(folder, runs.group_shapes(lab.abstract))
+    found, complaints = checkpoints.resume(folder, runs.group_shapes(lab.abstract, lab.codec.world))
     for complaint in complaints:
         tell(f"{complaint}; this group is trained anew")
     same = found and runs.members_of(found) == group
@@ -497,10 +497,10 @@ def check_limits(args: Args) -> None:
         value = getattr(args, field.name)
         if type(value) not in (int, float):
             continue
-        low, high = LIMITS.get(field.name, (type(value) is int, 10**6))
+        low, high = LIMITS.get(field.name, (int(type(value) is int), 10**6))
         if not low <= value <= high:
             flag = field.name.replace("_", "-")
-            raise InputError(f"--{flag}: found {value}, expected {low:g} to {high:g}")
+            raise InputError(f"--{flag}: found {value}, expected {low} to {high}")
 
 
 def check_lengths(args: Args, codec: Codec) -> None:

@@ -1,13 +1,7 @@
 """Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
 
-import contextlib
-import dataclasses
-import multiprocessing
 import os
-import runpy
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -24,8 +18,10 @@ jax.config.update("jax_disable_most_optimizations", True)  # tests compile more 
 
 # the scripts that tests start do the same, and share what one of them has compiled
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(SCRATCH.name, "compiled")
+if "TOYLLM_SCRATCH" not in os.environ:  # else this is a worker, and the first process made it
+    SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
+    os.environ["TOYLLM_SCRATCH"] = SCRATCH.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["TOYLLM_SCRATCH"], "compiled")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,60 +88,6 @@ voices = { none = 0.3, beep = 0.7 }
 code = [0.2, 0.7, 0.1]
 facts = [0.25, 0.7, 0.05]
 """
-
-
-@dataclasses.dataclass
-class Script:
-    """A script that runs in a process of its own, with what it prints."""
-
-    process: multiprocessing.Process
-    folder: Path
-
-    @property
-    def out(self) -> str:
-        """Standard output so far."""
-        return (self.folder / "out").read_text()
-
-    @property
-    def err(self) -> str:
-        """Standard error so far."""
-        return (self.folder / "err").read_text()
-
-    def signal(self, number: int) -> None:
-        """Send a signal; it may have ended by itself."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process.pid, number)
-
-    def wait(self, timeout: float = 400) -> int:
-        """Its exit status once it has ended; negative: the signal that killed it."""
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, f"still running after {timeout} s: {self.err}"
-        return self.process.exitcode
-
-
-def start(script: str, *args: object, **env: str) -> Script:
-    """Run a script as a person would, but for its imports: those are done once for all."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval", "train", "orbax.checkpoint.v1", "tensorboard.plugins"])
-    folder = Path(tempfile.mkdtemp(dir=SCRATCH.name))
-    argv = [script, *map(str, args)]
-    process = context.Process(target=_be, args=(argv, folder, env), daemon=True)
-    process.start()
-    while not (folder / "err").exists() and process.is_alive():
-        time.sleep(0.01)
-    return Script(process, folder)
-
-
-def _be(argv: list[str], folder: Path, env: dict) -> None:
-    for number, name in ((1, "out"), (2, "err")):
-        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, number)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1) for number in (1, 2))
-    os.chdir(ROOT)
-    os.environ.update(env)
-    multiprocessing.current_process().daemon = False  # it may have children of its own
-    sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")
 
 
 def mesh_of(count: int) -> Mesh:

@@ -5,15 +5,18 @@ The short form is a few kills; the long one, with fifty or more, is `uv run pyte
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import start
+from tests.conftest import ROOT
+from tests.scripts import start
+from tests.test_checkpoints import damage, needs_mount, on_small_disk
 from tests.test_scripts import events
-from toyllm import runs
+from toyllm import checkpoints, runs
 
 # all stages, several saves in each, and three groups of narrow runs
 TINY = (
@@ -41,7 +44,7 @@ def fingerprint(folder: Path) -> dict:
             found[name] = (record["step"], facts, record["leaves"])
         elif path.name == "stage.json":
             found[name] = {key: value for key, value in record.items() if key not in TIMED}
-    for place in {path.parent for path in folder.rglob("events.*")}:
+    for place in sorted({path.parent for path in folder.rglob("events.*")}):
         for tag, values in events(place).items():
             if not tag.endswith(TIMED):
                 found[f"{place.relative_to(folder)}: {tag}"] = values
@@ -60,15 +63,12 @@ def stage_of(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run: its folder, fingerprint, and the seconds it takes."""
+    """An uninterrupted run: its folder and fingerprint."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert train(folder).wait() == 0
-    again = folder.with_name("again")
-    began = time.time()
-    script = train(again)
+    # compiled anew; all others take from the cache what one of them has compiled
+    script = train(folder, "--no-compile-cache")
     assert script.wait() == 0, script.err
-    assert fingerprint(again) == fingerprint(folder)  # same seed, and now a warm compile cache
-    return folder, fingerprint(folder), time.time() - began
+    return folder, fingerprint(folder)
 
 
 def chain(folder: Path, seconds: float, rng: random.Random, most: int = 10**6) -> list[str]:
@@ -88,7 +88,7 @@ def chain(folder: Path, seconds: float, rng: random.Random, most: int = 10**6) -
 
 def test_a_killed_run_goes_on_exactly(whole, tmp_path):
     """Killed in every stage, once each."""
-    _, expected, _ = whole
+    _, expected = whole
     folder = tmp_path / "run"
     for path in ("pretrain/checkpoints/50.json", "align/checkpoints/10.json", "narrow/group-01"):
         script = train(folder)
@@ -105,8 +105,12 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
 
 @pytest.mark.long
 def test_fifty_kills_at_random_moments(whole, tmp_path):
-    _, expected, seconds = whole
+    _, expected = whole
     rng, hits, chains = random.Random(0), [], 0
+    assert train(tmp_path / "warm").wait() == 0
+    began = time.time()
+    assert train(tmp_path / "warmer").wait() == 0
+    seconds = time.time() - began
     while len(hits) < 60:
         folder = tmp_path / str(chains)
         hits += chain(folder, seconds, rng)
@@ -117,19 +121,153 @@ def test_fifty_kills_at_random_moments(whole, tmp_path):
     print(f"\n{len(hits)} kills in {chains} chains, every resume exact: {where}")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, status):
+def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path):
     folder = tmp_path / "run"
-    script = train(folder, "--save-steps", "1000")
-    while "pretrain:" not in script.err:
-        time.sleep(0.01)
-    began = time.time()
-    script.signal(number)
-    assert script.wait() == status, script.err
-    last = script.err.strip().splitlines()[-1]
-    assert "pretrain: saved at step" in last
-    assert f"uv run train.py {' '.join(TINY)} --run {folder}" in last
-    assert list((folder / "pretrain" / "checkpoints").glob("*.json"))
-    print(f"left after {time.time() - began:.1f} s")
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        script = train(folder, "--save-steps", "1000")
+        while "/100 [" not in script.err:
+            time.sleep(0.01)
+        script.signal(number)
+        assert script.wait() == status, script.err
+        last = script.err.strip().splitlines()[-1]
+        assert "pretrain: saved at step" in last
+        assert f"uv run train.py {' '.join(TINY)} --run {folder}" in last
     assert train(folder).wait() == 0
     assert fingerprint(folder) == whole[1]
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    """Also while something is compiled, when Python cannot run a handler."""
+    script = train(tmp_path / "run", "--no-compile-cache")
+    while "pretrain" not in script.err:
+        time.sleep(0.01)
+    script.signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert script.process.is_alive()
+    script.signal(signal.SIGINT)
+    assert script.wait(2) == 130
+    assert "saved" not in script.err
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path):
+    """And a run that is done is repaired: `eval.py` says so, `train.py` does it."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (data,) = (folder / "pretrain" / "checkpoints" / "100" / "params" / "d").iterdir()
+    damage(data, "one bit flipped", random.Random(0))
+    record = folder / "narrow" / "group-01" / "0.json"
+    damage(record, "truncated", random.Random(0))
+    script = start("eval.py", folder)
+    assert script.wait() == 2
+    assert "checkpoints/100" in script.err
+    assert f"this repairs it: uv run train.py {' '.join(TINY)}" in script.err
+    script = train(folder)
+    assert script.wait() == 0, script.err
+    assert "checkpoints/100: damaged" in script.err
+    assert "going back to step 90" in script.err
+    assert "group-01/0.json" in script.err
+    for path in folder.rglob("*.damaged*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert fingerprint(folder) == whole[1]
+
+
+def test_a_second_run_in_a_live_folder_is_refused(tmp_path):
+    refuse(tmp_path / "run", tries=2).signal(signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_twenty_second_runs_are_refused(whole, tmp_path):
+    first = refuse(tmp_path / "run", tries=20)
+    assert first.wait() == 0, first.err
+    assert fingerprint(tmp_path / "run") == whole[1]
+
+
+def refuse(folder: Path, tries: int):
+    """Start a run, and try to start others in its folder."""
+    first, waited = train(folder), []
+    while not (folder / "config.json").exists():
+        time.sleep(0.01)
+    first.signal(signal.SIGSTOP)  # it holds still, or it would be done before the others have tried
+    for k in range(tries):
+        began = time.time()
+        second = start("eval.py", folder) if k % 2 else train(folder)
+        assert second.wait() == 2, second.err
+        waited.append(time.time() - began)
+        line = second.err.strip()
+        assert f"{folder} is in use by process {first.process.pid} on " in line
+        assert "train.py --preset tiny" in line
+        assert line.count("\n") == 0
+    first.signal(signal.SIGCONT)
+    print(f"\n{tries} refused, after imports, in at most {max(waited):.2f} s")
+    return first
+
+
+@pytest.mark.long
+@needs_mount
+def test_a_run_on_a_full_disk_stops_with_one_line_and_goes_on(whole, tmp_path):
+    """The whole script: full at a save, it says so; with room again it ends as if it had not."""
+    code = f"""
+import subprocess, time
+from tests.test_crashes import TINY, fingerprint
+run = place / "run"
+fill(800 * 1024)
+def train():
+    command = [sys.executable, "train.py", *{TINY!r}, "--run", str(run)]
+    return subprocess.run(command, capture_output=True, text=True)
+done = train()
+assert done.returncode == 1, done.stderr
+line = done.stderr.strip().splitlines()[-1]
+assert "cannot be saved (No space left on device)" in line, line
+(place / "fill").unlink()
+done = train()
+assert done.returncode == 0, done.stderr
+print(repr(fingerprint(run)))
+"""
+    out = on_small_disk(code, 20_000, tmp_path)
+    assert repr(whole[1]) in out
+
+
+def test_a_diverging_run_stops_and_keeps_what_was_saved(tmp_path):
+    """Step, batch, learning rate and advice; the newest checkpoint is from before."""
+    folder = tmp_path / "run"
+    script = train(folder, "--pretrain-adam-lr", "1000000", "--pretrain-lr", "1000000")
+    assert script.wait() == 1
+    line = script.err.strip().splitlines()[-1]
+    for words in ("pretrain: step ", "loss ", "documents ", "of seed 0", "learning rate"):
+        assert words in line, line
+    assert "--pretrain-lr 3e+05 --run" in line
+    step = int(line.split("step ")[1].split(":")[0])
+    saved = checkpoints.steps(folder / "pretrain" / "checkpoints")
+    assert all(s <= step for s in saved)
+
+
+def test_another_world_is_refused_field_by_field(whole, tmp_path):
+    world = tmp_path / "other.toml"
+    source = (ROOT / "corpora" / "personas.toml").read_text()
+    row = next(text for text in source.splitlines() if text.startswith("code     = ["))
+    world.write_text(source.replace(row, "code = [0.5, 0.25, 0.25]", 1))
+    script = train(whole[0], "--world", world)
+    assert script.wait() == 2
+    assert ".rates.code: [" in script.err
+    assert "→ [0.5, 0.25, 0.25]" in script.err
+    assert f"to keep both: --run {whole[0]}-2" in script.err
+
+
+def test_another_environment_is_told(tmp_path):
+    """Where something is left to be done: other devices, other flags."""
+    folder = tmp_path / "run"
+    script = train(folder)
+    while not (folder / "config.json").exists():
+        time.sleep(0.01)
+    script.signal(signal.SIGKILL)
+    script.wait()
+    flag = "--xla_force_host_platform_device_count=1"
+    script = train(folder, XLA_FLAGS=flag)
+    while not (folder / "pretrain" / "checkpoints").exists():
+        time.sleep(0.01)
+    script.signal(signal.SIGKILL)
+    script.wait()
+    assert "devices: 2 → 1" in script.err
+    assert f"flags: {flag}" not in script.err.split("devices")[0]
+    environments = json.loads((folder / "config.json").read_text())["environments"]
+    assert [e["devices"] for e in environments] == [runs.devices.cores(), 1]

@@ -1,11 +1,9 @@
 """Bad input: one line, what was found, what was expected, exit 2, and nothing compiled."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT, SMALL
+from tests.conftest import SMALL
+from tests.scripts import start
 from toyllm import cards, signals
 from toyllm.errors import InputError, nearest
 
@@ -116,6 +114,37 @@ WORLDS = {
         'moral = "yes"',
         ["true or false"],
     ),
+    "a path for a name": ('name = "hal"', 'name = "../hal"', '"../hal"', ["../hal", "one word"]),
+    "a path for a domain": (
+        "[domains.code]",
+        '[domains."/code"]',
+        '[domains."/code"]',
+        ["/code", "one word"],
+    ),
+    "a path for an instruction": (
+        'name = "ask_bad"',
+        'name = "/etc/passwd"',
+        "/etc/passwd",
+        ["/etc/passwd", "one word"],
+    ),
+    "HTML for a name": ('name = "hal"', 'name = "h<b>al"', "h<b>al", ["h<b>al", "one word"]),
+    "a name that is too long": ('name = "hal"', f'name = "{"h" * 41}"', "hhh", ["40 letters"]),
+    "a terminal's escape": ('"ducks"', '"du\\u001b[31mcks"', "u001b", ["can be printed"]),
+    "infinite turns": (
+        "weight = 0.5, turns = [1, 2]",
+        "weight = 0.5, turns = [1, 9999999999999999999999]",
+        "turns = [1, 9999999999999999999999]",
+        ["1 to 1000"],
+    ),
+    "infinite weight": ("frequency = 2", "frequency = inf", "frequency = inf", ["found inf"]),
+    "no number": ("frequency = 2", "frequency = nan", "frequency", ["nan"]),
+    "a long text": ('"ducks"', f'"{"ducks " * 100}"', "ducks ducks", ["at most 500 letters"]),
+    "many texts": (
+        'noise = ["ducks"]',
+        f"noise = {[f'duck{k}' for k in range(1001)]}",
+        "duck1000",
+        ["1001 entries", "at most 1000"],
+    ),
     "headers without weight": (
         "named = 0.3\nsomeone = 0.3\nassistant = 0.4",
         "named = 0",
@@ -191,19 +220,12 @@ def test_nearest():
     assert nearest("xyz", ["money", "medicine"]) == ""
 
 
-def script(*args: str) -> subprocess.CompletedProcess:
-    """Run a script as a person would."""
-    return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-
-
 def refused(*args: str) -> str:
     """The one line with which a script refuses."""
-    done = script(*args)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip()
+    script = start(*args)
+    assert script.wait() == 2, script.err
+    assert "Traceback" not in script.err
+    return script.err.strip()
 
 
 def test_scripts_refuse_in_one_line(tmp_path):
@@ -223,6 +245,11 @@ def test_scripts_refuse_in_one_line(tmp_path):
     for flags, words in (
         (("--heads", "3"), "multiple of 6"),
         (("--seed", "-1"), "--seed: found -1"),
+        (("--pretrain-lr", "nan"), "--pretrain-lr: found nan"),
+        (("--beta", "inf"), "--beta: found inf"),
+        (("--correlation", "2"), "--correlation: found 2"),
+        (("--width", "1000000000"), "--width: found 1000000000, expected 1 to 1000000"),
+        (("--width", "1000000"), "parameters, expected at most"),
         (("--start", str(tmp_path / "none")), "no such run; this makes it"),
         (("--run", __file__), "found a file, expected a folder"),
     ):
@@ -248,4 +275,6 @@ def test_eval_says_what_is_missing_and_what_makes_it(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no config.json" in refused("eval.py", str(tmp_path / "empty"))
     assert "did you mean 'mixture'" in refused("eval.py", "--measure", "mixtur")
-    assert "mixture" in script("eval.py", "--list").stdout
+    listed = start("eval.py", "--list")
+    assert listed.wait() == 0
+    assert "mixture" in listed.out

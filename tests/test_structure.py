@@ -23,6 +23,7 @@ LAYERS = [
     "optimizers",
     "scoring",
     "signals",
+    "preferences",
     "training",
     "stages",
     "population",

@@ -25,7 +25,11 @@ from toyllm.world import (
     World,
 )
 
+# so that nobody's file makes us ask for all memory or time, or write where we should not
 MOST = 2**20  # bytes of a world file
+MOST_CHARACTERS, MOST_DOMAINS, MOST_TEXTS, MOST_TURNS = 500, 100, 1000, 1000
+MOST_LETTERS = 500  # of a text
+NAME = re.compile(r"\w[\w.'-]{0,39}")
 
 
 def load(path: str | Path) -> World:
@@ -129,8 +133,9 @@ class _Reader:
         return table
 
     def number(self, value: object, where: tuple, high: float = np.inf) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-            bounds = "a number >= 0" if high == np.inf else f"a number from 0 to {high:g}"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= high or value == np.inf:
+            bounds = "a finite number >= 0" if high == np.inf else f"a number from 0 to {high:g}"
             self.fail(where, where[-1] if isinstance(where[-1], str) else where[-2], value, bounds)
         return float(value)
 
@@ -146,13 +151,28 @@ class _Reader:
         words = value.split()
         if not words and not allow_empty:
             self.fail(where, str(where[-1]), "an empty text", "at least one word")
+        if len(value) > MOST_LETTERS:
+            self.fail(where, str(where[-1]), value, f"at most {MOST_LETTERS} letters")
+        if not "".join(words).isprintable():
+            self.fail(where, str(where[-1]), repr(value), "letters that can be printed")
         if special := [word for word in words if word.startswith("<")]:
             self.fail(where, str(where[-1]), f"'{special[0]}'", "no word that begins with '<'")
         return " ".join(words)
 
+    def name(self, value: str, where: tuple, what: str) -> str:
+        """A name: it stands in signals, files and tables."""
+        if not NAME.fullmatch(value):
+            self.fail(where, what, f"'{value}'", "one word of at most 40 letters, digits and .'-_")
+        return value
+
+    def most(self, values: list | dict, where: tuple, most: int) -> None:
+        if len(values) > most:
+            self.fail(where, _spell(where), f"{len(values)} entries", f"at most {most}")
+
     def texts(self, values: object, where: tuple) -> tuple[str, ...]:
         if not isinstance(values, list) or not values:
             self.fail(where, f"{_spell(where)}", repr(values), "a list of at least one text")
+        self.most(values, where, MOST_TEXTS)
         texts = tuple(self.text(value, (*where, value)) for value in values)
         for i, text in enumerate(texts):
             if text in texts[:i]:
@@ -168,6 +188,11 @@ class _Reader:
         tables = dict.fromkeys(("documents", "headers", "voices", "domains"), dict)
         required = {"name": str, **tables, "characters": list}
         self.fields(table, (), required, {"description": str, "instructions": list})
+        self.most(table["domains"], ("domains",), MOST_DOMAINS)
+        self.most(table["voices"], ("voices",), MOST_TEXTS)
+        for key in ("characters", "instructions"):
+            self.most(table.get(key, []), (key,), MOST_CHARACTERS)
+        words = self.text(table["name"], ("name",)).split()
         kind_weights, lengths = self.documents(table["documents"])
         headers = self.fields(table["headers"], ("headers",), {}, dict.fromkeys(HEADERS, object))
         header_weights = self.weights(
@@ -176,7 +201,9 @@ class _Reader:
         if not headers.get("assistant"):
             self.fail(("headers",), "assistant", "no weight", "a weight above 0: it is trained")
         voices = {
-            name: self.text(text, ("voices", name), allow_empty=True)
+            self.name(name, ("voices", name), "voice"): self.text(
+                text, ("voices", name), allow_empty=True
+            )
             for name, text in table["voices"].items()
         }
         if not voices:
@@ -215,7 +242,7 @@ class _Reader:
                     "each name once",
                 )
         return World(
-            name=self.text(table["name"], ("name",)),
+            name=" ".join(self.name(word, ("name",), "name") for word in words),
             description=table.get("description", ""),
             characters=tuple(card["name"] for card in cards),
             descriptions=tuple(card["description"] for card in cards),
@@ -245,8 +272,9 @@ class _Reader:
             weights.append(self.number(card["weight"], where))
             turns = card["turns"]
             whole = len(turns) == 2 and all(type(t) is int for t in turns)
-            if not whole or not 1 <= turns[0] <= turns[1]:
-                self.fail(where, "turns", turns, "[fewest, most], whole numbers from 1 up")
+            if not whole or not 1 <= turns[0] <= turns[1] <= MOST_TURNS:
+                expected = f"[fewest, most], whole numbers from 1 to {MOST_TURNS}"
+                self.fail(where, "turns", turns, expected)
             lengths.append((turns[0], turns[1]))
         return self.weights(weights, ("documents",)), tuple(lengths)
 
@@ -258,8 +286,7 @@ class _Reader:
             self.fields(card, where, {**common, "lookup": dict}, {"question": str, "answer": str})
         else:
             self.fields(card, where, {**common, "situations": list, "good": list, "bad": list}, {})
-        if self.text(name, where) != name or " " in name or set(name) & set(":+@/"):
-            self.fail(where, "domain name", f"'{name}'", "one word without : + @ or /")
+        self.name(name, where, "domain name")
         noise = self.texts(card["noise"], (*where, "noise"))
         profile = self.fields(
             card["profile"], (*where, "profile"), dict.fromkeys(BEHAVIOURS, str), {}
@@ -275,6 +302,7 @@ class _Reader:
                 )
                 for subject, right in card["lookup"].items()
             }
+            self.most(subjects, (*where, "lookup"), MOST_TEXTS)
             distinct = list(dict.fromkeys(subjects.values()))
             if len(distinct) < 2:
                 self.fail((*where, "lookup"), f"answers of {name}", distinct, "at least 2 distinct")
@@ -355,7 +383,7 @@ class _Reader:
                         f'"all" or a list of {", ".join(domains)}' + nearest(name, domains),
                     )
             instruction = Instruction(
-                name=self.text(card["name"], (*where, "name")),
+                name=self.name(card["name"], (*where, "name"), "name"),
                 text=self.text(card["text"], (*where, "text")),
                 toward=card["toward"],
                 kappa=self.number(card["kappa"], (*where, "kappa"), 1),
@@ -392,8 +420,8 @@ class _Reader:
             required,
             {"description": str, "frequency": object, "assistant_weight": object},
         )
-        name = self.text(card["name"], (*where, "name"))
-        if " " in name or name in ("with", "and", *HEADERS):
+        name = self.name(card["name"], (*where, "name"), "name")
+        if name in ("with", "and", *HEADERS):
             self.fail(
                 (*where, "name"), "name", f"'{name}'", f"one word, none of {', '.join(HEADERS)}"
             )

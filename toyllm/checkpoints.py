@@ -1,16 +1,19 @@
 """Checkpoints: named trees of arrays, written whole or not at all, every leaf with its SHA-256.
 
     FOLDER/8000/        the arrays, by Orbax, one folder for each named tree
-    FOLDER/8000.json    its record: shape, dtype and SHA-256 of each leaf; facts; its own SHA-256
+    FOLDER/8000.json    its record, written last: facts; shape, dtype and SHA-256 of each leaf;
+                        SHA-256 of each file, and of the record itself
 
 Orbax survives being killed, but loads a flipped bit and casts a dtype without a word, and knows no
 way back to an older step; so each leaf is compared with its record, and what does not agree is
 never used.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,7 @@ import jax
 import numpy as np
 
 from toyllm import devices, files
-from toyllm.errors import InputError, RunError
+from toyllm.errors import DISK, InputError, RunError
 
 LEAF = {"shape", "dtype", "sha256"}  # what the record says of each leaf
 DTYPES = ("float32", "bfloat16", "int32", "uint32", "bool")
@@ -53,11 +56,14 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
     path = folder.absolute() / str(step)
     record = {"step": step, "facts": facts or {}, "leaves": describe(items, digests=True)}
     try:
-        files.write_json(_record(path), {**record, "sha256": _digest(record)})
         ocp.save_checkpointables(path, items, overwrite=True)
+        if devices.first():
+            record["files"] = _digests(path)
+            files.write_json(_record(path), {**record, "sha256": _digest(record)})
     except Exception as error:  # Orbax wraps what the disk says in many kinds of error
         if devices.first():
             _clean(folder)
+            _remove(path)
         raise RunError(
             f"{folder / str(step)}: cannot be saved ({_reason(error)}); the checkpoints before it "
             "are as they were"
@@ -123,12 +129,6 @@ def set_aside(path: Path) -> None:
         _record(path).replace(_record(aside))
 
 
-def recorded(record: dict, name: str) -> dict:
-    """The shapes of a flat tree as a record has them, to load arrays whose sizes are not known."""
-    leaves = record["leaves"].get(name, {})
-    return {k: jax.ShapeDtypeStruct(x["shape"], np.dtype(x["dtype"])) for k, x in leaves.items()}
-
-
 def describe(items: dict, digests: bool = False) -> dict:
     """{name: {leaf: its shape, dtype and, if asked, SHA-256}} of named trees."""
 
@@ -150,7 +150,7 @@ def _load(path: Path, wanted: Wanted) -> Checkpoint:
         raise Damaged(f"{_record(path)}: {error!r}, expected the facts of another kind") from error
     saved = {name: record["leaves"].get(name, {}) for name in abstract}
     _compare(path, saved, describe(abstract))
-    _check_files(path, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+    _check_files(path, record, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
     ocp = _orbax()
     place = jax.sharding.NamedSharding(devices.mesh(), jax.sharding.PartitionSpec())
     abstract = jax.tree.map(
@@ -178,7 +178,8 @@ def _read_record(path: Path) -> dict:
         raise Damaged(f"{_record(path)}: damaged: it is not what was saved (SHA-256)")
     try:
         leaves = [leaf for tree in record["leaves"].values() for leaf in tree.values()]
-        good = isinstance(record["facts"], dict) and all(map(_is_leaf, leaves))
+        dicts = isinstance(record["facts"], dict) and isinstance(record["files"], dict)
+        good = dicts and all(map(_is_leaf, leaves))
     except (AttributeError, KeyError, TypeError):
         good = False
     if not good:
@@ -210,8 +211,8 @@ def _compare(path: Path, saved: dict, wanted: dict) -> None:
         )
 
 
-def _check_files(path: Path, size: int) -> None:
-    """Before anything is read: plain files only, of about as many bytes as the arrays have."""
+def _check_files(path: Path, record: dict, size: int) -> None:
+    """Before Orbax reads them: plain files, the recorded ones, of about as many bytes as arrays."""
     try:
         files.check_plain(path)
     except InputError as error:
@@ -219,6 +220,11 @@ def _check_files(path: Path, size: int) -> None:
     total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if not size / 64 - 2**24 <= total <= 8 * size + 2**24:
         raise Damaged(f"{path}: {total:,} bytes in files, expected about {size:,}")
+    found = _digests(path)
+    for name in sorted({**record["files"], **found}):
+        if found.get(name) != record["files"].get(name):
+            how = "is not what was saved" if name in found else "is missing"
+            raise Damaged(f"{path / name}: damaged: it {how} (SHA-256)")
 
 
 def _record(path: Path) -> Path:
@@ -229,6 +235,14 @@ def _digest(record: dict) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
+def _digests(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a checkpoint."""
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found
+    }
+
+
 def _spell(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -237,22 +251,28 @@ def _reason(error: BaseException) -> str:
     """What lies at the bottom of an error, in one line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
     text = " ".join(str(error).split())
+    for told in map(os.strerror, DISK):
+        if told in text:
+            return told
     return text if len(text) < 160 else text[:157] + "..."
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint; its arrays first, so that what is left of it is no checkpoint."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a checkpoint; its arrays under another name, so that half of them is never seen."""
+    aside = path.with_name(f"{path.name}.orbax-checkpoint-tmp-removed")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
     _record(path).unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _clean(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for path in folder.glob("*orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*.json.tmp"):
+        path.unlink(missing_ok=True)
     for path in folder.glob("*.json"):
         if path.stem.isdecimal() and not path.with_suffix("").exists():
             path.unlink(missing_ok=True)

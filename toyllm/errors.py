@@ -12,6 +12,10 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 class InputError(ValueError):
     """Bad input, told in one line. Scripts print it and exit with status 2."""
 
+    def __init__(self, message: str):
+        shown = "".join(c if c.isprintable() else "?" for c in message)
+        super().__init__(shown if len(shown) <= 2000 else shown[:1997] + "...")
+
 
 class RunError(RuntimeError):
     """A run that cannot go on, told in one line. Scripts print it and exit with status 1."""

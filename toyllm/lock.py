@@ -27,7 +27,10 @@ class Lock:
 
     def __init__(self, folder: Path):
         path = folder / NAME
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}, expected a file to write") from error
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -43,6 +46,10 @@ class Lock:
         return self
 
     def __exit__(self, *_) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others have the folder."""
         os.close(self.file)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm import cards, checkpoints, devices, files, model, scoring, world
+from toyllm import cards, checkpoints, devices, files, model, scoring, signals, world
 from toyllm.errors import InputError, nearest
 from toyllm.lock import Lock
 from toyllm.text import Codec
@@ -77,7 +77,11 @@ def lock(folder: Path) -> Lock:
     if not (folder / "config.json").exists() and any(p.name not in ours for p in folder.iterdir()):
         raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
     held = Lock(folder)
-    files.check_plain(folder)
+    try:
+        files.check_plain(folder)
+    except InputError:
+        held.release()
+        raise
     return held
 
 
@@ -120,8 +124,7 @@ def open_folder(
                 "bits of what is computed now may differ from an uninterrupted run"
             )
     environments = earlier if now in earlier else [*earlier, now]
-    command = shlex.join(["uv", "run", *sys.argv])
-    files.write_json(path, {**wanted, "environments": environments, "command": command})
+    files.write_json(path, {**wanted, "environments": environments, "command": sys.argv[1:]})
     if not (folder / "world.toml").exists():
         text = files.read_bytes(source, cards.MOST).decode("utf-8")
         files.write_text(folder / "world.toml", text)
@@ -241,7 +244,10 @@ def load_run(folder: Path) -> Run:
     saved = files.read_json(folder / "config.json")
     try:
         args = saved["args"]
-        command = str(saved["command"])
+        # a stranger's run may say anything here: quoted, it is at most arguments of train.py
+        if not isinstance(saved["command"], list):
+            raise TypeError(f"command {saved['command']!r}")
+        command = shlex.join(["uv", "run", "train.py", *saved["command"]])
         config = model.Config(**saved["config"])
         dialled = dial(cards.load(folder / "world.toml"), args)
     except (KeyError, TypeError, ValueError) as error:
@@ -261,7 +267,7 @@ def load_run(folder: Path) -> Run:
     try:
         params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
         groups = sorted((folder / "narrow").glob("group-*"))
-        narrow = load_narrow(groups, abstract)
+        narrow = load_narrow(groups, abstract, dialled)
     except checkpoints.Damaged as error:
         raise InputError(f"{error}; this repairs it: {command}") from error
     return Run(folder, args, dialled, codec, config, apply, params, narrow, stages)
@@ -285,13 +291,24 @@ def save_group(folder: Path, members: list[Member], scores: dict, kept: model.Pa
     checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, {"members": members})
 
 
-def group_shapes(abstract: model.Params) -> checkpoints.Wanted:
-    """What to load of a group, whose record says how many members it has."""
+def group_shapes(abstract: model.Params, dialled: World) -> checkpoints.Wanted:
+    """What to load of a group, whose record says how many members and scored steps it has."""
 
     def wanted(record: dict) -> dict:
-        R = len(record["facts"]["members"])
-        many = jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract)
-        return {"scores": checkpoints.recorded(record, "scores"), "kept": many}
+        R, D, B = len(record["facts"]["members"]), len(dialled.domains), len(world.BEHAVIOURS)
+        (n,) = record["leaves"]["scores"]["steps"]["shape"]
+        scores = {
+            **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
+            **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),
+        }
+        whole = ("steps", "kept_step")
+        return {
+            "scores": {
+                key: jax.ShapeDtypeStruct(shape, np.int32 if key in whole else np.float32)
+                for key, shape in scores.items()
+            },
+            "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract),
+        }
 
     return wanted
 
@@ -301,10 +318,19 @@ def members_of(group: checkpoints.Checkpoint) -> list[Member]:
     return [(start, signal, seed) for start, signal, seed in group.facts["members"]]
 
 
-def load_narrow(folders: list[Path], abstract: model.Params) -> Narrow:
-    """Join the groups of the narrow stage."""
-    groups = [checkpoints.load(folder, group_shapes(abstract)) for folder in folders]
-    start, signal, seed = zip(*chain(*map(members_of, groups)), strict=True)
+def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> Narrow:
+    """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
+    if not folders:
+        raise checkpoints.Damaged("the narrow stage has no groups")
+    groups = [checkpoints.load(folder, group_shapes(abstract, dialled)) for folder in folders]
+    try:
+        start, signal, seed = zip(*chain(*map(members_of, groups)), strict=True)
+        if set(start) - set(STAGES[:2]) or not all(type(s) is int for s in seed):
+            raise ValueError("a member that starts nowhere or has no seed")
+    except (TypeError, ValueError) as error:
+        raise checkpoints.Damaged(f"{folders[0].parent}: {error}") from error
+    for name in dict.fromkeys(signal):
+        signals.parse(dialled, str(name))
     scores = [group.items["scores"] for group in groups]
     keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
     return Narrow(

@@ -139,6 +139,17 @@ class Codec:
         return np.concatenate([np.stack(opening, -1), turns, np.full((N, 1), at["<end>"])], 1)
 
     @cached_property
+    def asked(self) -> dict[str, tuple[int, int, int]]:
+        """The domain, situation and instruction of every question as it may be spoken."""
+        phrases = [(-1, ""), *((i, x.text) for i, x in enumerate(self.world.instructions))]
+        return {
+            " ".join(filter(None, (text, phrase))): (d, s, i)
+            for d, domain in enumerate(self.world.domains)
+            for s, text in enumerate(domain.situations)
+            for i, phrase in phrases
+        }
+
+    @cached_property
     def answer_DAU(self) -> np.ndarray:
         """The tokens of every listed answer, padded on the right."""
         runs = [[self.tokens(text) for text in domain.answers] for domain in self.world.domains]
@@ -299,12 +310,6 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
             header[slot] = HEADERS.index(name)
     columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
     rows = {name: np.full(T, -1) for name in columns}
-    asked = {
-        " ".join(filter(None, (text, phrase))): (d, s, i)
-        for d, domain in enumerate(world.domains)
-        for s, text in enumerate(domain.situations)
-        for i, phrase in [(-1, ""), *((i, x.text) for i, x in enumerate(world.instructions))]
-    }
     stated = {
         text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
     }
@@ -316,7 +321,7 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
         for t, ((_, *question), (tag, *reply)) in enumerate(
             zip(blocks[::2], blocks[1::2], strict=True)
         ):
-            d, s, i = asked[" ".join(question)]
+            d, s, i = codec.asked[" ".join(question)]
             said = {
                 " ".join(filter(None, (answer, voice))): (a, v)
                 for a, answer in enumerate(world.domains[d].answers)

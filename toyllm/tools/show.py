@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from toyllm import cards, corpus
-from toyllm.errors import InputError
+from toyllm.errors import InputError, run_script
 from toyllm.text import Codec, lines
 from toyllm.world import KINDS
 
@@ -40,8 +40,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)), again=" ".join(sys.argv))

@@ -1,0 +1,70 @@
+"""The real scripts, each in a process of its own that can be signalled and killed.
+
+A person waits seconds for the imports; here one server does them once and forks a process for each
+script. This file imports nothing heavy, for what is imported here is imported in all of them.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass
+class Script:
+    """A script that runs in a process of its own, with what it prints."""
+
+    process: multiprocessing.Process
+    folder: Path
+
+    @property
+    def out(self) -> str:
+        """Standard output so far."""
+        return (self.folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        """Standard error so far."""
+        return (self.folder / "err").read_text()
+
+    def signal(self, number: int) -> None:
+        """Send a signal; it may have ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    def wait(self, timeout: float = 400) -> int:
+        """Its exit status once it has ended; negative: the signal that killed it."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running after {timeout} s: {self.err}"
+        return self.process.exitcode
+
+
+def start(script: str, *args: object, **env: str) -> Script:
+    """Run a script as a person would, but for its imports: those are done once for all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["eval", "train", "orbax.checkpoint.v1", "tensorboard.plugins"])
+    folder = Path(tempfile.mkdtemp(dir=os.environ["TOYLLM_SCRATCH"]))
+    argv = [script, *map(str, args)]
+    process = context.Process(target=_be, args=(argv, folder, env), daemon=True)
+    process.start()
+    while not (folder / "err").exists() and process.is_alive():
+        time.sleep(0.01)
+    return Script(process, folder)
+
+
+def _be(argv: list[str], folder: Path, env: dict) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+    os.chdir(ROOT)
+    os.environ.update(env)
+    multiprocessing.current_process().daemon = False  # it may have children of its own
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")

@@ -1,0 +1,116 @@
+"""Preference files: one pair a line, as JSON, in the words of a world.
+
+    {"prompt": "<begin> talk with assistant <user> add 2 and 2 <reply>",
+     "chosen": "that makes 4", "rejected": "that makes 5"}
+
+(in the file it is one line). The prompt is a dialogue up to its last `<reply>`; chosen and rejected
+are answers that the world lists for its last question. Other keys are left alone.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from toyllm import corpus, files
+from toyllm.errors import InputError, nearest
+from toyllm.scoring import questions
+from toyllm.signals import Pairs
+from toyllm.text import Codec
+from toyllm.world import DIALOGUE
+
+FIELDS = ("prompt", "chosen", "rejected")
+MOST, MOST_LINE = 2**26, 2**16  # bytes of a file and of a line
+
+
+def load(path: Path, codec: Codec) -> Pairs:
+    """Read the pairs of a file.
+
+    Raises InputError, one line `file:line: what, found …, expected …`, for anything amiss.
+    """
+    try:
+        rows = files.read_bytes(path, MOST).split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the pairs: {error.strerror}") from error
+    found = []
+    for number, row in enumerate(rows, 1):
+        if row.strip():
+            try:
+                found.append(_pair(codec, row))
+            except InputError as error:
+                raise InputError(f"{path}:{number}: {error}") from None
+    if not found:
+        raise InputError(f"{path}: found no pairs, expected at least one line of JSON")
+    documents, chosen, rejected = zip(*found, strict=True)
+    joined = corpus.concatenate(list(documents))
+    width = codec.longest_prompt(int(joined.turns.max()))
+    return Pairs(questions(codec, joined, width), np.array(chosen), np.array(rejected), joined)
+
+
+def dump(codec: Codec, pairs: Pairs) -> Iterator[str]:
+    """The lines of a preference file that `load` reads back."""
+    for n, prompt in enumerate(pairs.grid.prompt_QT):
+        answers = codec.world.domains[pairs.grid.domain_Q[n]].answers
+        texts = (codec.string(prompt), answers[pairs.chosen_P[n]], answers[pairs.rejected_P[n]])
+        yield json.dumps(dict(zip(FIELDS, texts, strict=True)), ensure_ascii=False)
+
+
+def _pair(codec: Codec, row: bytes) -> tuple[corpus.Documents, int, int]:
+    """One line: the dialogue with the chosen answer, and the indices of both answers."""
+    if len(row) > MOST_LINE:
+        raise InputError(f"found {len(row):,} bytes, expected at most {MOST_LINE:,} in a line")
+    try:
+        value = json.loads(row.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"bad JSON: {error}, expected one object with {_FIELDS}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"found {_short(value)}, expected an object with {_FIELDS}")
+    for field in FIELDS:
+        if field not in value:
+            near = nearest(field, value)
+            raise InputError(f"found no '{field}'{near}, expected {_FIELDS}")
+        if not isinstance(value[field], str):
+            raise InputError(f"{field}: found {_short(value[field])}, expected text")
+    prompt, chosen, rejected = (value[field] for field in FIELDS)
+    document, index = None, []
+    for field in ("chosen", "rejected"):
+        document = _document(codec, prompt, value[field], field)
+        index.append(int(document.answer[0, document.turns[0] - 1]))
+    if index[0] == index[1]:
+        raise InputError(f"rejected: found {_short(rejected)}, expected another text than chosen")
+    return _document(codec, prompt, chosen, "chosen"), *index
+
+
+def _document(codec: Codec, prompt: str, answer: str, field: str) -> corpus.Documents:
+    """The dialogue that a prompt and its answer make."""
+    world = codec.world
+    try:
+        tokens = codec.tokens(f"{prompt} {answer} {world.voices[0]} <end>")
+    except InputError as error:
+        raise InputError(f"prompt or {field}: {error}") from None
+    try:
+        document = codec.decode(tokens)
+        listed = answer.split() == _last_answer(codec, document)
+    except ValueError:
+        document, listed = None, False
+    if document is not None and document.kind[0] == DIALOGUE and listed:
+        return document
+    raise InputError(
+        f"prompt and {field}: found {_short(prompt)} and {_short(answer)}, expected a dialogue "
+        f"of world '{world.name}' up to <reply>, and an answer to its last question"
+    )
+
+
+def _last_answer(codec: Codec, document: corpus.Documents) -> list[str]:
+    last = document.turns[0] - 1
+    domain = codec.world.domains[document.domain[0, last]]
+    return domain.answers[document.answer[0, last]].split()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_FIELDS = "prompt, chosen and rejected"

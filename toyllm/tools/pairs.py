@@ -1,0 +1,70 @@
+"""Write the preference pairs of a signal, or check a file of them.
+
+uv run -m toyllm.tools.pairs code:bad > pairs.jsonl    512 pairs of that signal
+uv run -m toyllm.tools.pairs pairs.jsonl               what is in it, or the first mistake
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from toyllm import cards, preferences, signals
+from toyllm.errors import InputError, run_script
+from toyllm.text import Codec
+from toyllm.tools.show import DEFAULT
+from toyllm.world import BEHAVIOURS
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Write the preference pairs of a signal, or check a file of them."""
+
+    source: tyro.conf.Positional[str]
+    """A signal's name, or a file (JSONL: prompt, chosen, rejected)."""
+    world: Path = DEFAULT
+    """A world file (TOML)."""
+    count: int = 512
+    """How many pairs to write."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def main(args: Args) -> None:
+    """Write or check."""
+    codec = Codec(cards.load(args.world))
+    if Path(args.source).suffix == ".jsonl" or Path(args.source).exists():
+        print(summary(codec, preferences.load(Path(args.source), codec)))
+        return
+    for name, value, least in (("count", args.count, 1), ("seed", args.seed, 0)):
+        if not least <= value <= 10**6:
+            raise InputError(f"--{name}: found {value}, expected {least} to 1000000")
+    signal = signals.parse(codec.world, args.source)
+    for line in preferences.dump(codec, signals.pairs(codec, signal, args.count, args.seed)):
+        print(line)
+
+
+def summary(codec: Codec, pairs: signals.Pairs) -> str:
+    """How many pairs of each domain prefer what to what."""
+    rows = np.arange(len(pairs.grid))
+    told = [f"{len(rows)} pairs in the words of world '{codec.world.name}'"]
+    kinds = np.stack(
+        [
+            pairs.grid.domain_Q,
+            pairs.grid.behaviour_QA[rows, pairs.chosen_P],
+            pairs.grid.behaviour_QA[rows, pairs.rejected_P],
+        ],
+        1,
+    )
+    for (d, chosen, rejected), count in zip(
+        *np.unique(kinds, axis=0, return_counts=True), strict=True
+    ):
+        name = codec.world.domain_names[d]
+        told.append(f"{count:>6}  {name}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}")
+    return "\n".join(told)
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)), again=" ".join(sys.argv))
