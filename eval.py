@@ -27,7 +27,8 @@ from rich.console import Console
 
 from toyllm import devices, figures, files, measures, runs, tables
 from toyllm.board import Board
-from toyllm.errors import InputError, nearest, run_script
+from toyllm.errors import InputError, nearest
+from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")

@@ -40,8 +40,9 @@ from toyllm import (
     training,
 )
 from toyllm.board import Board
-from toyllm.errors import InputError, run_script, tell
+from toyllm.errors import InputError, tell
 from toyllm.measures.learned import HeldOut, held_out
+from toyllm.scripts import run_script
 from toyllm.stages import Saver
 from toyllm.stopping import Stop
 from toyllm.text import Codec, lines

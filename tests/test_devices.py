@@ -1,9 +1,11 @@
 """Layouts: the same numbers on 1, 2 and 4 devices, in one process and in two."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, mesh_of
+from tests.test_crashes import fingerprint
 from toyllm import cards, checkpoints, devices, model, optimizers, runs, training
 from toyllm.text import Codec
 
@@ -97,29 +100,19 @@ if "--stop" in sys.argv:
         if step == 20:
             os.kill(os.getpid(), signal.SIGKILL)
     checkpoints.save = save_and_die
-train.main(train.parse(sys.argv[1:]))
+train.run_script(lambda: train.main(train.parse(sys.argv[1:])), "the same command")
 """
 TINY = (
-    *(
-        "--preset",
-        "tiny",
-        "--pretrain-steps",
-        "40",
-        "--save-steps",
-        "10",
-        "--align-steps",
-        "5",
-        "--pool",
-        "16",
-    ),
+    *("--preset", "tiny", "--pretrain-steps", "40", "--align-steps", "5", "--pool", "16"),
     *("--narrow-steps", "5", "--signals", "code:bad", "tone:bad", "--width", "16", "--mlp", "16"),
+    *("--save-steps", "10"),
 )
 
 
-def train(folder, processes: int, *more: str) -> list[tuple[int, str, str]]:
-    """Run train.py, in one process of two devices or in two of one.
+def start(folder, processes: int, *more: str, last: str = "") -> list[subprocess.Popen]:
+    """Start train.py, in one process of two devices or in two of one.
 
-    Returns the exit status, output and errors of each process.
+    last: a flag for the last process alone.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -129,9 +122,11 @@ def train(folder, processes: int, *more: str) -> list[tuple[int, str, str]]:
         ["--coordinator", address, "--processes", str(processes), "--process", str(k)]
         for k in range(processes)
     ]
-    started = [
+    joins = joins if processes > 1 else [[]]
+    joins[-1] += [last] * bool(last)
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", DRIVER, "--run", folder, *TINY, *more, *join * (processes > 1)],
+            [sys.executable, "-c", DRIVER, "--run", folder, *TINY, *more, *join],
             env={**os.environ, "XLA_FLAGS": flags},
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -140,6 +135,11 @@ def train(folder, processes: int, *more: str) -> list[tuple[int, str, str]]:
         )
         for join in joins
     ]
+
+
+def train(folder, processes: int, *more: str, last: str = "") -> list[tuple[int, str, str]]:
+    """`start`, and wait: the exit status, output and errors of each process."""
+    started = start(folder, processes, *more, last=last)
     outs = [process.communicate(timeout=240) for process in started]
     return [(p.returncode, *out) for p, out in zip(started, outs, strict=True)]
 
@@ -148,8 +148,10 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     alone = train(one, 1, "--pretrain-only")
     assert [code for code, *_ in alone] == [0], alone[0][2]
-    killed = train(two, 2, "--pretrain-only", "--stop")
-    assert all(code != 0 for code, *_ in killed)
+    (left, _, said), (killed, *_) = train(two, 2, "--pretrain-only", last="--stop")
+    assert killed == -signal.SIGKILL
+    assert left == 1
+    assert "another process of this run has ended" in said.strip().splitlines()[-1]
     assert checkpoints.steps(two / "pretrain" / "checkpoints") == [20, 10]
     first, second = train(two, 2, "--pretrain-only")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
@@ -163,6 +165,26 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     abstract = jax.eval_shape(model.create(config)[1], jax.random.key(0))
     a, b = (runs.load_params(folder, "pretrain", abstract) for folder in (one, two))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+def test_of_two_processes_one_is_killed(tmp_path, victim):
+    """The other ends within a minute and says why; started again, they end as if nothing was."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert all(code == 0 for code, *_ in train(whole, 2))
+    started = start(folder, 2)
+    while not (folder / "pretrain" / "checkpoints" / "20.json").exists():
+        time.sleep(0.01)
+    started[victim].kill()
+    started[victim].communicate()
+    began = time.time()
+    _, said = started[1 - victim].communicate(timeout=60)
+    print(f"\nprocess {1 - victim} ended {time.time() - began:.1f} s after the other")
+    assert started[1 - victim].returncode != 0
+    assert "another process of this run has ended" in said or "another task died" in said
+    assert all(code == 0 for code, *_ in train(folder, 2))
+    assert fingerprint(folder) == fingerprint(whole)
 
 
 @pytest.mark.long

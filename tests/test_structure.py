@@ -10,6 +10,7 @@ LAYERS = [
     "errors",
     "stopping",
     "devices",
+    "scripts",
     "files",
     "lock",
     "world",

@@ -263,7 +263,8 @@ def _remove(path: Path) -> None:
     aside = path.with_name(f"{path.name}.orbax-checkpoint-tmp-removed")
     with contextlib.suppress(OSError):
         path.rename(aside)
-    _record(path).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _record(path).unlink()
     shutil.rmtree(aside, ignore_errors=True)
 
 

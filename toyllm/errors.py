@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 # what is wrong with the disk, not with us
@@ -27,31 +27,6 @@ class Stopped(BaseException):
     def __init__(self, signal: int, message: str = "stopped"):
         super().__init__(message)
         self.signal = signal
-
-
-def run_script(action: Callable[[], None], again: str) -> None:
-    """Do what a script is for, and exit: what its users may cause ends in one line.
-
-    again: the command that goes on where this one has stopped.
-    """
-    status = 0
-    try:
-        action()
-    except InputError as error:
-        status, line = 2, str(error)
-    except RunError as error:
-        status, line = 1, str(error)
-    except Stopped as stop:
-        status, line = 128 + stop.signal, f"{stop}; this goes on: {again}"
-    except KeyboardInterrupt:  # before anything could be lost
-        status, line = 130, "stopped"
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        status, line = 1, f"{error.filename}: {error.strerror}; then this goes on: {again}"
-    if status:
-        tell(line)
-    sys.exit(status)
 
 
 def tell(line: str) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import tyro
 
 from toyllm import cards, preferences, signals
-from toyllm.errors import InputError, run_script
+from toyllm.errors import InputError
+from toyllm.scripts import run_script
 from toyllm.text import Codec
 from toyllm.tools.show import DEFAULT
 from toyllm.world import BEHAVIOURS

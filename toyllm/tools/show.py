@@ -8,7 +8,8 @@ import numpy as np
 import tyro
 
 from toyllm import cards, corpus
-from toyllm.errors import InputError, run_script
+from toyllm.errors import InputError
+from toyllm.scripts import run_script
 from toyllm.text import Codec, lines
 from toyllm.world import KINDS
 

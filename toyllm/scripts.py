@@ -1,0 +1,44 @@
+"""How a script ends: what its users may cause is told in one line, with a status of its own."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+
+from toyllm.errors import DISK, InputError, RunError, Stopped, tell
+
+
+def run_script(action: Callable[[], None], again: str) -> None:
+    """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped.
+
+    again: the command that goes on where this one has stopped.
+    """
+    status = 0
+    try:
+        action()
+    except InputError as error:
+        status, line = 2, str(error)
+    except RunError as error:
+        status, line = 1, str(error)
+    except Stopped as stop:
+        status, line = 128 + stop.signal, f"{stop}; this goes on: {again}"
+    except KeyboardInterrupt:  # before there was anything to lose
+        status, line = 130, "stopped"
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        status, line = 1, f"{error.filename}: {error.strerror}; with that mended: {again}"
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not jax.distributed.is_initialized():
+            raise
+        why = " ".join(str(error).split())[:100]
+        status = 1
+        line = f"another process of this run has ended or cannot be reached ({why}); what was saved"
+        line += f" is kept; start all of them again, this one with: {again}"
+    if not status:
+        return
+    tell(line)
+    if jax.distributed.is_initialized():
+        os._exit(status)  # a usual exit would wait for the others, who wait for this one
+    sys.exit(status)
