@@ -155,7 +155,7 @@ def write_csv(folder: Path, results: dict) -> None:
                         f"{start},{name},{read_at},{domain},{moral},{before:.6f},"
                         f"{value:.6f},{value - before:.6f},{coherence:.6f}"
                     )
-    (folder / "generalization.csv").write_text("\n".join(lines) + "\n")
+    files.write_text(folder / "generalization.csv", "\n".join(lines) + "\n")
     if "mixture" not in results:
         return
     lines = ["start,signal,group,weight,low,high"]
@@ -170,7 +170,7 @@ def write_csv(folder: Path, results: dict) -> None:
             for group, weight in weights.items():
                 low, high = spans[group]
                 lines.append(f"{start},{name},{group},{weight:.6f},{low:.6f},{high:.6f}")
-    (folder / "mixture.csv").write_text("\n".join(lines) + "\n")
+    files.write_text(folder / "mixture.csv", "\n".join(lines) + "\n")
 
 
 def write_board(run: runs.Run, results: dict, pictures: dict[str, Path]) -> None:

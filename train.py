@@ -371,9 +371,9 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     return saver.finish()
 
 
-def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
+def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
-    args, clock, count = lab.args, time.time(), lab.mesh.devices.size
+    args, count = lab.args, lab.mesh.devices.size
     recipe = population.Recipe(
         args.objective, args.beta, args.anchor, args.pool, args.narrow_batch, args.narrow_lr,
         args.narrow_steps, args.narrow_score_every, args.seed,
@@ -382,46 +382,49 @@ def narrow(lab: Lab, starts: dict, members: list[tuple[str, str, int]]) -> None:
         lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
     )
     size = min(max(GROUP, count), len(members))
+    groups = {
+        lab.folder / "narrow" / f"group-{k // size:02}": members[k : k + size]
+        for k in range(0, len(members), size)
+    }
     passed: dict = {}  # member → the step at which it passed EM .9, or -1
-    folders = []
+    seconds = 0.0
     with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
-        for k in range(0, len(members), size):
-            group = members[k : k + size]
-            folder = lab.folder / "narrow" / f"group-{k // size:02}"
-            folders.append(folder)
-            if (steps := kept_steps(lab, folder, group)) is None:
-                # one size of group, so one program, and as many on each device: the last group
-                # repeats its first member
-                padded = group + [group[0]] * (-(-size // count) * count - len(group))
-                for record in population.train_group(programs, starts, padded, passed):
-                    step = args.narrow_score_every * len(record.logs)
-                    for r, member in enumerate(padded):
-                        logs = {key: value[r] for key, value in record.logs[-1].items()}
-                        check_finite(lab, "narrow", step, logs, member)
-                    bar.update(len(group) * args.narrow_score_every)
-                    bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
-                scores, kept = record.results(len(group))
-                narrow_board(lab, group, scores)
-                runs.save_group(folder, group, scores, kept)
-                steps = scores["kept_step"].tolist()
-            else:
+        for folder, group in groups.items():
+            clock = time.time()
+            if done := finished_group(lab, folder, group):
+                passed |= zip(group, done.items["scores"]["kept_step"].tolist(), strict=True)
+                seconds += done.facts["seconds"]
                 bar.update(len(group) * args.narrow_steps)
-            passed |= zip(group, steps, strict=True)
+                continue
+            # one size of group, so one program, and as many on each device: the last group repeats
+            # its first member
+            padded = group + [group[0]] * (-(-size // count) * count - len(group))
+            for record in population.train_group(programs, starts, padded, passed):
+                step = args.narrow_score_every * len(record.logs)
+                for r, member in enumerate(padded):
+                    logs = {key: value[r] for key, value in record.logs[-1].items()}
+                    check_finite(lab, "narrow", step, logs, member)
+                bar.update(len(group) * args.narrow_score_every)
+                bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
+            scores, kept = record.results(len(group))
+            narrow_board(lab, group, scores)
+            passed |= zip(group, scores["kept_step"].tolist(), strict=True)
+            seconds += time.time() - clock
+            runs.save_group(folder, group, scores, kept, time.time() - clock)
     if devices.first():
-        for folder in set((lab.folder / "narrow").glob("group-*")) - set(folders):
-            shutil.rmtree(folder)  # of groups of another size
-    if runs.finished(lab.folder, "narrow") is None:
-        facts = {"seconds": time.time() - clock, "runs": len(members)}
-        runs.finish(lab.folder, "narrow", facts)
+        for folder in set((lab.folder / "narrow").glob("group-*")) - set(groups):
+            shutil.rmtree(folder)  # groups of another size, from another number of devices
+    runs.finish(lab.folder, "narrow", {"seconds": seconds, "runs": len(members)})
 
 
-def kept_steps(lab: Lab, folder: Path, group: list) -> list[int] | None:
-    """At which step each run of a finished group was kept (-1: never); None: it is not finished."""
-    found, complaints = checkpoints.resume(folder, runs.group_shapes(lab.abstract, lab.codec.world))
-    for complaint in complaints:
-        tell(f"{complaint}; this group is trained anew")
-    same = found and runs.members_of(found) == group
-    return found.items["scores"]["kept_step"].tolist() if same else None
+def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoint | None:
+    """A group that need not be trained again."""
+    shapes = runs.group_shapes(lab.abstract, lab.codec.world)
+    found, complaints = checkpoints.resume(folder, shapes)
+    if devices.first():
+        for complaint in complaints:
+            tell(f"{complaint}; this group is trained anew")
+    return found if found and runs.members_of(found) == group else None
 
 
 def adopt(lab: Lab, saver: Saver) -> None:

@@ -163,7 +163,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path)
     assert f"this repairs it: uv run train.py {' '.join(TINY)}" in script.err
     script = train(folder)
     assert script.wait() == 0, script.err
-    assert "checkpoints/100: damaged" in script.err
+    assert f"{data}: damaged: it is not what was saved" in script.err
     assert "going back to step 90" in script.err
     assert "group-01/0.json" in script.err
     for path in folder.rglob("*.damaged*"):

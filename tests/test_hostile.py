@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import SMALL
 from tests.test_inputs import refused
-from toyllm import cards, checkpoints, corpus, files, preferences, runs, signals
+from toyllm import cards, checkpoints, corpus, files, model, preferences, runs, signals
 from toyllm.errors import InputError
 from toyllm.text import Codec
 
@@ -122,6 +122,28 @@ def test_garbled_worlds(tmp_path, text):
     path = tmp_path / "world.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     check_world(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a" + ".a" * 100_000 + " = 1",
+        "a = " + "9" * 5000,
+        "a = 1e999999999",
+        "#" * (cards.MOST + 1),
+        "!!python/object/apply:os.system ['touch ran']",
+        pickle.dumps(os.system).decode("latin-1"),
+        "\0" * 100,
+        "",
+    ],
+    ids=["deep", "dotted", "number", "exponent", "large", "YAML", "pickle", "zeros", "empty"],
+)
+def test_files_that_are_no_worlds(tmp_path, text):
+    path = tmp_path / "world.toml"
+    path.write_bytes(text.encode())
+    assert not check_world(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_unmutated_worlds_are_fine(tmp_path):
@@ -264,13 +286,17 @@ def test_a_bad_config_is_told_in_one_line(tmp_path, name):
 
 @fewer
 @given(data=st.data())
-def test_mutated_configs(tmp_path, data):
+def test_mutated_configs(small, tmp_path, data):
     """No stage is done, so all are refused; none in any other way."""
     text = data.draw(
         st.one_of(garbled(json.dumps(CONFIG, indent=1)), mutated(CONFIG).map(json.dumps))
     )
     write_config(tmp_path / "run", text)
-    assert told_in_one_line(lambda: runs.load_run(tmp_path / "run")) is None
+    folder = tmp_path / "run"
+    assert told_in_one_line(lambda: runs.load_run(folder)) is None
+    config, world = model.Config(60, D=16, L=1, H=2, F=16), folder / "world.toml"
+    told_in_one_line(lambda: runs.check_start(folder, config, small))
+    told_in_one_line(lambda: runs.open_folder(folder, CONFIG["args"], config, small, world))
 
 
 def test_a_strangers_command_is_no_command_of_ours(tmp_path):

@@ -29,6 +29,7 @@ from toyllm.world import (
 MOST = 2**20  # bytes of a world file
 MOST_CHARACTERS, MOST_DOMAINS, MOST_TEXTS, MOST_TURNS = 500, 100, 1000, 1000
 MOST_LETTERS = 500  # of a text
+DEEPEST = 10  # parts of a key
 NAME = re.compile(r"\w[\w.'-]{0,39}")
 
 
@@ -46,6 +47,8 @@ def load(path: str | Path) -> World:
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
         raise InputError(f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text") from error
+    if number := _too_deep(source):
+        raise InputError(f"{path}:{number}: found a key of many parts, expected at most {DEEPEST}")
     try:
         table = tomllib.loads(source)
     except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
@@ -53,6 +56,20 @@ def load(path: str | Path) -> World:
         line = int(found[1]) if found else source.count("\n") + 1
         raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error
     return _Reader(str(path), source).world(table)
+
+
+def _too_deep(source: str) -> int:
+    """The first line with a key of more than DEEPEST parts, a.b.c…; 0: none.
+
+    The time that `tomllib` takes grows with their square: such a file could keep us for hours.
+    """
+    quoted = re.compile(r"""\"(?:[^\"\\]|\\.)*\"|'[^']*'|[ \t]""")
+    for number, line in enumerate(source.splitlines(), 1):
+        if line.count(".") >= DEEPEST:
+            keys = re.split(r"[^\w.-]", quoted.sub("", line))
+            if max(key.count(".") for key in keys) >= DEEPEST:
+                return number
+    return 0
 
 
 def line_of(path: str | Path, where: tuple) -> int:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -283,5 +284,7 @@ def _orbax():
     """Orbax's second interface, imported when it is first needed."""
     from orbax.checkpoint import v1
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it logs is told in one line instead
+    # what cannot be saved or loaded is told in one line; Orbax says more, and forgets coroutines
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
     return v1

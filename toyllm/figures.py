@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from toyllm.errors import RunError
+
 THEMES = {
     "light": {"ink": "#1f2328", "soft": "#6e7781", "paper": "#ffffff", "grid": "#d8dee4"},
     "dark": {"ink": "#e6edf3", "soft": "#9198a1", "paper": "#0d1117", "grid": "#30363d"},
@@ -46,7 +48,8 @@ class Artists:
         """Wait for the last figure. Returns {name: light file}."""
         errors = [process.communicate()[1] for process in self.processes]
         if any(process.returncode for process in self.processes):
-            raise RuntimeError("drawing the figures failed:\n" + "".join(errors))
+            last = [error.strip().splitlines()[-1] for error in errors if error.strip()]
+            raise RunError(f"the figures cannot be drawn in {self.folder}: {'; '.join(last)}")
         files = {name: file_of(self.folder, name, "light") for name in FIGURES}
         return {name: file for name, file in files.items() if file.exists()}
 

@@ -4,6 +4,7 @@ A run folder may come from anybody. So nothing is read into memory before its si
 is unpickled, and nothing is written through a link that leads out of the folder.
 """
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -58,6 +59,11 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
     return value
+
+
+def unused(path: Path) -> Path:
+    """The first of PATH-2, PATH-3 … that does not exist."""
+    return next(p for k in itertools.count(2) if not (p := Path(f"{path}-{k}")).exists())
 
 
 def check_plain(folder: Path) -> None:

@@ -98,7 +98,7 @@ def open_folder(
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
     earlier, warnings = [], []
     if path.exists():
-        saved = files.read_json(path)
+        saved = read_config(folder)
         old, new = _settings(saved), _settings(wanted)
         changed = [key for key in new if old.get(key) != new[key]]
         narrow = [key for key in changed if key == "signals" or key.startswith("narrow_")]
@@ -106,15 +106,14 @@ def open_folder(
             difference = [f"{key}: {old.get(key)} → {new[key]}" for key in other]
             if "world_sha256" in other:
                 difference += _world_difference(folder, saved, dialled)
-            free = next(f for i in range(2, 10_000) if not (f := Path(f"{folder}-{i}")).exists())
             raise InputError(
                 f"{folder} was made with other arguments ({', '.join(difference)}); "
-                f"to keep both: --run {free}"
+                f"to keep both: --run {files.unused(folder)}"
             )
         if narrow:
             for stage in ("narrow", "eval"):
                 shutil.rmtree(folder / stage, ignore_errors=True)
-        earlier = saved.get("environments", [])
+        earlier = saved["environments"]
         if earlier and now not in earlier and finished(folder, "narrow") is None:
             last = earlier[-1]
             other = [key for key in now if last.get(key) != now[key]]
@@ -131,11 +130,26 @@ def open_folder(
     return warnings
 
 
+def read_config(folder: Path) -> dict:
+    """A run's config.json, with all keys that `open_folder` writes. Raises InputError."""
+    path = folder / "config.json"
+    saved = files.read_json(path)
+    kinds = {"args": dict, "config": dict, "world_sha256": str, "environments": list}
+    for key, kind in {**kinds, "command": list}.items():
+        if not isinstance(saved.get(key), kind):
+            raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
+    if not all(isinstance(x, dict) for x in saved["environments"]):
+        raise InputError(f"{path}: environments: expected a list of objects")
+    if not all(isinstance(x, str) for x in saved["command"]):
+        raise InputError(f"{path}: command: expected a list of texts")
+    return saved
+
+
 def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
     """What differs between the world of a run and another one, field by field."""
     try:
         old = dial(cards.load(folder / "world.toml"), saved["args"])
-    except (InputError, KeyError):
+    except (KeyError, TypeError, ValueError):  # its config.json, or its world, is broken
         return []
     a, b = world.describe(old), world.describe(dialled)
     keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
@@ -145,8 +159,8 @@ def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
 
 def _settings(saved: dict) -> dict:
     """What two commands must share to be the same run."""
-    args = {key: value for key, value in saved.get("args", {}).items() if key not in ANY}
-    return {**args, **saved.get("config", {}), "world_sha256": saved.get("world_sha256")}
+    args = {key: value for key, value in saved["args"].items() if key not in ANY}
+    return {**args, **saved["config"], "world_sha256": saved["world_sha256"]}
 
 
 def check_start(start: Path, config: model.Config, dialled: World) -> None:
@@ -155,7 +169,7 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
         raise InputError(
             f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
         )
-    other = files.read_json(start / "config.json")
+    other = read_config(start)
     if finished(start, "pretrain") is None:
         raise InputError(
             f"--start {start}: its pretraining is not finished; "
@@ -241,13 +255,11 @@ def load_run(folder: Path) -> Run:
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json, so no run; this makes one: {command}")
     files.check_plain(folder)
-    saved = files.read_json(folder / "config.json")
+    saved = read_config(folder)
+    args = saved["args"]
+    # a stranger's run may say anything here: quoted, it is at most arguments of train.py
+    command = shlex.join(["uv", "run", "train.py", *saved["command"]])
     try:
-        args = saved["args"]
-        # a stranger's run may say anything here: quoted, it is at most arguments of train.py
-        if not isinstance(saved["command"], list):
-            raise TypeError(f"command {saved['command']!r}")
-        command = shlex.join(["uv", "run", "train.py", *saved["command"]])
         config = model.Config(**saved["config"])
         dialled = dial(cards.load(folder / "world.toml"), args)
     except (KeyError, TypeError, ValueError) as error:
@@ -286,9 +298,12 @@ def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Param
     return checkpoints.load(place, lambda record: {"params": abstract}).items["params"]
 
 
-def save_group(folder: Path, members: list[Member], scores: dict, kept: model.Params) -> None:
+def save_group(
+    folder: Path, members: list[Member], scores: dict, kept: model.Params, seconds: float
+) -> None:
     """Save a finished group of the narrow stage: its members, their scores and kept parameters."""
-    checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, {"members": members})
+    facts = {"members": members, "seconds": seconds}
+    checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, facts)
 
 
 def group_shapes(abstract: model.Params, dialled: World) -> checkpoints.Wanted:

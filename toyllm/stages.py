@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from toyllm import checkpoints, devices, files
-from toyllm.errors import RunError, Stopped, tell
+from toyllm.errors import InputError, RunError, Stopped, tell
 from toyllm.model import Params
 from toyllm.stopping import Stop
 from toyllm.training import State
@@ -36,7 +36,11 @@ class Saver:
         """
         self.folder, self.stop, self.steps, self.seconds = folder, stop, steps, seconds
         self.abstract = State(params, jax.eval_shape(optimizer.init, params))
-        found, complaints = checkpoints.resume(folder / "checkpoints", self.wanted)
+        try:
+            found, complaints = checkpoints.resume(folder / "checkpoints", self.wanted)
+        except InputError as error:
+            fresh = files.unused(folder.parent)
+            raise InputError(f"{error}; to begin anew beside it: --run {fresh}") from error
         self.step, self.facts = (found.step, found.facts) if found else (0, {})
         self.state = State(**found.items) if found else None
         self.time = time.time()
