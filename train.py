@@ -131,7 +131,7 @@ class Args:
     """… how many there are …"""
     process: int | None = None
     """… and which this is, from 0 (all three: else from the environment, see README)."""
-    save_steps: int = 1000
+    save_steps: int = 2000
     """Save at least every so many steps …"""
     save_seconds: float = 30.0
     """… and every so many seconds."""

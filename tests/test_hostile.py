@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SMALL
-from tests.test_inputs import refused
+from tests.test_inputs import WORLDS, bad_world, refused
 from toyllm import cards, checkpoints, corpus, files, model, preferences, runs, signals
 from toyllm.errors import InputError
 from toyllm.text import Codec
@@ -266,6 +266,37 @@ CONFIGS = {
     "correlation as text": {**CONFIG, "args": {**CONFIG["args"], "correlation": "much"}},
     "correlation above 1": {**CONFIG, "args": {**CONFIG["args"], "correlation": 7}},
 }
+
+
+@pytest.mark.long
+def test_every_case_by_the_real_scripts(tmp_path):
+    """Bad worlds, pairs and configs: one line, exit 2, no traceback, nothing made."""
+    small, count = tmp_path / "small.toml", 0
+    small.write_text(SMALL)
+    for name in WORLDS:
+        path = tmp_path / "bad.toml"
+        path.write_text(bad_world(name))
+        line = refused("train.py", "--world", path, "--run", tmp_path / "run")
+        assert line.startswith(f"{path}:")
+        assert "\n" not in line
+        assert not (tmp_path / "run").exists()
+        count += 1
+    for bad, _ in PAIRS.values():
+        path = tmp_path / "pairs.jsonl"
+        path.write_text(bad if isinstance(bad, str) else json.dumps(bad))
+        line = refused("toyllm/tools/pairs.py", path, "--world", small)
+        assert line.startswith(f"{path}:1: ")
+        assert "\n" not in line
+        count += 1
+    for k, config in enumerate(CONFIGS.values()):
+        folder = tmp_path / f"run{k}"
+        write_config(folder, config)
+        for script in (("eval.py", folder), ("train.py", "--preset", "tiny", "--run", folder)):
+            line = refused(*script)
+            assert str(folder) in line or "--correlation" in line
+            assert "\n" not in line
+            count += 1
+    print(f"\n{count} cases, one line each")
 
 
 def write_config(folder, config) -> None:

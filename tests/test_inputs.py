@@ -154,14 +154,19 @@ WORLDS = {
 }
 
 
+def bad_world(name: str) -> str:
+    """The text of a world with one mistake."""
+    old, new, *_ = WORLDS[name]
+    if old == "__characters__":
+        return SMALL[: SMALL.index("[[characters]]")]
+    assert old in SMALL
+    return SMALL.replace(old, new, -1 if old.startswith("moral = true") else 1)
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_bad_world_is_told_in_one_line(tmp_path, name):
-    old, new, blamed, words = WORLDS[name]
-    if old == "__characters__":
-        source = SMALL[: SMALL.index("[[characters]]")]
-    else:
-        assert old in SMALL
-        source = SMALL.replace(old, new, -1 if old.startswith("moral = true") else 1)
+    _, _, blamed, words = WORLDS[name]
+    source = bad_world(name)
     path = tmp_path / "bad.toml"
     path.write_text(source)
     with pytest.raises(InputError) as caught:

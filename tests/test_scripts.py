@@ -1,25 +1,21 @@
 """The two scripts, run tiny from end to end, and TensorBoard's pages read back over HTTP."""
 
 import json
-import subprocess
-import sys
 import threading
 import urllib.request
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.scripts import start
 from tests.test_inputs import refused
 
 
 def run(*args: str) -> str:
     """Run a script that must succeed; its standard output."""
-    done = subprocess.run(
-        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    script = start(*args)
+    assert script.wait() == 0, script.err
+    return script.out
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +84,8 @@ def test_results_have_the_agreed_shape(results):
     assert set(results["moral"]) < set(results["domains"])
     assert results["seconds"] > 0
     assert "starts" in results["prediction"]
-    for start, signals in (("pretrain", 11), ("align", 5)):
-        block = results["generalization"][start]
+    for begin, signals in (("pretrain", 11), ("align", 5)):
+        block = results["generalization"][begin]
         assert len(block["status"]) == signals
         for key in (
             "em_before",
@@ -102,7 +98,7 @@ def test_results_have_the_agreed_shape(results):
             "final",
         ):
             assert key in block
-        mixture = results["mixture"][start]
+        mixture = results["mixture"][begin]
         np.testing.assert_allclose(sum(mixture["before"].values()), 1, atol=1e-6)
         for name, weights in mixture["after"].items():
             np.testing.assert_allclose(sum(weights.values()), 1, atol=1e-6)
