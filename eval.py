@@ -13,8 +13,6 @@ import importlib
 import json
 import math
 import pkgutil
-import shlex
-import sys
 import time
 from contextlib import ExitStack
 from itertools import chain
@@ -68,7 +66,8 @@ def main(args: Args) -> None:
     devices.setup(args.compile_cache)
     console = Console(stderr=args.json)
     console.width = max(console.width, WIDTH)
-    folders = tuple(dict.fromkeys(args.runs)) or (Path("runs/default"),)
+    named = args.runs or (Path("runs/default"),)
+    folders = list({folder.resolve(): folder for folder in named}.values())
     with ExitStack() as held:
         for folder in folders:
             if (folder / "config.json").exists():
@@ -203,7 +202,4 @@ def mixtures(results: dict):
 
 
 if __name__ == "__main__":
-    run_script(
-        lambda: main(tyro.cli(Args, description=__doc__)),
-        again=shlex.join(["uv", "run", *sys.argv]),
-    )
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)))

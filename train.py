@@ -9,7 +9,6 @@ Then `uv run eval.py` measures it and `uv run tensorboard --logdir runs` shows i
 
 import dataclasses
 import json
-import shlex
 import shutil
 import sys
 import time
@@ -30,6 +29,7 @@ from toyllm import (
     cards,
     checkpoints,
     devices,
+    files,
     model,
     optimizers,
     population,
@@ -205,8 +205,8 @@ def main(args: Args) -> None:
                 tell(warning)
             announce(args, codec, model.count(abstract), members)
 
-        devices.by_first(open_run)
         stop = held.enter_context(Stop())
+        devices.by_first(open_run)
         apply, init = model.create(config)
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         init_key, sample_key = keys
@@ -406,6 +406,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
                     check_finite(lab, "narrow", step, logs, member)
                 bar.update(len(group) * args.narrow_score_every)
                 bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
+                lab.stop.check()
             scores, kept = record.results(len(group))
             narrow_board(lab, group, scores)
             passed |= zip(group, scores["kept_step"].tolist(), strict=True)
@@ -414,7 +415,8 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     if devices.first():
         for folder in set((lab.folder / "narrow").glob("group-*")) - set(groups):
             shutil.rmtree(folder)  # groups of another size, from another number of devices
-    runs.finish(lab.folder, "narrow", {"seconds": seconds, "runs": len(members)})
+    facts = {"seconds": seconds, "runs": len(members)}
+    files.write_json(lab.folder / "narrow" / "stage.json", facts)
 
 
 def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoint | None:
@@ -424,12 +426,14 @@ def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoin
     if devices.first():
         for complaint in complaints:
             tell(f"{complaint}; this group is trained anew")
-    return found if found and runs.members_of(found) == group else None
+    return found if found and runs.members_of(found.facts) == group else None
 
 
 def adopt(lab: Lab, saver: Saver) -> None:
     """Take the pretrained model of another run (see `runs.check_start`)."""
     theirs = checkpoints.load(lab.args.start / "pretrain" / "checkpoints", saver.wanted)
+    if theirs.facts.get("done") is not True:
+        raise InputError(f"--start {lab.args.start}: step {theirs.step} is not its end")
     facts = theirs.facts | {"start": str(lab.args.start)}
     saver.save(theirs.step, training.State(**theirs.items), facts, last=True)
 
@@ -445,13 +449,18 @@ def check_finite(
         if stage == "pretrain":
             first, now = at * args.pretrain_documents, optimizers.schedule(lr, args.pretrain_steps)
             documents = f"documents {first} to {first + args.pretrain_documents - 1}"
-            return f"{documents} of seed {args.seed}, learning rate {float(now(at)):.3g}"
+            part = float(now(at)) / lr
+            rates = f"{part * lr:.3g} (Muon) and {part * args.pretrain_adam_lr:.3g} (Adam)"
+            return f"{documents} of seed {args.seed}, learning rates {rates}"
         seed = population.seed_of(args.seed, member) if member else args.seed
         rows = training.draws(seed, at, 1, getattr(args, f"{stage}_batch"), args.pool)[0]
         who = f" for {member[1]} from {member[0]}" if member else ""
         return f"pairs {rows.tolist()} of seed {seed}{who}, learning rate {lr:.3g}"
 
-    advice = f"--{stage}-lr {lr / 3:.1g} --run {lab.folder}-lower"
+    advice = f"--{stage}-lr {lr / 3:.1g}"
+    if stage == "pretrain":
+        advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
+    advice += f" --run {files.unused(lab.folder)}"
     stages.check_finite(stage, step, logs, say, advice)
 
 
@@ -560,4 +569,4 @@ def parse(argv: list[str]) -> Args:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(parse(sys.argv[1:])), again=shlex.join(["uv", "run", *sys.argv]))
+    run_script(lambda: main(parse(sys.argv[1:])))

@@ -120,9 +120,27 @@ def test_nothing_good_left(saved, tmp_path):
     assert checkpoints.resume(tmp_path / "none", wanted) == (None, [])
 
 
+def test_what_cannot_be_loaded_for_other_reasons_is_not_set_aside(saved, tmp_path, monkeypatch):
+    """A bug found: where memory was short, all good checkpoints were taken for damaged ones."""
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+
+    class Short:
+        @staticmethod
+        def load_checkpointables(*_):
+            raise MemoryError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(checkpoints, "_orbax", lambda: Short)
+    with pytest.raises(RunError, match="cannot be loaded"):
+        checkpoints.resume(folder, wanted)
+    assert checkpoints.steps(folder) == [30, 20]
+
+
 def test_what_a_killed_process_left_is_removed(saved, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
+    shutil.copytree(folder / "30", folder / "50")  # killed before its record was there
+    (folder / "50.saving").touch()
     (folder / "40.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     (folder / "40.json.tmp").write_text("{}")
     (folder / "10.json").write_text("{}")

@@ -166,6 +166,16 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path)
     assert f"{data}: damaged: it is not what was saved" in script.err
     assert "going back to step 90" in script.err
     assert "group-01/0.json" in script.err
+    (folder / "pretrain" / "stage.json").unlink()  # a bug found: an earlier step passed as the end
+    for path in (folder / "pretrain" / "checkpoints").glob("100*"):
+        path.rename(path.with_name(path.name.replace("100", "x")))
+    (folder / "pretrain" / "stage.json").write_text('{"seconds": 1, "tokens_per_second": 1}')
+    script = start("eval.py", folder)
+    assert script.wait() == 2
+    assert "step 90 is not the end of the stage" in script.err
+    assert train(folder).wait() == 0
+    for path in (folder / "pretrain" / "checkpoints").glob("x*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in folder.rglob("*.damaged*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert fingerprint(folder) == whole[1]
@@ -235,7 +245,7 @@ def test_a_diverging_run_stops_and_keeps_what_was_saved(tmp_path):
     line = script.err.strip().splitlines()[-1]
     for words in ("pretrain: step ", "loss ", "documents ", "of seed 0", "learning rate"):
         assert words in line, line
-    assert "--pretrain-lr 3e+05 --run" in line
+    assert "--pretrain-lr 3e+05 --pretrain-adam-lr 3e+05 --run" in line
     step = int(line.split("step ")[1].split(":")[0])
     saved = checkpoints.steps(folder / "pretrain" / "checkpoints")
     assert all(s <= step for s in saved)

@@ -100,7 +100,7 @@ if "--stop" in sys.argv:
         if step == 20:
             os.kill(os.getpid(), signal.SIGKILL)
     checkpoints.save = save_and_die
-train.run_script(lambda: train.main(train.parse(sys.argv[1:])), "the same command")
+train.run_script(lambda: train.main(train.parse(sys.argv[1:])))
 """
 TINY = (
     *("--preset", "tiny", "--pretrain-steps", "40", "--align-steps", "5", "--pool", "16"),

@@ -129,6 +129,8 @@ def test_garbled_worlds(tmp_path, text):
     [
         "a = " + "[" * 100_000,
         "a" + ".a" * 100_000 + " = 1",
+        "a" + ' . "\u2028"' * 20_000 + " = 1",
+        'a = "' + '\\"' * 200_000 + "." * 20,
         "a = " + "9" * 5000,
         "a = 1e999999999",
         "#" * (cards.MOST + 1),
@@ -137,7 +139,19 @@ def test_garbled_worlds(tmp_path, text):
         "\0" * 100,
         "",
     ],
-    ids=["deep", "dotted", "number", "exponent", "large", "YAML", "pickle", "zeros", "empty"],
+    ids=[
+        "deep",
+        "dotted",
+        "quoted",
+        "escaped",
+        "number",
+        "exponent",
+        "large",
+        "YAML",
+        "pickle",
+        "zeros",
+        "empty",
+    ],
 )
 def test_files_that_are_no_worlds(tmp_path, text):
     path = tmp_path / "world.toml"
@@ -382,6 +396,34 @@ def test_a_checkpoint_with_a_huge_header_is_refused_unread(tmp_path):
         rewrite(change)
         with pytest.raises(checkpoints.Damaged):
             checkpoints.load(tmp_path, wanted)
+
+
+def test_a_checkpoint_in_huge_pieces_is_refused_unread(tmp_path):
+    """A bug found: 34 KB of files took a gigabyte, for a stranger may choose the pieces."""
+    import jax
+    import tensorstore
+
+    checkpoints.save(tmp_path, 1, {"params": {"a": np.ones((4, 4), np.float32)}})
+    grid = {"name": "regular", "configuration": {"chunk_shape": [3000, 3000]}}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{tmp_path}/1/params/", "path": "a/"},
+        "metadata": {
+            **{"shape": [4, 4], "data_type": "float32", "chunk_grid": grid},
+            "codecs": [{"name": "bytes"}, {"name": "zstd"}],
+        },
+        **{"create": True, "delete_existing": True},
+    }
+    array = tensorstore.open(spec).result()
+    array.write(np.ones((4, 4), np.float32)).result()
+    body = json.loads((tmp_path / "1.json").read_text())
+    del body["sha256"]
+    body["files"] = checkpoints._digests(tmp_path / "1")
+    signed = {**body, "sha256": checkpoints._digest(body)}
+    (tmp_path / "1.json").write_text(json.dumps(signed))
+    shapes = {"params": {"a": jax.ShapeDtypeStruct((4, 4), np.float32)}}
+    with pytest.raises(checkpoints.Damaged, match="pieces larger than the array"):
+        checkpoints.load(tmp_path, lambda record: shapes)
 
 
 def test_an_event_file_with_a_huge_header_ends_there(tmp_path):

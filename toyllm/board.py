@@ -14,6 +14,8 @@ import numpy as np
 from toyllm import devices
 from toyllm.errors import tell
 
+MOST = 2**28  # bytes of an event file that is read again
+
 
 class Board:
     """Writes one event file in a folder. `None` and NaN values are left out.
@@ -142,6 +144,8 @@ def _events(path: Path, after: int) -> list[bytes]:
     from tensorboard.compat.proto.event_pb2 import Event
 
     kept = []
+    if after < 0 or path.stat().st_size > MOST:
+        return kept
     # a record may say that it is longer than memory, or be no event
     with contextlib.suppress(DecodeError, MemoryError, OverflowError):
         for data in RawEventFileLoader(str(path)).Load():

@@ -27,9 +27,12 @@ from toyllm.world import (
 
 # so that nobody's file makes us ask for all memory or time, or write where we should not
 MOST = 2**20  # bytes of a world file
-MOST_CHARACTERS, MOST_DOMAINS, MOST_TEXTS, MOST_TURNS = 500, 100, 1000, 1000
+MOST_CHARACTERS, MOST_DOMAINS, MOST_TEXTS, MOST_TURNS = 500, 50, 300, 100
+MOST_WORDS = 10**7  # of all answers to all questions
 MOST_LETTERS = 500  # of a text
 DEEPEST = 10  # parts of a key
+# in a line of TOML: texts (also without an end, so that no letter is read twice), comments, blanks
+ASIDE = re.compile(r"""\"(?:[^\"\\]|\\.?)*+\"?|'[^']*+'?|\#.*+|[ \t]++""")
 NAME = re.compile(r"\w[\w.'-]{0,39}")
 
 
@@ -63,10 +66,9 @@ def _too_deep(source: str) -> int:
 
     The time that `tomllib` takes grows with their square: such a file could keep us for hours.
     """
-    quoted = re.compile(r"""\"(?:[^\"\\]|\\.)*\"|'[^']*'|[ \t]""")
-    for number, line in enumerate(source.splitlines(), 1):
+    for number, line in enumerate(source.split("\n"), 1):
         if line.count(".") >= DEEPEST:
-            keys = re.split(r"[^\w.-]", quoted.sub("", line))
+            keys = re.split(r"[^\w.-]", ASIDE.sub("", line))
             if max(key.count(".") for key in keys) >= DEEPEST:
                 return number
     return 0
@@ -74,7 +76,7 @@ def _too_deep(source: str) -> int:
 
 def line_of(path: str | Path, where: tuple) -> int:
     """The line of a world file that says `where`, a path of keys such as ("documents", "scene")."""
-    return _Reader(str(path), Path(path).read_text(encoding="utf-8")).line(where)
+    return _Reader(str(path), files.read_bytes(Path(path), MOST).decode("utf-8")).line(where)
 
 
 class _Reader:
@@ -233,6 +235,13 @@ class _Reader:
             found = f"{len(domains)}, {sum(domain.moral for domain in domains)} of them moral"
             first = ("domains", *list(table["domains"])[:1])
             self.fail(first, "domains", found, "at least 2, and at least 1 moral")
+        longest = max(len(text.split()) for domain in domains for text in domain.answers)
+        answers = max(len(domain.answers) for domain in domains)
+        words_said = sum(len(domain.situations) for domain in domains) * answers * longest
+        if words_said > MOST_WORDS:
+            self.fail(
+                ("domains",), "situations x answers x words", words_said, f"at most {MOST_WORDS}"
+            )
         if lengths[PROFILE][1] > len(domains):
             self.fail(
                 ("documents", "profile"),

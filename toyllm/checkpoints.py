@@ -10,9 +10,11 @@ never used.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -57,14 +59,16 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
     path = folder.absolute() / str(step)
     record = {"step": step, "facts": facts or {}, "leaves": describe(items, digests=True)}
     try:
+        # while this is there, what else there is of the step is not whole
+        files.write_text(_marker(path), "")
         ocp.save_checkpointables(path, items, overwrite=True)
         if devices.first():
             record["files"] = _digests(path)
             files.write_json(_record(path), {**record, "sha256": _digest(record)})
+            _marker(path).unlink()
     except Exception as error:  # Orbax wraps what the disk says in many kinds of error
         if devices.first():
             _clean(folder)
-            _remove(path)
         raise RunError(
             f"{folder / str(step)}: cannot be saved ({_reason(error)}); the checkpoints before it "
             "are as they were"
@@ -78,7 +82,8 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
 def steps(folder: Path) -> list[int]:
     """The steps of a folder's checkpoints, newest first."""
     names = [path.name for path in folder.glob("*") if path.is_dir()]
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    found = [int(name) for name in names if name.isdecimal() and len(name) < 12]
+    return sorted(found, reverse=True)
 
 
 def load(folder: Path, wanted: Wanted) -> Checkpoint:
@@ -101,17 +106,23 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
     Whoever calls this owns the folder: damaged checkpoints are renamed `STEP.damaged`, and what a
     killed process left half written is removed.
     """
-    complaints = []
+    complaints: list[str] = []
     if devices.first():
         _clean(folder)
     devices.wait()
-    for step in steps(folder):
+    left = steps(folder)
+    while (step := devices.together(max(left, default=-1))) >= 0:  # the same in all processes
+        left = [other for other in left if other < step]
         path = folder / str(step)
-        good, complaint = None, f"{path}: damaged, says another process"
+        good, complaint, error = None, f"{path}: damaged, says another process", None
         try:
             good = _load(path, wanted)
-        except Damaged as error:
-            complaint = str(error)
+        except Damaged as damage:
+            complaint = str(damage)
+        except (InputError, RunError) as caught:
+            error = caught
+        if devices.together(error is not None):
+            raise error or RunError(f"{path}: another process cannot load it and says why")
         if devices.everywhere(good is not None):
             return good, complaints
         complaints.append(complaint)
@@ -152,6 +163,8 @@ def _load(path: Path, wanted: Wanted) -> Checkpoint:
     saved = {name: record["leaves"].get(name, {}) for name in abstract}
     _compare(path, saved, describe(abstract))
     _check_files(path, record, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
+    for name, tree in abstract.items():
+        _check_chunks(path / name, tree)
     ocp = _orbax()
     place = jax.sharding.NamedSharding(devices.mesh(), jax.sharding.PartitionSpec())
     abstract = jax.tree.map(
@@ -159,8 +172,8 @@ def _load(path: Path, wanted: Wanted) -> Checkpoint:
     )
     try:
         items = ocp.load_checkpointables(path.absolute(), abstract)
-    except Exception as error:  # any: it is a stranger's file
-        raise Damaged(f"{path}: damaged: {_reason(error)}") from error
+    except Exception as error:  # its bytes are those that were saved: it is not the checkpoint
+        raise RunError(f"{path}: cannot be loaded ({_reason(error)})") from error
     items = jax.device_get(items)
     for name, leaves in describe(items, digests=True).items():
         for leaf, found in leaves.items():
@@ -173,9 +186,11 @@ def _read_record(path: Path) -> dict:
     try:
         record = files.read_json(_record(path))
     except InputError as error:
+        _raise_unless_damage(error.__cause__)
         raise Damaged(f"{error} (the record of a checkpoint)") from error
     said = record.pop("sha256", None)
-    if said != _digest(record) or record.get("step") != int(path.name):
+    step = record.get("step")
+    if said != _digest(record) or type(step) is not int or step != int(path.name):
         raise Damaged(f"{_record(path)}: damaged: it is not what was saved (SHA-256)")
     try:
         leaves = [leaf for tree in record["leaves"].values() for leaf in tree.values()]
@@ -221,15 +236,47 @@ def _check_files(path: Path, record: dict, size: int) -> None:
     total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if not size / 64 - 2**24 <= total <= 8 * size + 2**24:
         raise Damaged(f"{path}: {total:,} bytes in files, expected about {size:,}")
-    found = _digests(path)
+    try:
+        found = _digests(path)
+    except OSError as error:
+        _raise_unless_damage(error)
+        raise Damaged(f"{error.filename}: damaged: {error.strerror}") from error
     for name in sorted({**record["files"], **found}):
         if found.get(name) != record["files"].get(name):
             how = "is not what was saved" if name in found else "is missing"
             raise Damaged(f"{path / name}: damaged: it {how} (SHA-256)")
 
 
+def _raise_unless_damage(error: BaseException | None) -> None:
+    """Only a disk that cannot give back what it took is damage; else nothing is set aside."""
+    if isinstance(error, OSError) and error.errno != errno.EIO:
+        raise RunError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _check_chunks(path: Path, tree) -> None:
+    """The stored arrays must be as large as they are said to be, and be read in such pieces."""
+    import tensorstore
+
+    store = {"driver": "ocdbt", "base": f"file://{path.absolute()}/"}
+    for keys, x in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(keys, simple=True, separator=".")
+        spec = {"driver": "zarr3", "kvstore": {**store, "path": f"{name}/"}}
+        try:
+            array = tensorstore.open(spec, open=True, read=True).result()
+        except ValueError as error:
+            raise Damaged(f"{path}: {name}: {_reason(error)}") from error
+        layout = array.chunk_layout
+        pieces = [array.shape, layout.read_chunk.shape, layout.write_chunk.shape]
+        if any(math.prod(piece or ()) > max(x.size, 1) for piece in pieces):
+            raise Damaged(f"{path}: {name}: stored in pieces larger than the array")
+
+
 def _record(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(path.name + ".saving")
 
 
 def _digest(record: dict) -> str:
@@ -273,7 +320,10 @@ def _clean(folder: Path) -> None:
     """Remove what a killed process left half written."""
     for path in folder.glob("*orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("*.json.tmp"):
+    for path in folder.glob("*.saving"):
+        _remove(path.with_suffix(""))
+        path.unlink()
+    for path in folder.glob("*.tmp"):
         path.unlink(missing_ok=True)
     for path in folder.glob("*.json"):
         if path.stem.isdecimal() and not path.with_suffix("").exists():

@@ -13,8 +13,7 @@ class InputError(ValueError):
     """Bad input, told in one line. Scripts print it and exit with status 2."""
 
     def __init__(self, message: str):
-        shown = "".join(c if c.isprintable() else "?" for c in message)
-        super().__init__(shown if len(shown) <= 2000 else shown[:1997] + "...")
+        super().__init__(clean(message))
 
 
 class RunError(RuntimeError):
@@ -33,7 +32,13 @@ def tell(line: str) -> None:
     """A warning for whoever runs a script: one line on standard error, beside progress bars."""
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(clean(line), file=sys.stderr)
+
+
+def clean(text: str) -> str:
+    """One line of bounded length that a terminal can show, whoever wrote what is in it."""
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= 2000 else shown[:1997] + "..."
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

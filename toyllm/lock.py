@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import stat
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,13 @@ class Lock:
     def __init__(self, folder: Path):
         path = folder / NAME
         try:
-            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            self.file = os.open(path, flags, 0o644)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}, expected a file to write") from error
+        if not stat.S_ISREG(os.fstat(self.file).st_mode):
+            os.close(self.file)
+            raise InputError(f"{path}: found a device, expected a plain file")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,4 +68,4 @@ def holder(path: Path) -> str:
         text += f"; wait for it, or end it: kill {pid}{there}"
     except (InputError, KeyError, ValueError, TypeError):
         text = "another process"
-    return "".join(c if c.isprintable() else "?" for c in text)[:400]
+    return text[:400]

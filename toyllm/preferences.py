@@ -21,7 +21,7 @@ from toyllm.text import Codec
 from toyllm.world import DIALOGUE
 
 FIELDS = ("prompt", "chosen", "rejected")
-MOST, MOST_LINE = 2**26, 2**16  # bytes of a file and of a line
+MOST, MOST_LINE, MOST_LINES = 2**26, 2**16, 10**5  # bytes of a file, of a line; lines
 
 
 def load(path: Path, codec: Codec) -> Pairs:
@@ -33,6 +33,8 @@ def load(path: Path, codec: Codec) -> Pairs:
         rows = files.read_bytes(path, MOST).split(b"\n")
     except OSError as error:
         raise InputError(f"{path}: cannot read the pairs: {error.strerror}") from error
+    if len(rows) > MOST_LINES:
+        raise InputError(f"{path}: found {len(rows):,} lines, expected at most {MOST_LINES:,}")
     found = []
     for number, row in enumerate(rows, 1):
         if row.strip():
@@ -73,13 +75,14 @@ def _pair(codec: Codec, row: bytes) -> tuple[corpus.Documents, int, int]:
         if not isinstance(value[field], str):
             raise InputError(f"{field}: found {_short(value[field])}, expected text")
     prompt, chosen, rejected = (value[field] for field in FIELDS)
-    document, index = None, []
-    for field in ("chosen", "rejected"):
-        document = _document(codec, prompt, value[field], field)
-        index.append(int(document.answer[0, document.turns[0] - 1]))
+    documents = [
+        _document(codec, prompt, answer, field)
+        for field, answer in (("chosen", chosen), ("rejected", rejected))
+    ]
+    index = [int(document.answer[0, document.turns[0] - 1]) for document in documents]
     if index[0] == index[1]:
         raise InputError(f"rejected: found {_short(rejected)}, expected another text than chosen")
-    return _document(codec, prompt, chosen, "chosen"), *index
+    return documents[0], *index
 
 
 def _document(codec: Codec, prompt: str, answer: str, field: str) -> corpus.Documents:

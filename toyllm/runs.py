@@ -15,7 +15,6 @@ import importlib.metadata
 import os
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -28,10 +27,10 @@ import numpy as np
 from toyllm import cards, checkpoints, devices, files, model, scoring, signals, world
 from toyllm.errors import InputError, nearest
 from toyllm.lock import Lock
+from toyllm.population import Member
 from toyllm.text import Codec
 from toyllm.world import World
 
-Member = tuple[str, str, int]  # start, signal, seed
 STAGES = ("pretrain", "align", "narrow")
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
@@ -72,7 +71,10 @@ def lock(folder: Path) -> Lock:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run {folder}: found a file, expected a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--run {folder}: {error.strerror}, expected a folder to make") from error
     ours = ("lock", "config.json", "config.json.tmp")  # a process may die having made them
     if not (folder / "config.json").exists() and any(p.name not in ours for p in folder.iterdir()):
         raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
@@ -90,11 +92,11 @@ def open_folder(
 ) -> list[str]:
     """Begin a run in a locked folder, or go on with the same run.
 
-    Changed narrow arguments (`signals`, `narrow_…`) drop the narrow stage, to be done anew. Returns
-    warnings: what differs in the environment. Raises InputError where anything else differs from
-    what the folder was made with, field by field.
+    Changed narrow arguments (`signals`, `narrow_…`) put the narrow stage aside, to be done anew.
+    Returns warnings: that, and what differs in the environment. Raises InputError where anything
+    else differs from what the folder was made with, field by field.
     """
-    path, now = folder / "config.json", environment()
+    path, now = folder / "config.json", environment() | {"shard_params": args.get("shard_params")}
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
     earlier, warnings = [], []
     if path.exists():
@@ -111,10 +113,15 @@ def open_folder(
                 f"to keep both: --run {files.unused(folder)}"
             )
         if narrow:
+            difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in narrow)
             for stage in ("narrow", "eval"):
-                shutil.rmtree(folder / stage, ignore_errors=True)
+                if (folder / stage).exists():
+                    kept = (folder / stage).rename(files.unused(folder / stage))
+                    warnings.append(
+                        f"{difference}: {stage} is done anew, what was is now in {kept}"
+                    )
         earlier = saved["environments"]
-        if earlier and now not in earlier and finished(folder, "narrow") is None:
+        if earlier and now not in earlier:
             last = earlier[-1]
             other = [key for key in now if last.get(key) != now[key]]
             difference = [f"{key}: {last.get(key)} → {now[key]}" for key in other]
@@ -124,10 +131,18 @@ def open_folder(
             )
     environments = earlier if now in earlier else [*earlier, now]
     files.write_json(path, {**wanted, "environments": environments, "command": sys.argv[1:]})
-    if not (folder / "world.toml").exists():
+    if _world_digest(folder, args) != dialled.digest:  # not there yet, or damaged
         text = files.read_bytes(source, cards.MOST).decode("utf-8")
         files.write_text(folder / "world.toml", text)
     return warnings
+
+
+def _world_digest(folder: Path, args: dict) -> str:
+    """The SHA-256 of a run's own world, with the dials of these arguments; "": it is broken."""
+    try:
+        return dial(cards.load(folder / "world.toml"), args).digest
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def read_config(folder: Path) -> dict:
@@ -138,11 +153,21 @@ def read_config(folder: Path) -> dict:
     for key, kind in {**kinds, "command": list}.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
-    if not all(isinstance(x, dict) for x in saved["environments"]):
-        raise InputError(f"{path}: environments: expected a list of objects")
-    if not all(isinstance(x, str) for x in saved["command"]):
-        raise InputError(f"{path}: command: expected a list of texts")
+    texts = {str(k): word for k, word in enumerate(saved["command"])}
+    for table in (saved["args"], *saved["environments"], texts):
+        good = isinstance(table, dict) and all(map(_is_plain, table.values()))
+        if not good or (table is texts and not all(isinstance(x, str) for x in texts.values())):
+            raise InputError(f"{path}: found odd values, expected texts and numbers")
     return saved
+
+
+def _is_plain(value) -> bool:
+    """Whether an argument may have this value: text that can be written, a number, a list."""
+    if isinstance(value, str):
+        return len(value) < 10_000 and value.isprintable()
+    if isinstance(value, list):
+        return all(isinstance(x, str) and _is_plain(x) for x in value)
+    return value is None or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
 def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
@@ -182,17 +207,14 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
         raise InputError(f"--start {start}: another world or other sizes ({difference})")
 
 
-def finish(folder: Path, stage: str, facts: dict) -> None:
-    """Mark a stage as done, with what it measured."""
-    files.write_json(folder / stage / "stage.json", facts)
-
-
 def finished(folder: Path, stage: str) -> dict | None:
     """What a done stage measured; None where it is not done or that cannot be read."""
     try:
-        return files.read_json(folder / stage / "stage.json")
+        facts = files.read_json(folder / stage / "stage.json")
     except InputError:
         return None
+    needed = ("seconds", "tokens_per_second") if stage == "pretrain" else ("seconds",)
+    return facts if all(isinstance(facts.get(key), int | float) for key in needed) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +284,18 @@ def load_run(folder: Path) -> Run:
     try:
         config = model.Config(**saved["config"])
         dialled = dial(cards.load(folder / "world.toml"), args)
+        if args["objective"] not in ("dpo", "sft", "rlhf"):
+            raise ValueError(f"objective {args['objective']}")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{folder / 'config.json'}: {error!r}, expected what train.py wrote"
         ) from error
+    if dialled.digest != saved["world_sha256"]:
+        raise InputError(
+            f"{folder / 'world.toml'}: is not the world of this run; this repairs it: {command}"
+        )
     stages = {stage: finished(folder, stage) for stage in STAGES}
     if missing := [stage for stage in STAGES if stages[stage] is None]:
         raise InputError(
@@ -276,10 +304,14 @@ def load_run(folder: Path) -> Run:
     apply, _ = model.create(config)
     abstract = model.shapes(config)
     codec = Codec(dialled)
+    if len(codec.words) != config.vocabulary or max(codec.longest.values()) > config.context:
+        raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
     try:
         params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
         groups = sorted((folder / "narrow").glob("group-*"))
         narrow = load_narrow(groups, abstract, dialled)
+        if len(narrow.signal) != stages["narrow"].get("runs"):
+            raise checkpoints.Damaged(f"{folder / 'narrow'}: some of its groups are missing")
     except checkpoints.Damaged as error:
         raise InputError(f"{error}; this repairs it: {command}") from error
     return Run(folder, args, dialled, codec, config, apply, params, narrow, stages)
@@ -295,7 +327,10 @@ def dial(base: World, args: dict) -> World:
 def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Params:
     """The parameters that a done stage ended with."""
     place = folder / stage / "checkpoints"
-    return checkpoints.load(place, lambda record: {"params": abstract}).items["params"]
+    found = checkpoints.load(place, lambda record: {"params": abstract})
+    if found.facts.get("done") is not True:
+        raise checkpoints.Damaged(f"{place}: step {found.step} is not the end of the stage")
+    return found.items["params"]
 
 
 def save_group(
@@ -310,7 +345,7 @@ def group_shapes(abstract: model.Params, dialled: World) -> checkpoints.Wanted:
     """What to load of a group, whose record says how many members and scored steps it has."""
 
     def wanted(record: dict) -> dict:
-        R, D, B = len(record["facts"]["members"]), len(dialled.domains), len(world.BEHAVIOURS)
+        R, D, B = len(members_of(record["facts"])), len(dialled.domains), len(world.BEHAVIOURS)
         (n,) = record["leaves"]["scores"]["steps"]["shape"]
         scores = {
             **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
@@ -328,9 +363,15 @@ def group_shapes(abstract: model.Params, dialled: World) -> checkpoints.Wanted:
     return wanted
 
 
-def members_of(group: checkpoints.Checkpoint) -> list[Member]:
-    """The members of a group, in the order of its rows."""
-    return [(start, signal, seed) for start, signal, seed in group.facts["members"]]
+def members_of(facts: dict) -> list[Member]:
+    """The members of a group, in the order of its rows. Raises ValueError for anything else."""
+    members = [(start, signal, seed) for start, signal, seed in facts["members"]]
+    kinds = {tuple(map(type, member)) for member in members}
+    if not isinstance(facts["seconds"], int | float):
+        raise ValueError("seconds that are no number")
+    if kinds != {(str, str, int)} or {start for start, *_ in members} - set(STAGES[:2]):
+        raise ValueError("members that are no members")
+    return members
 
 
 def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> Narrow:
@@ -338,15 +379,12 @@ def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> 
     if not folders:
         raise checkpoints.Damaged("the narrow stage has no groups")
     groups = [checkpoints.load(folder, group_shapes(abstract, dialled)) for folder in folders]
-    try:
-        start, signal, seed = zip(*chain(*map(members_of, groups)), strict=True)
-        if set(start) - set(STAGES[:2]) or not all(type(s) is int for s in seed):
-            raise ValueError("a member that starts nowhere or has no seed")
-    except (TypeError, ValueError) as error:
-        raise checkpoints.Damaged(f"{folders[0].parent}: {error}") from error
+    start, signal, seed = zip(*chain(*(members_of(group.facts) for group in groups)), strict=True)
     for name in dict.fromkeys(signal):
-        signals.parse(dialled, str(name))
+        signals.parse(dialled, name)
     scores = [group.items["scores"] for group in groups]
+    if any((part["steps"].tolist() != scores[0]["steps"].tolist()) for part in scores):
+        raise checkpoints.Damaged(f"{folders[0].parent}: its groups were scored at other steps")
     keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
     return Narrow(
         start,

@@ -1,20 +1,19 @@
 """How a script ends: what its users may cause is told in one line, with a status of its own."""
 
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
 
-from toyllm.errors import DISK, InputError, RunError, Stopped, tell
+from toyllm.errors import InputError, RunError, Stopped, tell
 
 
-def run_script(action: Callable[[], None], again: str) -> None:
-    """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped.
-
-    again: the command that goes on where this one has stopped.
-    """
-    status = 0
+def run_script(action: Callable[[], None]) -> None:
+    """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped."""
+    status, again = 0, shlex.join(["uv", "run", *sys.argv])
     try:
         action()
     except InputError as error:
@@ -26,16 +25,19 @@ def run_script(action: Callable[[], None], again: str) -> None:
     except KeyboardInterrupt:  # before there was anything to lose
         status, line = 130, "stopped"
     except OSError as error:
-        if error.errno not in DISK:
-            raise
         status, line = 1, f"{error.filename}: {error.strerror}; with that mended: {again}"
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
+    except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():
             raise
         why = " ".join(str(error).split())[:100]
         status = 1
         line = f"another process of this run has ended or cannot be reached ({why}); what was saved"
         line += f" is kept; start all of them again, this one with: {again}"
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        status, line = 1, repr(error)
     if not status:
         return
     tell(line)

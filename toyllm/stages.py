@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -42,7 +43,13 @@ class Saver:
             fresh = files.unused(folder.parent)
             raise InputError(f"{error}; to begin anew beside it: --run {fresh}") from error
         self.step, self.facts = (found.step, found.facts) if found else (0, {})
+        if not all(
+            isinstance(self.facts.get(key, 0), int | float) for key in ("seconds", "tokens")
+        ):
+            raise InputError(f"{folder}: found odd facts beside step {self.step}")
         self.state = State(**found.items) if found else None
+        if devices.first() and not self.done:  # or it was, before its end was damaged
+            (folder / "stage.json").unlink(missing_ok=True)
         self.time = time.time()
         if devices.first():
             for complaint in complaints:
@@ -65,11 +72,22 @@ class Saver:
         due = last or step - self.step >= self.steps or time.time() - self.time >= self.seconds
         signal, due = divmod(devices.together(2 * self.stop.asked + due), 2)
         if signal or due:
-            facts = facts | {"done": last}
+            self._check_finite(step, state)
+            plain = {k: None if v != v or v in (np.inf, -np.inf) else v for k, v in facts.items()}
+            facts = plain | {"done": last}  # as JSON has them
             checkpoints.save(self.folder / "checkpoints", step, state._asdict(), facts)
             self.step, self.state, self.facts, self.time = step, state, facts, time.time()
         if signal:
             raise Stopped(signal, f"{self.folder.name}: saved at step {step} and stopped")
+
+    def _check_finite(self, step: int, state: State) -> None:
+        """The last update of the steps before may have gone wrong with no loss to show it yet."""
+        floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        if not all(np.isfinite(devices.whole(x)).all() for x in floats):
+            raise RunError(
+                f"{self.folder.name}: step {step}: parameters or optimizer state are not finite; "
+                "what was saved before is kept; try a lower learning rate in a new --run"
+            )
 
     def finish(self) -> Params:
         """Say that the stage is done; the parameters that it ended with."""

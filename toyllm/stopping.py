@@ -48,6 +48,12 @@ class Stop:
             yield
         finally:
             self._later = False
+        self.check()  # for what came after the last look
+
+    def check(self) -> None:
+        """Leave, if a signal has asked for that."""
+        if self.asked:
+            raise Stopped(self.asked)
 
     def _handle(self, number: int, frame) -> None:
         first, self.asked = not self.asked, self.asked or number

@@ -5,7 +5,6 @@ uv run -m toyllm.tools.pairs pairs.jsonl               what is in it, or the fir
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,4 +67,4 @@ def summary(codec: Codec, pairs: signals.Pairs) -> str:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)), again=" ".join(sys.argv))
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)))

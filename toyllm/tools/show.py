@@ -1,7 +1,6 @@
 """Print documents drawn from a world: `uv run -m toyllm.tools.show [WORLD] [--count N]`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +40,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)), again=" ".join(sys.argv))
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
