@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import SMALL
 from tests.test_inputs import WORLDS, bad_world, refused
-from toyllm import cards, checkpoints, corpus, files, model, preferences, runs, signals
+from toyllm import cards, checkpoints, corpus, files, model, preferences, reader, runs, signals
 from toyllm.errors import InputError
 from toyllm.text import Codec
 
@@ -131,9 +131,10 @@ def test_garbled_worlds(tmp_path, text):
         "a" + ".a" * 100_000 + " = 1",
         "a" + ' . "\u2028"' * 20_000 + " = 1",
         'a = "' + '\\"' * 200_000 + "." * 20,
+        f"name = 1\n'a{' ' * 400_000}b' = 1",
         "a = " + "9" * 5000,
         "a = 1e999999999",
-        "#" * (cards.MOST + 1),
+        "#" * (reader.MOST + 1),
         "!!python/object/apply:os.system ['touch ran']",
         pickle.dumps(os.system).decode("latin-1"),
         "\0" * 100,
@@ -144,6 +145,7 @@ def test_garbled_worlds(tmp_path, text):
         "dotted",
         "quoted",
         "escaped",
+        "blanks",
         "number",
         "exponent",
         "large",

@@ -13,6 +13,7 @@ LAYERS = [
     "scripts",
     "files",
     "lock",
+    "reader",
     "world",
     "cards",
     "corpus",

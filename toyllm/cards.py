@@ -3,14 +3,12 @@
 How to write such a file: corpora/README.md.
 """
 
-import re
-import tomllib
 from pathlib import Path
 
 import numpy as np
 
-from toyllm import files
-from toyllm.errors import InputError, nearest
+from toyllm.errors import nearest
+from toyllm.reader import MOST_TEXTS, Reader
 from toyllm.world import (
     BAD,
     BEHAVIOURS,
@@ -25,15 +23,9 @@ from toyllm.world import (
     World,
 )
 
-# so that nobody's file makes us ask for all memory or time, or write where we should not
-MOST = 2**20  # bytes of a world file
-MOST_CHARACTERS, MOST_DOMAINS, MOST_TEXTS, MOST_TURNS = 500, 50, 300, 100
+# so that nobody's file makes us ask for all memory or time
+MOST_CHARACTERS, MOST_DOMAINS, MOST_TURNS = 500, 50, 100
 MOST_WORDS = 10**7  # of all answers to all questions
-MOST_LETTERS = 500  # of a text
-DEEPEST = 10  # parts of a key
-# in a line of TOML: texts (also without an end, so that no letter is read twice), comments, blanks
-ASIDE = re.compile(r"""\"(?:[^\"\\]|\\.?)*+\"?|'[^']*+'?|\#.*+|[ \t]++""")
-NAME = re.compile(r"\w[\w.'-]{0,39}")
 
 
 def load(path: str | Path) -> World:
@@ -41,167 +33,17 @@ def load(path: str | Path) -> World:
 
     Raises InputError, one line `file:line: what, found …, expected …`, for anything amiss.
     """
-    path = Path(path)
-    try:
-        source = files.read_bytes(path, MOST).decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        byte = error.object[error.start]
-        raise InputError(f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text") from error
-    if number := _too_deep(source):
-        raise InputError(f"{path}:{number}: found a key of many parts, expected at most {DEEPEST}")
-    try:
-        table = tomllib.loads(source)
-    except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
-        found = re.search(r"line (\d+)", str(error))
-        line = int(found[1]) if found else source.count("\n") + 1
-        raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error
-    return _Reader(str(path), source).world(table)
-
-
-def _too_deep(source: str) -> int:
-    """The first line with a key of more than DEEPEST parts, a.b.c…; 0: none.
-
-    The time that `tomllib` takes grows with their square: such a file could keep us for hours.
-    """
-    for number, line in enumerate(source.split("\n"), 1):
-        if line.count(".") >= DEEPEST:
-            keys = re.split(r"[^\w.-]", ASIDE.sub("", line))
-            if max(key.count(".") for key in keys) >= DEEPEST:
-                return number
-    return 0
+    cards = _Cards(path)
+    return cards.world(cards.table)
 
 
 def line_of(path: str | Path, where: tuple) -> int:
     """The line of a world file that says `where`, a path of keys such as ("documents", "scene")."""
-    return _Reader(str(path), files.read_bytes(Path(path), MOST).decode("utf-8")).line(where)
+    return Reader(path).line(where)
 
 
-class _Reader:
-    """Checks a parsed file field by field; `where` finds the line that a complaint is about."""
-
-    def __init__(self, path: str, source: str):
-        self.path, self.lines = path, source.splitlines()
-
-    def fail(self, where: tuple, what: str, found: object, expected: str) -> None:
-        found = str(found).replace("\n", " ")
-        found = found if len(found) <= 60 else found[:57] + "..."
-        raise InputError(
-            f"{self.path}:{self.line(where)}: {what}: found {found}, expected {expected}"
-        )
-
-    def line(self, where: tuple) -> int:
-        """The line of the deepest part of the key path `where` that the source spells out."""
-        best, header, counts, reached = 1, (), {}, 0
-        for number, text in enumerate(self.lines, 1):
-            text = text.strip()
-            if text.startswith("[["):
-                name = text.strip("[] ").split("]")[0]
-                counts[name] = counts.get(name, -1) + 1
-                header = (name, counts[name])
-                prefix = header
-            elif match := re.match(r"\[([^\[\]]+)\]\s*(#|$)", text):
-                parts = tuple(part.strip(" \"'") for part in match[1].split("."))
-                array = (parts[0], counts[parts[0]]) if parts[0] in counts else parts[:1]
-                header = prefix = (*array, *parts[1:])
-            elif match := re.match(r"([\w.\"' -]+?)\s*=", text):
-                key = match[1].strip()
-                parts = (key[1:-1],) if key[0] in "\"'" else tuple(key.split("."))
-                prefix = (*header, *(part.strip(" \"'") for part in parts))
-            else:
-                continue
-            depth = 0
-            while depth < min(len(prefix), len(where)) and prefix[depth] == where[depth]:
-                depth += 1
-            if depth == len(prefix) and depth > reached:
-                best, reached = number, depth
-        if reached < len(where) and isinstance(where[-1], str):
-            # the last part may be an item of a list: the line of its table that quotes it
-            for number in range(best, len(self.lines)):
-                text = self.lines[number]
-                if text.lstrip().startswith("["):
-                    break
-                if f'"{where[-1]}"' in text or f"'{where[-1]}'" in text:
-                    return number + 1
-        return best
-
-    def fields(self, table: object, where: tuple, required: dict, optional: dict) -> dict:
-        """Check the keys of a table and the types of its values."""
-        if not isinstance(table, dict):
-            self.fail(where, _spell(where), repr(table), "a table")
-        known = {**required, **optional}
-        for key in table:
-            if key not in known:
-                self.fail(
-                    (*where, key),
-                    "unknown key",
-                    f"'{key}'",
-                    f"one of {', '.join(known)}" + nearest(key, known),
-                )
-        for key in required:
-            if key not in table:
-                self.fail(where, f"missing field in {_spell(where)}", "nothing", f"'{key}'")
-        for key, value in table.items():
-            kind = known[key]
-            good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-            if not good:
-                names = {str: "text", dict: "a table", list: "a list", bool: "true or false"}
-                self.fail((*where, key), key, repr(value), names.get(kind, "a number"))
-        return table
-
-    def number(self, value: object, where: tuple, high: float = np.inf) -> float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= high or value == np.inf:
-            bounds = "a finite number >= 0" if high == np.inf else f"a number from 0 to {high:g}"
-            self.fail(where, where[-1] if isinstance(where[-1], str) else where[-2], value, bounds)
-        return float(value)
-
-    def weights(self, values: list[float], where: tuple) -> np.ndarray:
-        total = sum(values)
-        if not 0 < total < np.inf:
-            self.fail(where, f"weights of {_spell(where)}", f"a sum of {total:g}", "more than 0")
-        return np.array(values, dtype=np.float64) / total
-
-    def text(self, value: object, where: tuple, allow_empty: bool = False) -> str:
-        if not isinstance(value, str):
-            self.fail(where, where[-1], repr(value), "text")
-        words = value.split()
-        if not words and not allow_empty:
-            self.fail(where, str(where[-1]), "an empty text", "at least one word")
-        if len(value) > MOST_LETTERS:
-            self.fail(where, str(where[-1]), value, f"at most {MOST_LETTERS} letters")
-        if not "".join(words).isprintable():
-            self.fail(where, str(where[-1]), repr(value), "letters that can be printed")
-        if special := [word for word in words if word.startswith("<")]:
-            self.fail(where, str(where[-1]), f"'{special[0]}'", "no word that begins with '<'")
-        return " ".join(words)
-
-    def name(self, value: str, where: tuple, what: str) -> str:
-        """A name: it stands in signals, files and tables."""
-        if not NAME.fullmatch(value):
-            self.fail(where, what, f"'{value}'", "one word of at most 40 letters, digits and .'-_")
-        return value
-
-    def most(self, values: list | dict, where: tuple, most: int) -> None:
-        if len(values) > most:
-            self.fail(where, _spell(where), f"{len(values)} entries", f"at most {most}")
-
-    def texts(self, values: object, where: tuple) -> tuple[str, ...]:
-        if not isinstance(values, list) or not values:
-            self.fail(where, f"{_spell(where)}", repr(values), "a list of at least one text")
-        self.most(values, where, MOST_TEXTS)
-        texts = tuple(self.text(value, (*where, value)) for value in values)
-        for i, text in enumerate(texts):
-            if text in texts[:i]:
-                self.fail(
-                    (*where, values[i]),
-                    f"duplicate text in {where[-1]}",
-                    f"'{text}'",
-                    "each text once",
-                )
-        return texts
+class _Cards(Reader):
+    """A world, from its table down to the characters."""
 
     def world(self, table: dict) -> World:
         tables = dict.fromkeys(("documents", "headers", "voices", "domains"), dict)
@@ -476,9 +318,3 @@ class _Reader:
             "rates": [rates[domain] for domain in domains],
             "voices": shares,
         }
-
-
-def _spell(where: tuple) -> str:
-    """A key path as a reader would say it: ('characters', 2, 'rates') → characters[2].rates."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-    return text.lstrip(".") or "the file"

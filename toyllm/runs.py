@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm import cards, checkpoints, devices, files, model, scoring, signals, world
+from toyllm import cards, checkpoints, devices, files, model, reader, scoring, signals, world
 from toyllm.errors import InputError, nearest
 from toyllm.lock import Lock
 from toyllm.population import Member
@@ -132,7 +132,7 @@ def open_folder(
     environments = earlier if now in earlier else [*earlier, now]
     files.write_json(path, {**wanted, "environments": environments, "command": sys.argv[1:]})
     if _world_digest(folder, args) != dialled.digest:  # not there yet, or damaged
-        text = files.read_bytes(source, cards.MOST).decode("utf-8")
+        text = files.read_bytes(source, reader.MOST).decode("utf-8")
         files.write_text(folder / "world.toml", text)
     return warnings
 

@@ -1,0 +1,192 @@
+"""TOML files that anybody may have written: checked field by field, told in one line.
+
+How much time and memory a file can take of us is bounded before it is parsed.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from toyllm import files
+from toyllm.errors import InputError, nearest
+
+MOST = 2**20  # bytes of a file
+MOST_TEXTS, MOST_LETTERS = 300, 500  # texts of a list, letters of a text
+DEEPEST = 10  # parts of a key
+NAME = re.compile(r"\w[\w.'-]{0,39}")
+# in a line of TOML: texts (also without an end, so that no letter is read twice), comments, blanks
+ASIDE = re.compile(r"""\"(?:[^\"\\]|\\.?)*+\"?|'[^']*+'?|\#.*+|[ \t]++""")
+
+
+class Reader:
+    """A parsed file, and the checks of its fields; `where` says which one, as a path of keys."""
+
+    def __init__(self, path: str | Path):
+        """Read and parse. Raises InputError, one line `file:line: what, found …, expected …`."""
+        path = Path(path)
+        try:
+            source = files.read_bytes(path, MOST).decode("utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            byte = error.object[error.start]
+            raise InputError(
+                f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text"
+            ) from error
+        if number := _too_deep(source):
+            raise InputError(
+                f"{path}:{number}: found a key of many parts, expected at most {DEEPEST}"
+            )
+        try:
+            self.table = tomllib.loads(source)
+        except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
+            found = re.search(r"line (\d+)", str(error))
+            line = int(found[1]) if found else source.count("\n") + 1
+            raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error
+        self.path, self.lines = str(path), source.splitlines()
+
+    def fail(self, where: tuple, what: str, found: object, expected: str) -> None:
+        """Raise InputError with the file and the line of `where`."""
+        found = str(found).replace("\n", " ")
+        found = found if len(found) <= 60 else found[:57] + "..."
+        raise InputError(
+            f"{self.path}:{self.line(where)}: {what}: found {found}, expected {expected}"
+        )
+
+    def line(self, where: tuple) -> int:
+        """The line of the deepest part of the key path `where` that the source spells out."""
+        best, header, counts, reached = 1, (), {}, 0
+        for number, text in enumerate(self.lines, 1):
+            text = text.strip()[:MOST_LETTERS]  # a key stands at the beginning
+            if text.startswith("[["):
+                name = text.strip("[] ").split("]")[0]
+                counts[name] = counts.get(name, -1) + 1
+                header = (name, counts[name])
+                prefix = header
+            elif match := re.match(r"\[([^\[\]]+)\]\s*(#|$)", text):
+                parts = tuple(part.strip(" \"'") for part in match[1].split("."))
+                array = (parts[0], counts[parts[0]]) if parts[0] in counts else parts[:1]
+                header = prefix = (*array, *parts[1:])
+            elif match := re.match(r"([\w.\"' -]+?)\s*=", text):
+                key = match[1].strip()
+                parts = (key[1:-1],) if key[0] in "\"'" else tuple(key.split("."))
+                prefix = (*header, *(part.strip(" \"'") for part in parts))
+            else:
+                continue
+            depth = 0
+            while depth < min(len(prefix), len(where)) and prefix[depth] == where[depth]:
+                depth += 1
+            if depth == len(prefix) and depth > reached:
+                best, reached = number, depth
+        if reached < len(where) and isinstance(where[-1], str):
+            # the last part may be an item of a list: the line of its table that quotes it
+            for number in range(best, len(self.lines)):
+                text = self.lines[number]
+                if text.lstrip().startswith("["):
+                    break
+                if f'"{where[-1]}"' in text or f"'{where[-1]}'" in text:
+                    return number + 1
+        return best
+
+    def fields(self, table: object, where: tuple, required: dict, optional: dict) -> dict:
+        """Check the keys of a table and the types of its values."""
+        if not isinstance(table, dict):
+            self.fail(where, spell(where), repr(table), "a table")
+        known = {**required, **optional}
+        for key in table:
+            if key not in known:
+                self.fail(
+                    (*where, key),
+                    "unknown key",
+                    f"'{key}'",
+                    f"one of {', '.join(known)}" + nearest(key, known),
+                )
+        for key in required:
+            if key not in table:
+                self.fail(where, f"missing field in {spell(where)}", "nothing", f"'{key}'")
+        for key, value in table.items():
+            kind = known[key]
+            good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            if not good:
+                names = {str: "text", dict: "a table", list: "a list", bool: "true or false"}
+                self.fail((*where, key), key, repr(value), names.get(kind, "a number"))
+        return table
+
+    def number(self, value: object, where: tuple, high: float = np.inf) -> float:
+        """A finite number from 0 to `high`."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= high or value == np.inf:
+            bounds = "a finite number >= 0" if high == np.inf else f"a number from 0 to {high:g}"
+            self.fail(where, where[-1] if isinstance(where[-1], str) else where[-2], value, bounds)
+        return float(value)
+
+    def weights(self, values: list[float], where: tuple) -> np.ndarray:
+        """Shares that sum to 1."""
+        total = sum(values)
+        if not 0 < total < np.inf:
+            self.fail(where, f"weights of {spell(where)}", f"a sum of {total:g}", "more than 0")
+        return np.array(values, dtype=np.float64) / total
+
+    def text(self, value: object, where: tuple, allow_empty: bool = False) -> str:
+        """Words with single spaces between."""
+        if not isinstance(value, str):
+            self.fail(where, where[-1], repr(value), "text")
+        words = value.split()
+        if not words and not allow_empty:
+            self.fail(where, str(where[-1]), "an empty text", "at least one word")
+        if len(value) > MOST_LETTERS:
+            self.fail(where, str(where[-1]), value, f"at most {MOST_LETTERS} letters")
+        if not "".join(words).isprintable():
+            self.fail(where, str(where[-1]), repr(value), "letters that can be printed")
+        if special := [word for word in words if word.startswith("<")]:
+            self.fail(where, str(where[-1]), f"'{special[0]}'", "no word that begins with '<'")
+        return " ".join(words)
+
+    def name(self, value: str, where: tuple, what: str) -> str:
+        """A name: it stands in signals, files and tables."""
+        if not NAME.fullmatch(value):
+            self.fail(where, what, f"'{value}'", "one word of at most 40 letters, digits and .'-_")
+        return value
+
+    def most(self, values: list | dict, where: tuple, most: int) -> None:
+        """No more entries than these."""
+        if len(values) > most:
+            self.fail(where, spell(where), f"{len(values)} entries", f"at most {most}")
+
+    def texts(self, values: object, where: tuple) -> tuple[str, ...]:
+        """A list of texts, each once."""
+        if not isinstance(values, list) or not values:
+            self.fail(where, f"{spell(where)}", repr(values), "a list of at least one text")
+        self.most(values, where, MOST_TEXTS)
+        texts = tuple(self.text(value, (*where, value)) for value in values)
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                self.fail(
+                    (*where, values[i]),
+                    f"duplicate text in {where[-1]}",
+                    f"'{text}'",
+                    "each text once",
+                )
+        return texts
+
+
+def _too_deep(source: str) -> int:
+    """The first line with a key of more than DEEPEST parts, a.b.c…; 0: none.
+
+    The time that `tomllib` takes grows with their square: such a file could keep us for hours.
+    """
+    for number, line in enumerate(source.split("\n"), 1):
+        if line.count(".") >= DEEPEST:
+            keys = re.split(r"[^\w.-]", ASIDE.sub("", line))
+            if max(key.count(".") for key in keys) >= DEEPEST:
+                return number
+    return 0
+
+
+def spell(where: tuple) -> str:
+    """A key path as a reader would say it: ('characters', 2, 'rates') → characters[2].rates."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    return text.lstrip(".") or "the file"
