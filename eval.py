@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from toyllm import devices, figures, files, measures, runs, tables
+from toyllm import devices, figures, files, lock, measures, runs, tables
 from toyllm.board import Board
 from toyllm.errors import InputError, nearest
 from toyllm.scripts import run_script
@@ -71,7 +71,7 @@ def main(args: Args) -> None:
     with ExitStack() as held:
         for folder in folders:
             if (folder / "config.json").exists():
-                held.enter_context(runs.lock(folder))
+                held.enter_context(lock.take(folder))
         held.enter_context(Stop())
         loaded = [runs.load_run(folder) for folder in folders]  # all, before any is measured
         results = [evaluate(run, wanted, console, quiet=args.json) for run in loaded]

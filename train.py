@@ -30,9 +30,11 @@ from toyllm import (
     checkpoints,
     devices,
     files,
+    lock,
     model,
     optimizers,
     population,
+    provenance,
     runs,
     scoring,
     signals,
@@ -177,7 +179,7 @@ def main(args: Args) -> None:
     began = time.time()
     mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
     base = cards.load(args.world)
-    dialled = runs.dial(base, dataclasses.asdict(args))
+    dialled = provenance.dial(base, dataclasses.asdict(args))
     codec = Codec(dialled)
     check_lengths(args, codec)
     try:
@@ -193,15 +195,15 @@ def main(args: Args) -> None:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
     members = signals.plan(dialled, tuple(chain(*args.signals)), args.narrow_seeds)
     if args.start:
-        runs.check_start(args.start, config, dialled)
+        provenance.check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     plain["signals"] = list(chain(*args.signals))
     abstract = model.shapes(config)
     with ExitStack() as held:
 
         def open_run() -> None:
-            held.enter_context(runs.lock(args.run))
-            for warning in runs.open_folder(args.run, plain, config, dialled, args.world):
+            held.enter_context(lock.take(args.run))
+            for warning in provenance.open_folder(args.run, plain, config, dialled, args.world):
                 tell(warning)
             announce(args, codec, model.count(abstract), members)
 
@@ -430,7 +432,7 @@ def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoin
 
 
 def adopt(lab: Lab, saver: Saver) -> None:
-    """Take the pretrained model of another run (see `runs.check_start`)."""
+    """Take the pretrained model of another run (see `provenance.check_start`)."""
     theirs = checkpoints.load(lab.args.start / "pretrain" / "checkpoints", saver.wanted)
     if theirs.facts.get("done") is not True:
         raise InputError(f"--start {lab.args.start}: step {theirs.step} is not its end")

@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 from tests.scripts import start
 from tests.test_checkpoints import damage, needs_mount, on_small_disk
 from tests.test_scripts import events
-from toyllm import checkpoints, runs
+from toyllm import checkpoints, devices, runs
+from toyllm.stages import STAGES
 
 # all stages, several saves in each, and three groups of narrow runs
 TINY = (
@@ -55,8 +56,8 @@ def stage_of(folder: Path) -> str:
     """Where a run has come to, as its folder tells."""
     if list(folder.rglob("*orbax-checkpoint-tmp*")):
         return "saving"
-    done = [stage for stage in runs.STAGES if (folder / stage / "stage.json").exists()]
-    begun = [stage for stage in runs.STAGES if list(folder.glob(f"{stage}/**/[0-9]*.json"))]
+    done = [stage for stage in STAGES if (folder / stage / "stage.json").exists()]
+    begun = [stage for stage in STAGES if list(folder.glob(f"{stage}/**/[0-9]*.json"))]
     left = [stage for stage in begun if stage not in done]
     return left[0] if left else f"after {done[-1]}" if done else "before the first save"
 
@@ -280,4 +281,4 @@ def test_another_environment_is_told(tmp_path):
     assert "devices: 2 → 1" in script.err
     assert f"flags: {flag}" not in script.err.split("devices")[0]
     environments = json.loads((folder / "config.json").read_text())["environments"]
-    assert [e["devices"] for e in environments] == [runs.devices.cores(), 1]
+    assert [e["devices"] for e in environments] == [devices.cores(), 1]

@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 from tests.conftest import SMALL
 from tests.test_inputs import WORLDS, bad_world, refused
-from toyllm import cards, checkpoints, corpus, files, model, preferences, reader, runs, signals
+from toyllm import (
+    cards,
+    checkpoints,
+    corpus,
+    files,
+    lock,
+    model,
+    preferences,
+    provenance,
+    reader,
+    runs,
+    signals,
+)
 from toyllm.errors import InputError
 from toyllm.text import Codec
 
@@ -342,8 +354,8 @@ def test_mutated_configs(small, tmp_path, data):
     folder = tmp_path / "run"
     assert told_in_one_line(lambda: runs.load_run(folder)) is None
     config, world = model.Config(60, D=16, L=1, H=2, F=16), folder / "world.toml"
-    told_in_one_line(lambda: runs.check_start(folder, config, small))
-    told_in_one_line(lambda: runs.open_folder(folder, CONFIG["args"], config, small, world))
+    told_in_one_line(lambda: provenance.check_start(folder, config, small))
+    told_in_one_line(lambda: provenance.open_folder(folder, CONFIG["args"], config, small, world))
 
 
 def test_a_strangers_command_is_no_command_of_ours(tmp_path):
@@ -365,7 +377,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
         target = outside if "." not in name and name != "lock" else outside / "file"
         (folder / name).symlink_to(target)
         with pytest.raises(InputError, match="link"):
-            runs.lock(folder)
+            lock.take(folder)
     assert "link" in refused("train.py", "--preset", "tiny", "--run", str(folder))
     assert "link" in refused("eval.py", str(folder))
     assert (outside / "file").read_text() == "mine"

@@ -29,6 +29,7 @@ LAYERS = [
     "training",
     "stages",
     "population",
+    "provenance",
     "runs",
     "board",
     "figures",

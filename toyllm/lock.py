@@ -58,6 +58,29 @@ class Lock:
         os.close(self.file)
 
 
+def take(folder: Path) -> Lock:
+    """Take a run folder for this process, and make it where there is none (see `Lock`).
+
+    Raises InputError where the folder is in use, or is no run folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--run {folder}: found a file, expected a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--run {folder}: {error.strerror}, expected a folder to make") from error
+    ours = ("lock", "config.json", "config.json.tmp")  # a process may die having made them
+    if not (folder / "config.json").exists() and any(p.name not in ours for p in folder.iterdir()):
+        raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
+    held = Lock(folder)
+    try:
+        files.check_plain(folder)
+    except InputError:
+        held.release()
+        raise
+    return held
+
+
 def holder(path: Path) -> str:
     """Who says to have the lock, in words."""
     try:

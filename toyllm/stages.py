@@ -15,6 +15,18 @@ from toyllm.model import Params
 from toyllm.stopping import Stop
 from toyllm.training import State
 
+STAGES = ("pretrain", "align", "narrow")
+
+
+def finished(folder: Path, stage: str) -> dict | None:
+    """What a done stage measured; None where it is not done or that cannot be read."""
+    try:
+        facts = files.read_json(folder / stage / "stage.json")
+    except InputError:
+        return None
+    needed = ("seconds", "tokens_per_second") if stage == "pretrain" else ("seconds",)
+    return facts if all(isinstance(facts.get(key), int | float) for key in needed) else None
+
 
 class Saver:
     """The checkpoints of a training stage.
