@@ -107,7 +107,7 @@ class Board:
         # named as TensorBoard names them, and told apart however soon two follow each other
         unique = f"{time.time():.0f}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         path = self.folder / f"events.out.tfevents.{unique}"
-        file = open(path, "xb", buffering=0)  # noqa: SIM115 (until `close`)
+        file = io.FileIO(path, "x")  # no buffer: what is written is with the operating system
         header = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
         try:
             for data in [header, *kept]:
