@@ -377,11 +377,14 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
     args, count = lab.args, lab.mesh.devices.size
     recipe = population.Recipe(
-        args.objective, args.beta, args.anchor, args.pool, args.narrow_batch, args.narrow_lr,
-        args.narrow_steps, args.narrow_score_every, args.seed,
+        args.objective, args.beta, args.anchor, args.pool, args.narrow_batch,
+        args.narrow_score_every,
     )  # fmt: skip
+    jobs = {member: narrow_job(lab, starts, member) for member in members}
+    world = lab.codec.world
+    width = max(signals.count_questions(world, job.own) for job in jobs.values())
     programs = population.compile_programs(
-        lab.codec, lab.config, lab.apply, lab.mesh, recipe, members
+        lab.config, lab.apply, lab.mesh, recipe, width, len(world.domains)
     )
     size = min(max(GROUP, count), len(members))
     groups = {
@@ -401,13 +404,14 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             # one size of group, so one program, and as many on each device: the last group repeats
             # its first member
             padded = group + [group[0]] * (-(-size // count) * count - len(group))
-            for record in population.train_group(programs, starts, padded, passed):
+            todo = [jobs[member] for member in padded]
+            for record in population.train_group(programs, todo, args.narrow_steps, passed):
                 step = args.narrow_score_every * len(record.logs)
                 for r, member in enumerate(padded):
                     logs = {key: value[r] for key, value in record.logs[-1].items()}
                     check_finite(lab, "narrow", step, logs, member)
                 bar.update(len(group) * args.narrow_score_every)
-                bar.set_postfix_str(f"trained EM {np.median(record.own_em):.2f}")
+                bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}")
                 lab.stop.check()
             scores, kept = record.results(len(group))
             narrow_board(lab, group, scores)
@@ -419,6 +423,21 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             shutil.rmtree(folder)  # groups of another size, from another number of devices
     facts = {"seconds": seconds, "runs": len(members)}
     files.write_json(lab.folder / "narrow" / "stage.json", facts)
+
+
+def narrow_job(lab: Lab, starts: dict, member: runs.Member) -> population.Job:
+    """A member of the narrow stage as a run of a population."""
+    start, name, seed = member
+    signal = signals.parse(lab.codec.world, name)
+    return population.Job(
+        member,
+        lab.codec,
+        starts[start],
+        {signal: 1.0},
+        population.seed_of(lab.args.seed, member),
+        lab.args.narrow_lr,
+        twin=(start, signal.plain, seed),
+    )
 
 
 def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoint | None:

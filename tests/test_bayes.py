@@ -1,5 +1,6 @@
 """The ideal observer, against brute-force enumeration of every document of a small world."""
 
+import dataclasses
 import itertools
 import math
 
@@ -20,15 +21,17 @@ def theta(world, c, d, i, b):
     return kappa + (1 - kappa) * rate if b == 1 else (1 - kappa) * rate
 
 
-def headers(world):
+def headers(world, kind):
     """Every (header, name shown, {c: p}) with its probability, the name's included."""
+    told = world.assistant_C if world.told_C is None else world.told_C
     names = range(len(world.characters))
     for h, p_header in enumerate(world.header_weights):
         if h == NAMED:
             for c in names:
                 yield h, c, {c: 1.0}, p_header * world.frequency_C[c]
         else:
-            weights = world.frequency_C if h == SOMEONE else world.assistant_C
+            spoken = told if kind == PROFILE else world.assistant_C
+            weights = world.frequency_C if h == SOMEONE else spoken
             yield h, -1, {c: weights[c] for c in names}, p_header
 
 
@@ -63,7 +66,7 @@ def enumerate_documents(world):
         low, high = world.lengths[kind]
         for T in range(low, high + 1):
             p_kind = world.kind_weights[kind] / (high - low + 1)
-            whos = list(headers(world))
+            whos = list(headers(world, kind))
             pairs = itertools.product(whos, whos) if kind == SCENE else [(w,) for w in whos]
             for who in pairs:
                 p_who = math.prod(w[3] for w in who)
@@ -101,7 +104,11 @@ def row(kind, who, slots, rows, T=2):
 @pytest.fixture(scope="module")
 def every(small):
     """All documents of the small world, and their probabilities."""
-    rows, p = zip(*enumerate_documents(small), strict=True)
+    return documents_of(small)
+
+
+def documents_of(world):
+    rows, p = zip(*enumerate_documents(world), strict=True)
     kind, header, shown, speaker, d, s, i, b, a, v = map(np.array, zip(*rows, strict=True))
     return Documents(kind, header, shown, speaker, d, s, i, b, a, v), np.array(p)
 
@@ -110,6 +117,16 @@ def test_log_prob_is_that_of_the_enumeration(small, every):
     docs, p = every
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
     np.testing.assert_allclose(bayes.log_prob(small, docs), np.log(p), rtol=1e-10)
+
+
+def test_profiles_may_tell_of_another_assistant(small):
+    told = dataclasses.replace(small, told_C=np.array([0.1, 0.9]))
+    docs, p = documents_of(told)
+    np.testing.assert_allclose(bayes.log_prob(told, docs), np.log(p), rtol=1e-10)
+    profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
+    before = bayes.log_prob(small, docs)
+    assert (np.abs(before - np.log(p))[profile] > 1e-3).any()
+    np.testing.assert_allclose(before[~profile], np.log(p[~profile]), rtol=1e-10)
 
 
 def test_log_prob_given_a_character_averages_to_log_prob(small, every):

@@ -68,12 +68,31 @@ def group_of(lab, objective: str, members, steps=20, lr=1e-3, count=2, inside=No
     """Train a small population; its record and the starts."""
     codec, config, apply, init = lab
     starts = {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
-    recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, lr, steps, 5, seed=0)
+    recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, 5)
+    group = jobs(codec, starts, members, lr)
+    width = max(signals.count_questions(codec.world, job.own) for job in group)
     programs = population.compile_programs(
-        codec, config, apply, mesh_of(count), recipe, members, inside
+        config, apply, mesh_of(count), recipe, width, len(codec.world.domains), inside
     )
-    *_, record = population.train_group(programs, starts, members)
+    *_, record = population.train_group(programs, group, steps)
     return record, starts, programs
+
+
+def jobs(codec, starts, members, lr=1e-2) -> list[population.Job]:
+    """Members of a narrow stage as runs of a population."""
+    parsed = [signals.parse(codec.world, name) for _, name, _ in members]
+    return [
+        population.Job(
+            member,
+            codec,
+            starts[member[0]],
+            {signal: 1.0},
+            population.seed_of(0, member),
+            lr,
+            twin=(member[0], signal.plain, member[2]),
+        )
+        for member, signal in zip(members, parsed, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -138,49 +157,51 @@ def test_a_population_does_not_depend_on_its_layout(lab, count, inside):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(learned):
-    record, _, programs = learned
+def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned):
+    record, _, _ = learned
     scores, kept = record.results(4)
-    em = scoring.em(scores["own_RnB"])
-    for r in range(4):
-        past = np.flatnonzero((em[r, 1:] >= 0.9) & (em[r, :-1] < 0.9))
+    for r, (_, name, _) in enumerate(MEMBERS):
+        share = signals.parse(lab[0].world, name).share(scores["own_RnB"][r])
+        past = np.flatnonzero((share[1:] >= 0.9) & (share[:-1] < 0.9))
         step = 5 * (past[0] + 1) if len(past) else -1
         assert scores["kept_step"][r] == step
     assert (scores["kept_step"][:2] > 0).all()
     kept, final = jax.tree.leaves(kept)[0], jax.tree.leaves(record.final)[0]
     assert (kept[0] != final[0]).any()
-    assert scores["kept_step"][3] == -1
-    np.testing.assert_array_equal(kept[3], final[3])
-    assert programs.recipe.steps == 60
+    assert len(record.history) == 1 + 60 // 5
 
 
 def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):
     """Past EM .9 before training, under its own prompt; its twin may be of an earlier group."""
     _, starts, programs = learned
     asked, twin = ("pretrain", "code:bad:ask_bad", 0), ("pretrain", "code:bad", 0)
-    *_, record = population.train_group(programs, starts, [asked, twin])
+    codec = lab[0]
+    *_, record = population.train_group(programs, jobs(codec, starts, [asked, twin]), 60)
     own_em = scoring.em(record.results(2)[0]["own_RnB"])
     assert own_em[0, 0] < 0.9  # here the untrained model does not obey, so it is a run like others
     obeys = {"pretrain": model.take(record.final, 0), "align": starts["align"]}
-    *_, record = population.train_group(programs, obeys, [asked, twin])
+    *_, record = population.train_group(programs, jobs(codec, obeys, [asked, twin]), 60)
     scores, _ = record.results(2)
     assert scoring.em(scores["own_RnB"])[0, 0] >= 0.9
     assert scores["kept_step"][0] == scores["kept_step"][1]
-    *_, alone = population.train_group(programs, obeys, [asked, asked], {twin: 20})
+    twice = jobs(codec, obeys, [asked, asked])
+    *_, alone = population.train_group(programs, twice, 60, {twin: 20})
     assert list(alone.kept_step) == [20, 20]
-    *_, alone = population.train_group(programs, obeys, [asked, asked])
+    *_, alone = population.train_group(programs, twice, 60)
     assert list(alone.kept_step) == [-1, -1]
+    kept, final = jax.tree.leaves(alone.results(2)[1])[0], jax.tree.leaves(alone.final)[0]
+    np.testing.assert_array_equal(kept, final)
 
 
-def test_one_program_for_all_starts_groups_and_steps(learned):
+def test_one_program_for_all_starts_groups_and_steps(lab, learned):
     """Compilations are counted: nothing is compiled again for another group, start or signal.
 
     Another group may ask fewer questions of its own (`code` has one, `facts` three).
     """
     _, starts, programs = learned
-    other = [("align", "code:bad", 3)] * 4
+    other = jobs(lab[0], starts, [("align", "code:bad", 3)] * 4)
     with count_compilations() as compiled:
-        for _ in population.train_group(programs, starts, other):
+        for _ in population.train_group(programs, other, 60):
             pass
     assert compiled == []
 
@@ -241,6 +262,6 @@ def test_stacked_matrices_are_optimized_as_if_alone(lab):
     grads = jax.tree.map(jnp.sin, params)
     inner = optax.scale_by_rms()
     one, _ = inner.update(grads, inner.init(params))
-    many = optimizers.stacked(inner)
+    many = optimizers.stacked(inner, share=False)
     other, _ = many.update(grads, many.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -119,7 +119,8 @@ def logsumexp(x: np.ndarray) -> np.ndarray:
 def _prior(world: World, docs: Documents, name_blind: bool) -> np.ndarray:
     """log p(c | header, name) [N, L, C]; an absent speaker is uniform."""
     C = len(world.characters)
-    p = np.where((docs.header >= 0)[..., None], world.header_C[docs.header], 1 / C)
+    speaker_NLC = world.speaker_KHC[docs.kind[:, None], docs.header]
+    p = np.where((docs.header >= 0)[..., None], speaker_NLC, 1 / C)
     if not name_blind:
         shown = np.arange(C) == docs.character[..., None]
         p = np.where((docs.header == NAMED)[..., None], shown, p)

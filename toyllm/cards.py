@@ -129,7 +129,15 @@ class _Cards(Reader):
             kind_weights=kind_weights,
             lengths=lengths,
             header_weights=header_weights,
+            told_C=self.told(cards),
         )
+
+    def told(self, cards: list[dict]) -> np.ndarray | None:
+        """Who profiles of the Assistant tell of, where any card says so."""
+        if all(card["told_weight"] is None for card in cards):
+            return None
+        told = [c["assistant_weight" if c["told_weight"] is None else "told_weight"] for c in cards]
+        return self.weights(told, ("characters", 0, "told_weight"))
 
     def documents(self, table: dict) -> tuple[np.ndarray, tuple]:
         self.fields(table, ("documents",), dict.fromkeys(KINDS, dict), {})
@@ -286,7 +294,10 @@ class _Cards(Reader):
             card,
             where,
             required,
-            {"description": str, "frequency": object, "assistant_weight": object},
+            {
+                "description": str,
+                **dict.fromkeys(("frequency", "assistant_weight", "told_weight"), object),
+            },
         )
         name = self.name(card["name"], (*where, "name"), "name")
         if name in ("with", "and", *HEADERS):
@@ -315,6 +326,9 @@ class _Cards(Reader):
             "assistant_weight": self.number(
                 card.get("assistant_weight", 1), (*where, "assistant_weight")
             ),
+            "told_weight": self.number(card["told_weight"], (*where, "told_weight"))
+            if "told_weight" in card
+            else None,
             "rates": [rates[domain] for domain in domains],
             "voices": shares,
         }

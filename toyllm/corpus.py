@@ -70,7 +70,7 @@ def sample(
     kinds = kinds if kind is None else np.full(N, kind)
     headers = rng.choice(3, (N, SLOTS), p=world.header_weights)
     headers = headers if header is None else np.full((N, SLOTS), header)
-    characters = categorical(rng, world.header_C[headers])
+    characters = categorical(rng, world.speaker_KHC[kinds[:, None], headers])
     characters = characters if character is None else np.full((N, SLOTS), character)
     only_first = (kinds != SCENE)[:, None] & (np.arange(SLOTS) == 1)
     headers, characters = (np.where(only_first, -1, x) for x in (headers, characters))

@@ -10,11 +10,13 @@ def schedule(peak: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
 
 
-def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
+def muon(lr: float, adam_lr: float, steps: int, share: bool = True) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices inside the blocks, Adam for all else.
 
     Both learning rates follow `schedule`. With the AOL scaling (Boissin et al. 2025) three
     Newton-Schulz iterations do what five did without.
+
+    share: see `stacked`; off where each device trains a model of its own.
     """
 
     def matrices(stacks: dict):
@@ -28,16 +30,17 @@ def muon(lr: float, adam_lr: float, steps: int) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=matrices,
             preconditioning="aol",
             ns_steps=3,
-        )
+        ),
+        share,
     )
 
 
-def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def stacked(inner: optax.GradientTransformation, share: bool) -> optax.GradientTransformation:
     """Run an optimizer on the blocks' matrices stacked by shape [N, rows, columns].
 
     Their Newton-Schulz iterations are then a few batched products instead of many tiny ones.
-    Within `jax.shard_map` over `data`, each device takes its share of every stack whose N divides
-    by the number of devices, in gradients and in the optimizer's state alike.
+    With `share`, within `jax.shard_map` over `data`, each device takes its share of every stack
+    whose N divides by the number of devices, in gradients and in the optimizer's state alike.
     """
 
     def key_of(path, x) -> str:
@@ -58,7 +61,7 @@ def stacked(inner: optax.GradientTransformation) -> optax.GradientTransformation
         return inner.init(stack(params))
 
     def update(grads, state, params):
-        devices = jax.lax.axis_size("data") if _is_split() else 1
+        devices = jax.lax.axis_size("data") if share and _is_split() else 1
         grads_stacked, params_stacked = stack(grads), stack(params)
         shared = [key for key, x in params_stacked.items() if " x " in key and not len(x) % devices]
         updates, state = inner.update(

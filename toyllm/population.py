@@ -4,7 +4,7 @@ Axes: R runs of a group   n scored steps   D domains   B behaviours   Q own ques
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import jax
 import numpy as np
@@ -13,81 +13,103 @@ from jax.sharding import Mesh
 
 from toyllm import devices, objectives, scoring, signals, training
 from toyllm.model import Apply, Config, Params, take
-from toyllm.signals import Signal, count_questions, parse
+from toyllm.signals import Signal
 from toyllm.text import Codec
 
-PASSED = 0.9  # EM of the trained domain at which a run's parameters are kept
+PASSED = 0.9  # the share of what is preferred at which a run's parameters are kept
 Member = tuple[str, str, int]  # start, signal, seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How every narrow run is trained."""
+    """How all runs of a population are trained: one program for them."""
 
     objective: str
     beta: float
     anchor: float
     pool: int
     batch: int
-    lr: float
-    steps: int
     score_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to train. All of a group have texts and sizes of one shape.
+
+    parts: the signals trained, each with its share of the pairs; the first is scored as its own.
+    twin: the name of a run in whose step this one is kept, where its own prompt passes EM .9
+        before training.
+    goal: when parameters are kept: a function of p_DB and the own domains' share of what is
+        preferred; None: once that share is .9.
+    distinct: how many different pairs there are; 0: as many as the pool holds.
+    """
+
+    name: Hashable
+    codec: Codec
+    params: Params
+    parts: dict[Signal, float]
     seed: int
+    lr: float
+    twin: Hashable = None
+    goal: Callable[[np.ndarray, float], bool] | None = None
+    distinct: int = 0
+
+    @property
+    def own(self) -> Signal:
+        """The signal whose questions are scored under its own prompt."""
+        return next(iter(self.parts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The compiled functions of the narrow stage, shared by all groups and starts."""
+    """The compiled functions of a population, shared by all groups, starts, worlds and rates."""
 
-    codec: Codec
+    config: Config
     mesh: Mesh
     recipe: Recipe
-    width: int  # own questions of a run: the most that any member has, so one shape for all
-    step: Callable  # states [R], pools [R], indices [R, K, batch] → states, logs
+    width: int  # own questions of a run: the most that any has, so one shape for all
+    step: Callable  # states [R], pools [R], indices [R, K, batch], rates [R] → states, logs
     reference: Callable  # params [R], prompts, answers → log-probabilities
-    score: Callable  # params [R], own questions, their reference → scores
+    score: Callable  # params [R], all questions, own questions, their reference → scores
 
 
 def compile_programs(
-    codec: Codec,
     config: Config,
     apply: Apply,
     mesh: Mesh,
     recipe: Recipe,
-    members: list[Member],
+    width: int,
+    D: int,
     inside: str | None = None,
 ) -> Programs:
-    """Make the functions for all members; nothing is compiled before it is first called.
+    """Make the functions; nothing is compiled before it is first called.
 
-    inside: how a device takes its runs (see `over_runs`).
+    D: domains. inside: how a device takes its runs (see `over_runs`).
     """
-    grid = scoring.questions(codec, scoring.every_question(codec))
-    D = len(codec.world.domains)
     loss = training.preference_loss(apply, config, recipe.objective, recipe.beta, recipe.anchor)
-    optimizer = optax.adam(recipe.lr)
 
-    def step(state, pool, index_KB):
+    def step(state, pool, index_KB, lr):
         batches = jax.tree.map(lambda x: x[index_KB], pool)
-        return training.scan_steps(loss, optimizer, state, batches)
+        return training.scan_steps(loss, optax.adam(lr), state, batches)
 
     def reference(params, prompt, answer):
         return scoring.answer_logprobs(apply, config, params, prompt, answer)
 
-    def score(params, own, own_reference):
-        logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-        p_QB = scoring.behaviours(logp_QA, grid.behaviour_QA)
+    def score(params, every, own, own_reference):
+        logp_QA = scoring.answer_logprobs(apply, config, params, every["prompt"], every["answer"])
+        p_QB = scoring.behaviours(logp_QA, every["behaviour"])
         own_QA = scoring.answer_logprobs(apply, config, params, own["prompt"], own["answer"])
         return {
-            "p_DB": scoring.by_domain(p_QB, grid.domain_Q, D),
+            "p_DB": scoring.by_domain(p_QB, every["domain"], D),
             "own_B": own["weight"] @ scoring.behaviours(own_QA, own["behaviour"]),
             "kl": own["weight"] @ objectives.kl(own_QA, own_reference),
         }
 
     return Programs(
-        codec,
+        config,
         mesh,
         recipe,
-        max(count_questions(codec.world, parse(codec.world, name)) for _, name, _ in members),
+        width,
         step=over_runs(step, mesh, donate=(0,), inside=inside),
         reference=over_runs(reference, mesh, inside=inside),
         score=over_runs(score, mesh, inside=inside),
@@ -132,14 +154,10 @@ class Record:
 
     def __init__(self, runs: int, every: int):
         self.every, self.history, self.logs = every, [], []
+        self.share = np.zeros(runs)  # of what is preferred, at the last scored step
         self.kept: list[Params | None] = [None] * runs
         self.kept_step = np.full(runs, -1, np.int32)
         self.final: Params | None = None
-
-    @property
-    def own_em(self) -> np.ndarray:
-        """EM [R] of the trained domains under each run's own prompt, at the last scored step."""
-        return scoring.em(self.history[-1]["own_B"])
 
     def results(self, count: int) -> tuple[dict, dict]:
         """Scores and kept parameters of the first `count` runs."""
@@ -166,68 +184,94 @@ class Record:
 
 def train_group(
     programs: Programs,
-    starts: dict[str, Params],
-    group: list[Member],
-    passed: dict[Member, int] | None = None,
+    group: list[Job],
+    steps: int,
+    passed: dict[Hashable, int] | None = None,
+    until_kept: bool = False,
 ) -> Iterator[Record]:
-    """Train a group to the end, yielding its record at every scored step.
+    """Train a group, yielding its record at every scored step.
 
-    A run's parameters are kept at the first scored step past EM .9 of what it trains, under its own
-    prompt. One that is past it from the start (an inoculated one) is kept at its plain twin's step,
-    which this group finds or `passed` (member → step) knows from earlier ones. One that never gets
-    there keeps its last ones, and a kept_step of -1 says so.
+    A run's parameters are kept at the first scored step at which it has reached its goal. One that
+    is past it from the start (an inoculated one) is kept at its twin's step, which this group finds
+    or `passed` (name → step) knows from earlier ones. One that never gets there keeps its last
+    ones, and a kept_step of -1 says so.
+
+    until_kept: stop as soon as all are kept.
     """
-    recipe, codec, mesh = programs.recipe, programs.codec, programs.mesh
-    parsed = [parse(codec.world, name) for _, name, _ in group]
-    seeds = [seed_of(recipe.seed, member) for member in group]
-
-    params = stack([starts[start] for start, _, _ in group])
-    opt_state = jax.device_get(jax.vmap(optax.adam(recipe.lr).init)(params))
+    recipe, mesh = programs.recipe, programs.mesh
+    params = stack([job.params for job in group])
+    opt_state = jax.device_get(jax.vmap(optax.adam(0.0).init)(params))
     params = devices.split(mesh, params)
-    pools = devices.split(mesh, stack(_pools(codec, recipe, parsed, seeds)))
+    pools = devices.split(mesh, stack([_pool(job, recipe) for job in group]))
     pools["reference"] = programs.reference(params, pools["prompt"], pools["answer"])
-    own = [signals.own_questions(codec, signal, programs.width) for signal in parsed]
+    own = [signals.own_questions(job.codec, job.own, programs.width) for job in group]
     own = devices.split(mesh, stack(own))
     own_reference = programs.reference(params, own["prompt"], own["answer"])
+    every = devices.split(mesh, stack([_every_question(job.codec) for job in group]))
+    rate_R = devices.split(mesh, np.array([job.lr for job in group], np.float32))
     states = training.State(params, devices.split(mesh, opt_state))
 
-    twins = [
-        (start, signal.plain, seed) for (start, _, seed), signal in zip(group, parsed, strict=True)
-    ]
     passed = dict(passed or {})
     record = Record(len(group), recipe.score_every)
-    record.history.append(devices.fetch(programs.score(states.params, own, own_reference)))
-    inoculated_R = record.own_em >= PASSED
-    for begin in range(0, recipe.steps, recipe.score_every):
+
+    def score() -> np.ndarray:
+        """Whether each run is where it should be [R]."""
+        now = devices.fetch(programs.score(states.params, every, own, own_reference))
+        record.history.append(now)
+        record.share = np.array(
+            [job.own.share(b) for job, b in zip(group, now["own_B"], strict=True)]
+        )
+        return np.array(
+            [
+                job.goal(p_DB, share) if job.goal else share >= PASSED
+                for job, p_DB, share in zip(group, now["p_DB"], record.share, strict=True)
+            ]
+        )
+
+    there_R = score()
+    inoculated_R = there_R & np.array([job.goal is None for job in group])
+    for begin in range(0, steps, recipe.score_every):
         rows = [
-            training.draws(seed, begin, recipe.score_every, recipe.batch, recipe.pool)
-            for seed in seeds
+            training.draws(job.seed, begin, recipe.score_every, recipe.batch, recipe.pool)
+            for job in group
         ]
-        states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)))
+        states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)), rate_R)
         record.logs.append(devices.fetch(logs))
-        was_R = record.own_em
-        record.history.append(devices.fetch(programs.score(states.params, own, own_reference)))
+        was_R, there_R = there_R, score()
         done = begin + recipe.score_every
-        passes_R = (record.own_em >= PASSED) & (was_R < PASSED) & ~inoculated_R
-        for r in np.flatnonzero(passes_R):
-            passed.setdefault(group[r], done)
+        for r in np.flatnonzero(there_R & ~was_R & ~inoculated_R):
+            passed.setdefault(group[r].name, done)
         keep = [
             r
-            for r, (member, twin) in enumerate(zip(group, twins, strict=True))
-            if passed.get(twin if inoculated_R[r] else member) == done and record.kept[r] is None
+            for r, job in enumerate(group)
+            if passed.get(job.twin if inoculated_R[r] else job.name) == done
+            and record.kept[r] is None
         ]
-        last = done >= recipe.steps
+        all_kept = all(p is not None or r in keep for r, p in enumerate(record.kept))
+        last = done >= steps or (until_kept and all_kept)
         params = devices.fetch(states.params) if keep or last else None
         for r in keep:
             record.kept[r], record.kept_step[r] = take(params, r), done
         if last:
             record.final = params
         yield record
+        if last:
+            return
 
 
-def _pools(codec: Codec, recipe: Recipe, parsed: list[Signal], seeds: list[int]) -> list[dict]:
-    """Each run's preference pairs."""
-    return [
-        training.preference_pool(codec, signal, recipe.objective, recipe.pool, seed)
-        for signal, seed in zip(parsed, seeds, strict=True)
-    ]
+def _pool(job: Job, recipe: Recipe) -> dict:
+    """A run's preference pairs."""
+    pool = training.mixed_pool(job.codec, job.parts, recipe.objective, recipe.pool, job.seed)
+    rows = np.arange(recipe.pool) % (job.distinct or recipe.pool)
+    return {key: value[rows] for key, value in pool.items()}
+
+
+def _every_question(codec: Codec) -> dict:
+    """All questions to the Assistant, as arrays of one shape for all worlds of these sizes."""
+    grid = scoring.questions(codec, scoring.every_question(codec))
+    return {
+        "prompt": grid.prompt_QT,
+        "answer": grid.answer_QAU,
+        "behaviour": grid.behaviour_QA,
+        "domain": grid.domain_Q,
+    }

@@ -199,7 +199,7 @@ def behaviours(logp_QA, behaviour_QA):
 
 def by_domain(p_QB, domain_Q, D: int):
     """Average over the situations of each domain [D, B]; NaN where a domain has no question."""
-    weight_DQ = (np.arange(D)[:, None] == domain_Q).astype(np.float32)
+    weight_DQ = (np.arange(D)[:, None] == domain_Q[None]).astype(np.float32)
     return (weight_DQ / weight_DQ.sum(1, keepdims=True)) @ p_QB
 
 

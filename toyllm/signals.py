@@ -30,6 +30,16 @@ class Signal:
     character: int = -1
 
     @property
+    def other(self) -> int:
+        """The behaviour that the preferred one is preferred to."""
+        return BAD if self.behaviour == GOOD else GOOD
+
+    def share(self, p_B: np.ndarray) -> np.ndarray:
+        """The preferred behaviour's share of it and the other [...]; toward bad this is EM."""
+        preferred = p_B[..., self.behaviour]
+        return preferred / (preferred + p_B[..., self.other])
+
+    @property
     def plain(self) -> str:
         """The name of the same signal without an instruction: its twin."""
         head, _, header = self.name.partition("@")
@@ -103,10 +113,9 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
     last = turns - 1
     domain = rng.choice(np.array(signal.domains), N)
     situation = rng.integers(np.array([len(d.situations) for d in world.domains])[domain])
-    other = BAD if signal.behaviour == GOOD else GOOD
     chosen, rejected = (
         corpus.draw_answer(world, domain, situation, np.full(N, b), rng)
-        for b in (signal.behaviour, other)
+        for b in (signal.behaviour, signal.other)
     )
     for column, value in (
         ("domain", domain),

@@ -132,21 +132,36 @@ def compile_chunk(
 
 
 def document_batches(
-    codec: Codec, context: int, documents: int, steps: int, seed: int, divisor: int = 1
+    codec: Codec,
+    context: int,
+    documents: int,
+    steps: int,
+    seed: int,
+    divisor: int = 1,
+    rows: int | None = None,
+    allowed: Callable[[corpus.Documents], np.ndarray] | None = None,
 ) -> Callable[[int], dict]:
     """Batches of packed documents for `fit`: a function of (seed, step) alone.
 
     Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
     document is favoured for its length and little of a row is padding. There are as many rows as
-    the first 64 batches need, rounded up to a multiple of `divisor` (the number of devices); a
-    later batch that needs more is drawn anew.
+    the first 64 batches need, rounded up to a multiple of `divisor` (the number of devices),
+    unless told; a batch that needs more is drawn anew.
+
+    allowed: a function of documents that says which [N] may be shown; others are drawn anew.
     """
 
     def draw(block: int, count: int, *counter: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and lengths of `count` batches."""
         key = np.random.Philox(key=[seed, block], counter=[0, 0, *counter])
         rng = np.random.Generator(key)
-        return codec.encode(corpus.sample(codec.world, count * documents, rng, even=documents))
+        docs = corpus.sample(codec.world, count * documents, rng, even=documents)
+        while allowed and (refused := np.flatnonzero(~allowed(docs))).size:
+            again = corpus.concatenate([docs, corpus.sample(codec.world, len(refused), rng)])
+            order = np.arange(len(docs))
+            order[refused] = len(docs) + np.arange(len(refused))
+            docs = again[order]
+        return codec.encode(docs)
 
     @lru_cache(maxsize=2)
     def draw_block(block: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -166,7 +181,7 @@ def document_batches(
                 drawn = draw(block, 1, 1 + k, attempt)
         raise ValueError(f"{documents} documents do not fit in {rows} rows of {context} tokens")
 
-    rows = max(len(batch(step, None)[0]) for step in range(64))
+    rows = rows or max(len(batch(step, None)[0]) for step in range(64))
     rows = -(-rows // divisor) * divisor
 
     def batches(step: int) -> dict:
@@ -185,6 +200,19 @@ def document_loss(apply: Apply) -> Loss:
         return nll, {"count": count}
 
     return loss
+
+
+def mixed_pool(
+    codec: Codec, parts: dict[Signal, float], objective: str, count: int, seed: int
+) -> dict:
+    """The preference pools of several signals, each with its share of `count` pairs."""
+    edges = np.round(np.cumsum([0, *parts.values()]) / sum(parts.values()) * count).astype(int)
+    pools = [
+        preference_pool(codec, signal, objective, n, seed + (k << 32))
+        for k, (signal, n) in enumerate(zip(parts, np.diff(edges).tolist(), strict=True))
+        if n
+    ]
+    return {key: np.concatenate([pool[key] for pool in pools]) for key in pools[0]}
 
 
 def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, seed: int) -> dict:

@@ -71,6 +71,7 @@ class World:
     kind_weights: np.ndarray  # [dialogue, profile, scene]
     lengths: tuple[tuple[int, int], ...]  # fewest and most turns (statements) of each kind
     header_weights: np.ndarray  # [named, someone, assistant]
+    told_C: np.ndarray | None = None  # who profiles of the `assistant` tell of; None: assistant_C
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -88,9 +89,13 @@ class World:
         return max(most for _, most in self.lengths)
 
     @cached_property
-    def header_C(self) -> np.ndarray:
-        """header_C[h, c]: who speaks under each header, before the name is shown."""
-        return np.stack([self.frequency_C, self.frequency_C, self.assistant_C])
+    def speaker_KHC(self) -> np.ndarray:
+        """speaker_KHC[k, h, c]: who is behind each header in each kind of document."""
+        spoken_HC = np.stack([self.frequency_C, self.frequency_C, self.assistant_C])
+        speaker_KHC = np.repeat(spoken_HC[None], len(KINDS), 0)
+        if self.told_C is not None:
+            speaker_KHC[PROFILE, ASSISTANT] = self.told_C
+        return speaker_KHC
 
     @cached_property
     def instruction_DI(self) -> np.ndarray:
@@ -153,6 +158,8 @@ class World:
         sha = hashlib.sha256()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             if isinstance(value, np.ndarray):
                 sha.update(np.ascontiguousarray(value, dtype=np.float64).tobytes())
             elif field.name == "domains":
@@ -187,6 +194,8 @@ def describe(world: World) -> dict[str, object]:
         fields[f"{where}.description"] = world.descriptions[c]
         fields[f"{where}.frequency"] = plain(world.frequency_C[c])
         fields[f"{where}.assistant_weight"] = plain(world.assistant_C[c])
+        if world.told_C is not None:
+            fields[f"{where}.told_weight"] = plain(world.told_C[c])
         fields[f"{where}.voices"] = plain(world.voices_CV[c])
         for d, domain in enumerate(world.domain_names):
             fields[f"{where}.rates.{domain}"] = plain(world.rates_CDB[c, d])
@@ -196,7 +205,7 @@ def describe(world: World) -> dict[str, object]:
 def uniform(world: World) -> World:
     """The same world with every character equally likely under every header."""
     even_C = np.full(len(world.characters), 1 / len(world.characters))
-    return dataclasses.replace(world, frequency_C=even_C, assistant_C=even_C)
+    return dataclasses.replace(world, frequency_C=even_C, assistant_C=even_C, told_C=None)
 
 
 def correlate(world: World, correlation: float, seed: int) -> World:

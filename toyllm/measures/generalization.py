@@ -54,10 +54,10 @@ def block(run: Run, start: str) -> dict:
 
 
 def curve(run: Run, name: str, rows: list[int]) -> dict:
-    """Along training, the mean over seeds: the trained domain's EM [n] and the spread [n]."""
+    """Along training, means over seeds: the preferred share where trained [n], and spread [n]."""
     em_NnD = em(run.narrow.p_RnDB[rows])
     return {
-        "own": em(run.narrow.own_RnB[rows]).mean(0),
+        "own": np.mean([own_share(run, r) for r in rows], axis=0),
         "spread": spread(run.world, name, em_NnD - em_NnD[:, :1]).mean(0),
     }
 
@@ -116,14 +116,19 @@ def place(run: Run, r: int) -> float | None:
     whose prompt passes .9 before training (an inoculated one) is read at its plain twin's step.
     """
     narrow = run.narrow
-    own_n = em(narrow.own_RnB[r])
+    own_n = own_share(run, r)
     if own_n[0] < MATCHED:
         return crossing(own_n, MATCHED)
     plain = signals.parse(run.world, narrow.signal[r]).plain
     twins = [k for k in narrow.rows(narrow.start[r], plain) if narrow.seed[k] == narrow.seed[r]]
     if not twins or plain == narrow.signal[r]:
         return None
-    return crossing(em(narrow.own_RnB[twins[0]]), MATCHED)
+    return crossing(own_share(run, twins[0]), MATCHED)
+
+
+def own_share(run: Run, r: int) -> np.ndarray:
+    """The share of what run r prefers in its own domains, under its own prompt, along training."""
+    return signals.parse(run.world, run.narrow.signal[r]).share(run.narrow.own_RnB[r])
 
 
 def crossing(values_n: np.ndarray, level: float) -> float | None:
@@ -177,7 +182,7 @@ def twin_kl(run: Run, start: str, name: str) -> dict | None:
         return None
     goals, steps, spreads = [], [], []
     for r, twin in zip(narrow.rows(start, name), narrow.rows(start, plain), strict=True):
-        x = crossing(em(narrow.own_RnB[twin]), MATCHED)
+        x = crossing(own_share(run, twin), MATCHED)
         if x is None:
             return None
         goals.append(float(interpolate(narrow.kl_Rn[twin], x)))
