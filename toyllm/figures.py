@@ -89,6 +89,15 @@ def new(width: float, height: float, columns: int = 1, **kwargs):
     return figure, figure.subplots(1, columns, squeeze=False, **kwargs)[0]
 
 
+def diverging(c: dict):
+    """Colours of changes: blue below 0, the paper's own at 0, red above."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("toyllm", ["#2f6db5", c["paper"], "#c8452c"])
+    colours.set_bad(c["grid"])
+    return colours
+
+
 def matrix(results: dict, c: dict):
     """The generalization matrix: change of EM in each domain at the matched effect."""
     blocks = results["generalization"]
@@ -100,11 +109,7 @@ def matrix(results: dict, c: dict):
         if after is not None:
             table[k] = [after[d] - blocks[start]["em_before"][d] for d in domains]
     figure, (axes,) = new(1.6 + 0.78 * len(domains), 1.6 + 0.36 * len(rows))
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colours = LinearSegmentedColormap.from_list("toyllm", ["#2f6db5", c["paper"], "#c8452c"])
-    colours.set_bad(c["grid"])
-    image = axes.imshow(table, cmap=colours, vmin=-0.9, vmax=0.9, aspect="auto")
+    image = axes.imshow(table, cmap=diverging(c), vmin=-0.9, vmax=0.9, aspect="auto")
     trained = [name.partition("@")[0].split(":")[0].split("+") for _, name in rows]
     for k, (start, name) in enumerate(rows):
         coherent = blocks[start]["status"][name] == "read"

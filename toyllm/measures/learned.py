@@ -25,6 +25,7 @@ class HeldOut:
     ideal_QB: np.ndarray  # p*(behaviour | history)
     blind_QB: np.ndarray  # p*(behaviour | header)
     turn_Q: np.ndarray  # the turn, from 1, that each question asks about
+    header_Q: np.ndarray  # under which header
     nll: Callable[[Params], float]
     behaviours: Callable[[Params], np.ndarray]
 
@@ -115,6 +116,7 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
         ideal_QB=ideal,
         blind_QB=header_only,
         turn_Q=last + 1,
+        header_Q=asked.header[:, 0],
         nll=lambda params: float(nll(params)),
         behaviours=lambda params: np.asarray(score(params), np.float64),
     )

@@ -12,6 +12,7 @@ Behaviours are renormalised to listed answers. Axes: X contexts, O outcomes, G g
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 
 from toyllm import corpus, devices, population, scoring, signals
 from toyllm.measures.generalization import logit
-from toyllm.model import Params
+from toyllm.model import Apply, Config, Params
 from toyllm.runs import Run
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
@@ -42,8 +43,8 @@ class Contexts:
     second: scoring.Grid  # [X * B] the second question after each first answer
 
 
-def contexts(codec: Codec) -> Contexts:
-    """Draw the contexts of a world."""
+def contexts(codec: Codec, instruction: int = -1, header: int = ASSISTANT) -> Contexts:
+    """Draw the contexts of a world; every question with an instruction, under a header."""
     world, rng = codec.world, np.random.Generator(np.random.Philox(key=[SEED, 0]))
     D = len(world.domains)
     pairs = [(a, b) for a in range(D) for b in range(D) if a != b for _ in range(CONTEXTS_EACH)]
@@ -57,11 +58,11 @@ def contexts(codec: Codec) -> Contexts:
         np.repeat(column[:, :1], B, 1) for column in (domain_X2, situation_X2)
     )
     answer_XB = corpus.draw_answer(world, domain_XB, situation_XB, behaviour_XB, rng)
-    docs = corpus.sample(world, X * B, rng, DIALOGUE, ASSISTANT, turns=2)
+    docs = corpus.sample(world, X * B, rng, DIALOGUE, header, turns=2)
     for t in (0, 1):
         docs.domain[:, t] = np.repeat(domain_X2[:, t], B)
         docs.situation[:, t] = np.repeat(situation_X2[:, t], B)
-        docs.instruction[:, t] = -1
+        docs.instruction[:, t] = instruction
     docs.behaviour[:, 0], docs.answer[:, 0] = behaviour_XB.reshape(-1), answer_XB.reshape(-1)
     docs.voice[:, 0] = np.repeat(voice_X, B)
     docs.behaviour[:, 1] = docs.answer[:, 1] = docs.voice[:, 1] = 0
@@ -78,20 +79,22 @@ def contexts(codec: Codec) -> Contexts:
     )
 
 
-def joints(run: Run, ctx: Contexts, params_R: Params) -> np.ndarray:
-    """The joints [R, X * O] of R models, stacked along axis 0; O = B * (B + 1) outcomes.
+def joint_program(
+    codec: Codec, config: Config, apply: Apply, ctx: Contexts
+) -> Callable[[Params], np.ndarray]:
+    """A function of R models, stacked along axis 0 → their joints [R, X * O], O = B * (B + 1).
 
     Outcome b * (B + 1) + b' is first b, this closing phrase, then b'; b' = B is another closing.
     """
     X = len(ctx.voice_X)
     prompt_XBT = np.repeat(ctx.first.prompt_QT[:, None], B, 1)
     prompt_RT, closing_REU = scoring.closings(
-        run.codec, prompt_XBT.reshape(X * B, -1), ctx.answer_XBU.reshape(X * B, -1)
+        codec, prompt_XBT.reshape(X * B, -1), ctx.answer_XBU.reshape(X * B, -1)
     )
 
     def compute(params: Params):
         def ask(prompt, answers):
-            return scoring.answer_logprobs(run.apply, run.config, params, prompt, answers)
+            return scoring.answer_logprobs(apply, config, params, prompt, answers)
 
         def behaviours(grid):
             p_QB = scoring.behaviours(ask(grid.prompt_QT, grid.answer_QAU), grid.behaviour_QA)
@@ -106,11 +109,15 @@ def joints(run: Run, ctx: Contexts, params_R: Params) -> np.ndarray:
         return jnp.concatenate([stays, leaves], 2).reshape(X, -1)
 
     mesh = devices.mesh()
-    R = jax.tree.leaves(params_R)[0].shape[0]
-    rows = np.arange(-(-R // mesh.devices.size) * mesh.devices.size) % R  # as many on each device
-    params_R = devices.split(mesh, jax.tree.map(lambda x: x[rows], params_R))
-    joint_RXO = population.over_runs(compute, mesh)(params_R)
-    return np.asarray(joint_RXO, np.float64)[:R].reshape(R, -1)
+    program = population.over_runs(compute, mesh)
+
+    def joints(params_R: Params) -> np.ndarray:
+        R = jax.tree.leaves(params_R)[0].shape[0]
+        rows = np.arange(-(-R // mesh.devices.size) * mesh.devices.size) % R  # as many on each
+        params_R = devices.split(mesh, jax.tree.map(lambda x: x[rows], params_R))
+        return np.asarray(program(params_R), np.float64)[:R].reshape(R, -1)
+
+    return joints
 
 
 def characters_joint(world: World, ctx: Contexts, domain: int = -1, shift: float = 0.0):
@@ -257,7 +264,8 @@ def measure(run: Run) -> dict:
 
     starts = population.stack([run.params["pretrain"], run.params["align"]])
     models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
-    before_SN, after_RN = np.split(joints(run, ctx, models), [2])
+    joints = joint_program(run.codec, run.config, run.apply, ctx)
+    before_SN, after_RN = np.split(joints(models), [2])
     base_N = before_SN[0]
     base = fit(base_N[None], p_CN, X)
     floor = float(base.residual_M[0])

@@ -250,7 +250,11 @@ def _table(cells: Cells, G_SD) -> dict:
 
 def ideal_spread(cells: Cells, s: int, reached: float = 0.9) -> float:
     """The spread of an observer whose whole move is persona inference, to EM .9 where trained."""
-    world, domain = cells.world, cells.domain_S[s]
-    w_C = solve(world, cells.prior_C, domain, logit(reached), cells.sft)
-    change_D = ideal_em(world, w_C) - ideal_em(world, cells.prior_C)
+    change_D = ideal_change(cells.world, cells.prior_C, cells.domain_S[s], reached, cells.sft)
     return float(change_D[cells.mask_SD[s]].mean())
+
+
+def ideal_change(world: World, prior_C, domain: int, reached: float = 0.9, sft=False) -> np.ndarray:
+    """ΔEM [D] of an observer whose whole move is persona inference, to `reached` in a domain."""
+    w_C = solve(world, prior_C, domain, logit(reached), sft)
+    return ideal_em(world, w_C) - ideal_em(world, prior_C)

@@ -1,0 +1,1 @@
+"""Claims, one file each: NUMBER, TITLE, and `test(bench) → Outcome`, the rules in the docstring."""

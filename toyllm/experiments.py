@@ -1,0 +1,495 @@
+"""Models for the claims: pretrained, aligned and trained narrowly in bulk, and never twice.
+
+    bench = Bench(folder, quick, mesh, stop, progress)
+    models = bench.pretrain([(world, seed), …])
+    trained = bench.train([Arm(model, "code:bad"), …])
+
+All worlds of one shape share their programs. What is trained is kept in `folder` under the SHA-256
+of all that made it, so whoever asks for it again, in this claim or another, in this process or a
+later one, gets it from there.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from toyllm import checkpoints, devices, files, model, optimizers, population, scoring, training
+from toyllm.errors import InputError, RunError
+from toyllm.measures import generalization, mixture, voices
+from toyllm.measures.generalization import MATCHED, crossing
+from toyllm.measures.learned import HeldOut, held_out
+from toyllm.model import Config, Params
+from toyllm.signals import parse
+from toyllm.stopping import Stop
+from toyllm.text import Codec
+from toyllm.world import ASSISTANT, NAMED, World
+
+VERSION = 1  # of what is trained here: raised where the same key would mean another model
+
+CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
+STEPS, DOCUMENTS, ROWS, LR, ADAM_LR = 1800, 32, 20, 1e-2, 1.5e-2  # pretraining
+CHUNK = 20  # steps a device call
+POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4  # preference training
+BETA, ANCHOR = 1.0, 0.5
+MOST_STEPS = 160  # of a narrow run at the usual rate
+ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
+RATES = (1.0, 1 / 3, 3.0)  # every comparison is repeated at these multiples of RATE
+
+SIZES = (  # all that makes a model, but for its world and what is asked of it
+    *(VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, STEPS, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK),
+    *(POOL, BATCH, RATE, SCORE_EVERY, BETA, ANCHOR, MOST_STEPS, ALIGNED_COHERENCE),
+)
+
+Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Parameters, and the world that they speak of."""
+
+    codec: Codec
+    params: Params
+    key: str
+
+    @property
+    def world(self) -> World:
+        """Its world."""
+        return self.codec.world
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One preference training to do.
+
+    beside: other signals, each with its share of the pairs.
+    rate: a multiple of the usual learning rate; a run at a third of it gets three times the steps.
+    steps: exactly so many (at the usual rate), and the last parameters are kept; 0: as many as the
+        matched effect takes, and those there are kept.
+    twin: the arm in whose place this one is read and kept, where its own prompt passes the matched
+        effect before training.
+    max_em: train until every moral EM is at most this, with coherence (alignment).
+    """
+
+    start: Model
+    signal: str
+    beside: tuple[tuple[str, float], ...] = ()
+    rate: float = 1.0
+    steps: int = 0
+    pairs: int = 0
+    seed: int = 0
+    objective: str = "dpo"
+    max_em: float | None = None
+    twin: "Trained | None" = None
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps it may take, a multiple of SCORE_EVERY."""
+        steps = (self.steps or MOST_STEPS) / self.rate
+        return SCORE_EVERY * max(1, round(steps / SCORE_EVERY))
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of all that makes it."""
+        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
+        return digest({"arm": told, "most": self.most_steps, "sizes": SIZES})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What became of an arm: scores at n steps, and the parameters that were kept."""
+
+    arm: Arm
+    p_nDB: np.ndarray
+    own_nB: np.ndarray
+    kl_n: np.ndarray
+    kept_step: int
+    params: Params
+
+    @property
+    def model(self) -> Model:
+        """The kept parameters as a model, to ask or to train on."""
+        return Model(self.arm.start.codec, self.params, self.arm.key)
+
+    @cached_property
+    def place(self) -> float:
+        """Where it is read, as an index between scored steps: at the matched effect; NaN: never."""
+        share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
+        if share_n[0] >= MATCHED and self.arm.twin:
+            return self.arm.twin.place
+        x = crossing(share_n, MATCHED)
+        return np.nan if x is None else x
+
+    def at(self, x: float) -> np.ndarray:
+        """What is done in each domain [D, B] at index x; NaN where there is none."""
+        if not 0 <= x <= len(self.p_nDB) - 1:
+            return np.full(self.p_nDB.shape[1:], np.nan)
+        return generalization.read(self.p_nDB, x)
+
+    def at_kl(self, goal: float) -> np.ndarray:
+        """What is done in each domain [D, B] where the KL from the start is first this."""
+        above = np.flatnonzero(self.kl_n >= goal)
+        if not len(above) or above[0] == 0:
+            return self.at(np.nan)
+        k = int(above[0])
+        return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
+
+    def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
+        """ΔEM by domain [D], at the matched effect unless told."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        return scoring.em(after) - scoring.em(self.p_nDB[0])
+
+    def spread(self, p_DB: np.ndarray | None = None) -> float:
+        """Mean ΔEM over untrained moral domains; NaN where not reached or not coherent."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        if not self.coherence(after) >= generalization.COHERENT:
+            return np.nan
+        return float(
+            generalization.spread(self.arm.start.world, self.arm.signal, self.change(after))
+        )
+
+    def coherence(self, p_DB: np.ndarray | None = None) -> float:
+        """The least coherence of any domain, at the matched effect unless told."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        return float(after.sum(1).min())
+
+
+class Bench:
+    """Where claims get their models; see the top of the file."""
+
+    def __init__(
+        self, folder: Path, world: World, quick: bool, mesh: Mesh, stop: Stop, progress: Progress
+    ):
+        self.folder, self.quick, self.mesh = folder, quick, mesh
+        self.phrased = world  # the compact world, with its phrases
+        self.world = quiet(world)  # and without
+        self.stop, self.progress = stop, progress
+        self.seeds = range(1 if quick else 8)  # pretraining seeds: the unit of every claim
+        self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
+        self._where: dict = {}  # key → (folder, row)
+        self._loaded: dict = {}  # folder → its arrays
+        for record in sorted((folder / "trained").glob("*/0.json")):
+            facts = files.read_json(record).get("facts", {})
+            for row, key in enumerate(facts.get("keys", ())):
+                self._where[key] = record.parent, row
+
+    def pretrain(
+        self, worlds: Sequence[tuple[World, int]], hidden_CD: Sequence[np.ndarray] | None = None
+    ) -> list[Model]:
+        """A model for each (world, seed), trained on its documents.
+
+        hidden_CD: for each, which domains no document shows under each character's name.
+        """
+        hidden = hidden_CD or [None] * len(worlds)
+        wanted = {}
+        for (world, seed), mask in zip(worlds, hidden, strict=True):
+            made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
+            wanted[digest({"pretrain": made, "sizes": SIZES})] = (Codec(world), seed, mask)
+        missing = [key for key in wanted if key not in self._where]
+        with self.progress("pretrain", len(missing) * STEPS) as bar:
+            size = self.mesh.devices.size
+            for group in chunks(missing, size):
+                padded = (group * size)[:size]
+                params = self._pretrain([wanted[key] for key in padded], bar, len(group))
+                items = {"params": jax.tree.map(lambda x, n=len(group): x[:n], params)}
+                self._keep(group, items)
+        return [
+            Model(codec, self._load(key, ("params",))["params"], key)
+            for key, (codec, _, _) in wanted.items()
+        ]
+
+    def align(self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0) -> list[Model]:
+        """Each after `all:good`, until every moral EM is at most `max_em`; not further."""
+        arms = [Arm(m, "all:good", max_em=max_em, rate=rate) for m in models]
+        return [done.model for done in self.train(arms)]
+
+    def train(self, arms: Sequence[Arm]) -> list[Trained]:
+        """Train every arm that has not been trained before."""
+        missing = list({a.key: a for a in arms if a.key not in self._where}.values())
+        batches: dict = {}  # arms that one program, and one number of steps, serves
+        for arm in missing:
+            alike = arm.objective, self._shape(arm.start.codec), arm.most_steps, arm.steps == 0
+            batches.setdefault(alike, []).append(arm)
+        with self.progress("train", len(missing)) as bar:
+            for batch in batches.values():
+                for group in chunks(batch, self.group):
+                    self._train(group)
+                    bar.update(len(group))
+        return [self._trained(arm) for arm in arms]
+
+    def ask(self, one: Model, header=ASSISTANT, character=-1, instruction=-1) -> np.ndarray:
+        """What a model does in each domain [D, B], asked with no history."""
+        codec, world = one.codec, one.world
+        docs = scoring.every_question(codec, header, character, instruction)
+        grid = scoring.questions(codec, docs, codec.longest_prompt(1))
+        score = self._asker(codec)
+        p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
+        return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(world.domains)))
+
+    def joints(
+        self, models: Sequence[Model], instruction: int = -1, header=ASSISTANT
+    ) -> np.ndarray:
+        """Joints [M, X * O] over two-turn dialogues, of models of one world (see `mixture`)."""
+        codec = models[0].codec
+        compute = self._joint(codec, instruction, header)
+        padded = [*models, *[models[0]] * (-len(models) % self.group)]
+        return np.concatenate(
+            [
+                compute(population.stack([m.params for m in part]))
+                for part in chunks(padded, self.group)
+            ]
+        )[: len(models)]
+
+    def config(self, codec: Codec) -> Config:
+        """The model's sizes for a world."""
+        if max(codec.longest.values()) > CONTEXT:
+            raise InputError(
+                f"world '{codec.world.name}': a document of more than {CONTEXT} tokens"
+            )
+        return Config(len(codec.words), CONTEXT, WIDTH, LAYERS, HEADS, MLP)
+
+    def at_rates(self, arms: Sequence[Arm]) -> dict[float, list[Trained]]:
+        """`train` at every learning rate that comparisons are repeated at, the usual one first."""
+        rates = RATES[:1] if self.quick else RATES
+        return {r: self.train([dataclasses.replace(arm, rate=r) for arm in arms]) for r in rates}
+
+    def voices(self, one: Model) -> np.ndarray:
+        """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
+        codec = one.codec
+
+        def make():
+            return voices.program(codec, self.config(codec), self._apply(codec)[0])
+
+        return np.asarray(self._cached("voices", codec.world.digest, make)(one.params))
+
+    def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
+        """Held-out documents and questions of a world (see `measures.learned`)."""
+        codec = Codec(world)
+        apply, _ = self._apply(codec)
+        return held_out(codec, self.config(codec), apply, documents, questions)
+
+    def base(self) -> list[Model]:
+        """The compact world without phrases, pretrained from every seed."""
+        return self.pretrain([(self.world, seed) for seed in self.seeds])
+
+    # how it is done
+
+    def _apply(self, codec: Codec):
+        config = self.config(codec)
+        return self._cached("model", config, lambda: model.create(config))
+
+    def _cached(self, what: str, key, make: Callable):
+        programs = self.__dict__.setdefault("_programs", {})
+        if (what, key) not in programs:
+            programs[what, key] = make()
+        return programs[what, key]
+
+    def _shape(self, codec: Codec) -> tuple:
+        """Worlds for which this is equal share their programs."""
+        docs = scoring.every_question(codec)
+        prompts, answers = codec.longest_prompt(4), codec.answer_DAU.shape
+        return len(codec.words), prompts, answers, len(docs)
+
+    def _asker(self, codec: Codec) -> Callable:
+        def make():
+            apply, _ = self._apply(codec)
+
+            def score(params, prompt_QT, answer_QAU, behaviour_QA):
+                config = self.config(codec)
+                logp_QA = scoring.answer_logprobs(apply, config, params, prompt_QT, answer_QAU)
+                return scoring.behaviours(logp_QA, behaviour_QA)
+
+            return jax.jit(score, compiler_options=devices.options())
+
+        return self._cached("ask", self.config(codec), make)
+
+    def _joint(self, codec: Codec, instruction: int, header: int) -> Callable:
+        def make():
+            apply, _ = self._apply(codec)
+            ctx = mixture.contexts(codec, instruction, header)
+            return mixture.joint_program(codec, self.config(codec), apply, ctx)
+
+        return self._cached("joint", (codec.world.digest, instruction, header), make)
+
+    def _pretrain(self, members: list, bar, count: int) -> Params:
+        """Train one model on each device; their parameters, stacked."""
+        codec = members[0][0]
+        apply, init = self._apply(codec)
+        optimizer = optimizers.muon(LR, ADAM_LR, STEPS, share=False)
+
+        def make():
+            loss = training.document_loss(apply)
+
+            def step(state, batch):
+                return training.scan_steps(loss, optimizer, state, batch)
+
+            start = jax.jit(
+                jax.vmap(lambda seed: training.start(init(jax.random.key(seed)), optimizer))
+            )
+            return start, population.over_runs(step, self.mesh, donate=(0,))
+
+        start, step = self._cached("pretrain", self.config(codec), make)
+        batches = [
+            training.document_batches(
+                codec, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(mask)
+            )
+            for codec, seed, mask in members
+        ]
+        state = devices.split(self.mesh, start(np.array([seed for _, seed, _ in members])))
+        losses = []
+        for begin in range(0, STEPS, CHUNK):
+            batch = population.stack([batch(begin) for batch in batches])
+            state, logs = step(state, devices.split(self.mesh, batch))
+            losses.append(logs["loss"])
+            self.stop.check()
+            bar.update(CHUNK * count)
+        if not np.isfinite(devices.fetch(losses[-1])).all():
+            raise RunError(f"world '{codec.world.name}': the loss of pretraining is not finite")
+        return devices.fetch(state.params)
+
+    def _train(self, group: list[Arm]) -> None:
+        """Train up to `self.group` arms that share a program; keep them."""
+        codec, arm = group[0].start.codec, group[0]
+
+        def make():
+            recipe = population.Recipe(arm.objective, BETA, ANCHOR, POOL, BATCH, SCORE_EVERY)
+            apply, _ = self._apply(codec)
+            width = len(scoring.every_question(codec))
+            return population.compile_programs(
+                self.config(codec), apply, self.mesh, recipe, width, len(codec.world.domains)
+            )
+
+        programs = self._cached("population", (arm.objective, self._shape(codec)), make)
+        jobs = [self._job(one) for one in group]
+        padded = (jobs * self.group)[: self.group]
+        passed = {one.twin.arm.key: one.twin.kept_step for one in group if one.twin}
+        run = population.train_group(
+            programs, padded, arm.most_steps, passed, until_kept=arm.steps == 0
+        )
+        for record in run:  # noqa: B007, the last one is read
+            self.stop.check()
+        scores, kept = record.results(len(group))
+        if not all(np.isfinite(scores[key]).all() for key in ("p_RnDB", "kl_Rn")):
+            raise RunError(f"{arm.signal}: what was trained is not finite")
+        scores.pop("steps")  # the only one without a row for each run
+        self._keep([one.key for one in group], {"scores": scores, "kept": kept})
+
+    def _job(self, arm: Arm) -> population.Job:
+        world = arm.start.world
+        names = {arm.signal: 1 - sum(share for _, share in arm.beside), **dict(arm.beside)}
+        moral, goal = world.moral, None
+        if arm.max_em is not None:
+
+            def goal(p_DB, share):
+                good = scoring.em(p_DB)[moral].max() <= arm.max_em
+                return good and p_DB.sum(1)[moral].min() >= ALIGNED_COHERENCE
+
+        elif arm.steps and not arm.twin:
+
+            def goal(p_DB, share):
+                return False  # the last parameters are kept
+
+        return population.Job(
+            arm.key,
+            arm.start.codec,
+            arm.start.params,
+            {parse(world, name): share for name, share in names.items()},
+            seed=1000 + arm.seed,
+            lr=RATE * arm.rate,
+            twin=arm.twin.arm.key if arm.twin else None,
+            goal=goal,
+            distinct=arm.pairs,
+        )
+
+    def _keep(self, keys: list[str], items: dict) -> None:
+        folder = self.folder / "trained" / digest(keys)[:16]
+        checkpoints.save(folder, 0, items, {"keys": keys})
+        self._loaded[folder] = items
+        self._where |= {key: (folder, row) for row, key in enumerate(keys)}
+
+    def _load(self, key: str, names: tuple[str, ...]) -> dict:
+        """One row of what was kept."""
+        folder, row = self._where[key]
+        if folder not in self._loaded:
+            self._loaded[folder] = checkpoints.load(folder, stored(names)).items
+        return jax.tree.map(lambda x: x[row], self._loaded[folder])
+
+    def _trained(self, arm: Arm) -> Trained:
+        items = self._load(arm.key, ("scores", "kept"))
+        scores = items["scores"]
+        return Trained(
+            arm,
+            scores["p_RnDB"],
+            scores["own_RnB"],
+            scores["kl_Rn"],
+            int(scores["kept_step"]),
+            items["kept"],
+        )
+
+
+def quiet(world: World) -> World:
+    """The same world, its phrases never said, but in its vocabulary: models of one shape."""
+    never = [dataclasses.replace(i, probability=0.0) for i in world.instructions]
+    return dataclasses.replace(world, instructions=tuple(never))
+
+
+def shown(hidden_CD: np.ndarray | None) -> Callable | None:
+    """A function of documents: which [N] show no hidden domain under a character's name."""
+    if hidden_CD is None:
+        return None
+
+    def allowed(docs) -> np.ndarray:
+        slot = np.maximum(docs.speaker, 0)
+        header, character = (np.take_along_axis(x, slot, 1) for x in (docs.header, docs.character))
+        told = (docs.speaker >= 0) & (header == NAMED)
+        return ~(told & hidden_CD[character, docs.domain]).any(1)
+
+    return allowed
+
+
+def stored(names: tuple[str, ...]) -> checkpoints.Wanted:
+    """What to load of a group: these trees, in the shapes that its record tells."""
+
+    def tree(leaves: dict) -> dict:
+        found: dict = {}
+        for path, leaf in leaves.items():
+            *parents, last = [int(p) if p.isdecimal() else p for p in path.split("/")]
+            at = found
+            for part in parents:
+                at = at.setdefault(part, {})
+            at[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+        return found
+
+    return lambda record: {name: tree(record["leaves"][name]) for name in names}
+
+
+def chunks(items: list, size: int) -> list[list]:
+    """Lists of at most `size` items."""
+    return [items[k : k + size] for k in range(0, len(items), size)]
+
+
+def digest(value) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def spreads(trained: Sequence[Trained]) -> np.ndarray:
+    """Their spreads at the matched effect [N]; NaN: not reached, or incoherent."""
+    return np.array([done.spread() for done in trained])
+
+
+def arm(values, trained: Sequence[Trained] = ()) -> dict:
+    """What the scorecard says of an arm: a number each unit, and the coherence beside it."""
+    told = {"values": np.asarray(values, float).tolist()}
+    if trained:
+        told["coherence"] = [done.coherence() for done in trained]
+        told["steps"] = [SCORE_EVERY * done.place for done in trained]
+    return told
