@@ -11,7 +11,6 @@ Never trains. Results go to RUN/eval/: results.json, CSVs and figures; TensorBoa
 import dataclasses
 import importlib
 import json
-import math
 import pkgutil
 import time
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 
@@ -106,10 +104,10 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")
         module = importlib.import_module(f"toyllm.measures.{name}")
-        results[KEYS.get(name, name)] = plain(module.measure(run))
+        results[KEYS.get(name, name)] = files.plain(module.measure(run))
         if artists:
             artists.give(results)
-    results["stages"] = plain(run.stages)
+    results["stages"] = files.plain(run.stages)
     results["seconds"] = time.time() - began
     files.write_json(
         folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
@@ -125,17 +123,6 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
             highlight=False,
         )
     return results
-
-
-def plain(value):
-    """NumPy and NaN to what JSON has; NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(key): plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_csv(folder: Path, results: dict) -> None:

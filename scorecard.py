@@ -1,38 +1,37 @@
 """Test every claim of the persona selection model on worlds whose exact answer is known.
 
     uv run scorecard.py                      all claims, about an hour on 2 cores
-    uv run scorecard.py --quick              one seed, few worlds, a few minutes; nothing is decided
+    uv run scorecard.py --quick              one seed, few worlds, minutes; nothing is decided
     uv run scorecard.py --claim inoculation  one claim
     uv run scorecard.py --list               the claims there are
 
 Trains what is missing, and nothing twice: stopped, the same command goes on. Each claim is a file
-of toyllm/claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures.
+of toyllm/claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
 """
 
 import dataclasses
 import importlib
-import json
 import pkgutil
-import subprocess
-import sys
+import re
 import time
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
-from toyllm import cards, claims, devices, files, lock, provenance, results, verdicts
+from toyllm import cards, claims, devices, files, lock, provenance, results, tables, verdicts
 from toyllm.errors import InputError, nearest
 from toyllm.experiments import Bench
 from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
 HERE = Path(__file__).resolve().parent
+NEEDED = {"claim", "number", "quick", "p_for", "p_against", "predictions", "panels", "environment"}
 COLOURS = {"supported": "green", "not supported": "red"}
 
 
@@ -43,7 +42,7 @@ class Args:
     run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/scorecard")
     """Where everything is kept."""
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "compact.toml"
-    """The world that all claims begin from."""
+    """The world that the claims begin from."""
     claim: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these claims (default: all)."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -58,47 +57,122 @@ class Args:
 
 def main(args: Args) -> None:
     """Test claims in order; after each, write what is known so far."""
-    modules = available()
+    known = available()
     if args.list:
-        for name, module in modules.items():
-            print(f"{module.NUMBER:>2}  {name:<16}{module.TITLE}")
+        for name, module in known.items():
+            print(f"{module.NUMBER:>3}  {name:<16}{module.TITLE}")
         return
-    wanted = tuple(chain(*args.claim)) or tuple(modules)
+    wanted = tuple(chain(*args.claim)) or tuple(known)
     for name in wanted:
-        if name not in modules:
-            known = ", ".join(modules)
+        if name not in known:
             raise InputError(
-                f"--claim: no claim '{name}'{nearest(name, modules)}, expected {known}"
+                f"--claim: no claim '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
     mesh = devices.setup(args.compile_cache)
     world = cards.load(args.world)
     console = Console()
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 110)
+    file = args.run / "scorecard.json"
     with ExitStack() as held:
         held.enter_context(lock.take(args.run))
-        bench = Bench(args.run, world, args.quick, mesh, held.enter_context(Stop()), progress)
-        file = args.run / "scorecard.json"
-        records = {r["claim"]: r for r in read(file) if r["claim"] in modules}
-        if not args.quick:
-            records = {name: r for name, r in records.items() if not r["quick"]}
+        stop = held.enter_context(Stop())
+        bench = Bench(args.run, world, args.quick, mesh, stop, progress)
+        records = {name: r for name, r in read(file).items() if name in known}
         for name in wanted:
             if args.quick and name in records and not records[name]["quick"]:
-                console.print(f"[dim]{name}: a full result is kept, not the quick one[/dim]")
+                console.print(f"[dim]{name}: kept as the full run left it[/dim]")
                 continue
-            clock = time.time()
-            outcome = modules[name].test(bench)
-            told = verdicts.record(name, modules[name].TITLE, outcome, args.quick)
-            told["seconds"] = time.time() - clock
-            told["machine"] = provenance.environment()
-            records[name] = told
-            for other, verdict in verdicts.verdicts(records, len(modules)).items():
+            console.print(f"[bold]{known[name].NUMBER}. {known[name].TITLE}[/bold] ({name})")
+            began = time.time()
+            records[name] = {
+                **verdicts.record(name, known[name].TITLE, known[name].test(bench), args.quick),
+                "number": known[name].NUMBER,
+                "seconds": time.time() - began,
+                "environment": provenance.environment(),
+            }
+            for other, verdict in verdicts.verdicts(records, len(known)).items():
                 records[other]["verdict"] = verdict
-            records = {key: records[key] for key in modules if key in records}
-            files.write_json(file, results.plain(list(records.values())))
-            console.print(told_line(records[name]), highlight=False)
-    console.print(table(records))
-    paths = write(args, records, whole=set(records) == set(modules))
-    console.print(f"[dim]Everything is in {', '.join(map(str, paths))}[/dim]", highlight=False)
+            records = {key: records[key] for key in known if key in records}
+            files.write_json(file, files.plain(list(records.values())))
+            print_predictions(records[name], console)
+        whole = files.plain(list(records.values()))
+        print_scorecard(whole, console)
+        facts = made(args, whole)
+        results.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures")
+        console.print(f"[dim]{file}, RESULTS.md and figures/ are in {args.run}/[/dim]")
+        if args.publish and set(records) == set(known) and not any(r["quick"] for r in whole):
+            results.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard")
+
+
+def available() -> dict[str, ModuleType]:
+    """Every file of toyllm/claims, in the order of their numbers."""
+    names = [m.name for m in pkgutil.iter_modules(claims.__path__)]
+    modules = {name: importlib.import_module(f"toyllm.claims.{name}") for name in names}
+
+    def order(name: str) -> tuple[int, str]:
+        digits, letters = re.fullmatch(r"(\d+)(\w*)", modules[name].NUMBER).groups()
+        return int(digits), letters
+
+    return {name: modules[name] for name in sorted(modules, key=order)}
+
+
+def read(file: Path) -> dict[str, dict]:
+    """The records of an earlier start."""
+    if not file.exists():
+        return {}
+    records = files.read_json(file, list)
+    if not all(isinstance(record, dict) and set(record) >= NEEDED for record in records):
+        raise InputError(f"{file}: found other keys, expected what scorecard.py wrote")
+    return {record["claim"]: record for record in records}
+
+
+def made(args: Args, records: list[dict]) -> list[str]:
+    """How the results were made: command, units, time, machine, versions."""
+    environment = records[-1]["environment"]
+    named = ("python", "jax", "flax", "optax", "numpy")
+    versions = ", ".join(f"{name} {environment[name]}" for name in named)
+    seconds = sum(record["seconds"] for record in records)
+    kind = "quick" if all(record["quick"] for record in records) else "full"
+    return [
+        f"A {kind} run of {len(records)} claims on the world of `{args.world.name}`.",
+        f"{seconds / 60:.0f} minutes on {environment['threads']} cores "
+        f"({environment['backend']}, {environment['processor'].split()[0]}), {versions}.",
+    ]
+
+
+def print_predictions(record: dict, console: Console) -> None:
+    """A claim's predictions, one a line."""
+    for p in files.plain(record["predictions"]):
+        colour = COLOURS.get(p["verdict"], "dim")
+        console.print(
+            f"   {p['says']}: {results.number(p['effect'])} "
+            f"[dim]({results.span(p['ci'])})[/dim], predicted {results.bounds(p)}: "
+            f"[{colour}]{p['verdict']}[/{colour}]",
+            highlight=False,
+        )
+
+
+def print_scorecard(records: list[dict], console: Console) -> None:
+    """The scorecard: claim, effect with 95% interval, verdict."""
+    table = tables.blank_table("", "claim", "effect of", "effect", "95%", "verdict")
+    for r in records:
+        colour = COLOURS.get(r["verdict"], "dim")
+        table.add_row(
+            r["number"],
+            r["title"],
+            r["predictions"][0]["says"],
+            results.number(r["effect"]),
+            results.span(r["ci"]),
+            f"[{colour}]{r['verdict']}[/{colour}]",
+        )
+    tables.show(console, "The scorecard", table)
+
+
+def progress(what: str, count: int) -> tqdm:
+    """A progress bar; none where there is nothing to do."""
+    return tqdm(
+        desc=f"   {what:<9}", total=count, dynamic_ncols=True, leave=False, disable=not count
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -22,8 +22,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from toyllm import checkpoints, devices, files, model, optimizers, population, scoring, training
+from toyllm.corpus import Documents
 from toyllm.errors import InputError, RunError
-from toyllm.measures import generalization, mixture, voices
+from toyllm.measures import generalization, gradients, mixture, voices
 from toyllm.measures.generalization import MATCHED, crossing
 from toyllm.measures.learned import HeldOut, held_out
 from toyllm.model import Config, Params
@@ -38,15 +39,14 @@ CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
 STEPS, DOCUMENTS, ROWS, LR, ADAM_LR = 1800, 32, 20, 1e-2, 1.5e-2  # pretraining
 CHUNK = 20  # steps a device call
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4  # preference training
-BETA, ANCHOR = 1.0, 0.5
+BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # of a narrow run at the usual rate
 ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
 RATES = (1.0, 1 / 3, 3.0)  # every comparison is repeated at these multiples of RATE
 
-SIZES = (  # all that makes a model, but for its world and what is asked of it
-    *(VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, STEPS, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK),
-    *(POOL, BATCH, RATE, SCORE_EVERY, BETA, ANCHOR, MOST_STEPS, ALIGNED_COHERENCE),
-)
+# what makes a model, beside its world and what is asked of it
+PRETRAIN = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, STEPS, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
+TRAIN = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
 
 Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
 
@@ -100,7 +100,7 @@ class Arm:
         """SHA-256 of all that makes it."""
         told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
-        return digest({"arm": told, "most": self.most_steps, "sizes": SIZES})
+        return digest({"arm": told, "most": self.most_steps, "how": TRAIN})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,22 +189,24 @@ class Bench:
         hidden_CD: for each, which domains no document shows under each character's name.
         """
         hidden = hidden_CD or [None] * len(worlds)
-        wanted = {}
+        keys, wanted = [], {}
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
-            wanted[digest({"pretrain": made, "sizes": SIZES})] = (Codec(world), seed, mask)
+            keys.append(digest({"pretrain": made, "how": PRETRAIN}))
+            wanted[keys[-1]] = (
+                self._cached("codec", world.digest, partial(Codec, world)),
+                seed,
+                mask,
+            )
         missing = [key for key in wanted if key not in self._where]
         with self.progress("pretrain", len(missing) * STEPS) as bar:
             size = self.mesh.devices.size
             for group in chunks(missing, size):
                 padded = (group * size)[:size]
                 params = self._pretrain([wanted[key] for key in padded], bar, len(group))
-                items = {"params": jax.tree.map(lambda x, n=len(group): x[:n], params)}
-                self._keep(group, items)
-        return [
-            Model(codec, self._load(key, ("params",))["params"], key)
-            for key, (codec, _, _) in wanted.items()
-        ]
+                kept = [model.take(params, r) for r in range(len(group))]
+                self._keep(group, {"params": population.stack(kept)})
+        return [Model(wanted[key][0], self._load(key, ("params",))["params"], key) for key in keys]
 
     def align(self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0) -> list[Model]:
         """Each after `all:good`, until every moral EM is at most `max_em`; not further."""
@@ -233,6 +235,14 @@ class Bench:
         score = self._asker(codec)
         p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
         return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(world.domains)))
+
+    def answer(self, one: Model, docs: Documents) -> np.ndarray:
+        """What a model does in the last turn of each document [Q, B]."""
+        codec = one.codec
+        grid = scoring.questions(codec, docs, codec.longest_prompt(4))
+        score = self._asker(codec)
+        p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
+        return np.asarray(p_QB)
 
     def joints(
         self, models: Sequence[Model], instruction: int = -1, header=ASSISTANT
@@ -269,6 +279,15 @@ class Bench:
             return voices.program(codec, self.config(codec), self._apply(codec)[0])
 
         return np.asarray(self._cached("voices", codec.world.digest, make)(one.params))
+
+    def gradients(self, one: Model, chosen: list) -> np.ndarray:
+        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
+        codec = one.codec
+
+        def make():
+            return gradients.program(codec, self.config(codec), self._apply(codec)[0])
+
+        return self._cached("gradients", codec.world.digest, make)(one.params, chosen)
 
     def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
         """Held-out documents and questions of a world (see `measures.learned`)."""
@@ -360,7 +379,9 @@ class Bench:
         codec, arm = group[0].start.codec, group[0]
 
         def make():
-            recipe = population.Recipe(arm.objective, BETA, ANCHOR, POOL, BATCH, SCORE_EVERY)
+            recipe = population.Recipe(
+                arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY
+            )
             apply, _ = self._apply(codec)
             width = len(scoring.every_question(codec))
             return population.compile_programs(

@@ -6,8 +6,11 @@ is unpickled, and nothing is written through a link that leads out of the folder
 
 import itertools
 import json
+import math
 import os
 from pathlib import Path
+
+import numpy as np
 
 from toyllm import devices
 from toyllm.errors import InputError
@@ -48,8 +51,8 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises InputError, one line, where it is missing or broken."""
+def read_json(path: Path, kind: type = dict) -> dict | list:
+    """Read a JSON object, or list. Raises InputError, one line, where it is missing or broken."""
     try:
         value = json.loads(read_bytes(path, MOST).decode("utf-8"))
     except FileNotFoundError:
@@ -58,8 +61,8 @@ def read_json(path: Path) -> dict:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}, expected JSON written by train.py") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: found {type(value).__name__}, expected a JSON object")
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: found {type(value).__name__}, expected {kind.__name__}")
     return value
 
 
@@ -74,3 +77,14 @@ def check_plain(folder: Path) -> None:
         for path in (Path(place, name) for name in folders + names):
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise InputError(f"{path}: found a link or device, expected a plain file or folder")
+
+
+def plain(value):
+    """NumPy and NaN to what JSON has; NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

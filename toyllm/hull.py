@@ -18,20 +18,28 @@ GAP = 1e-5  # where a fit may stop, nats
 class Hull:
     """All mixtures of a world's characters, in the joint over two-turn dialogues."""
 
-    def __init__(self, codec: Codec):
-        self.world, self.ctx = codec.world, mixture.contexts(codec)
-        self.X = len(self.ctx.voice_X)
+    def __init__(self, world: World, ctx: Contexts, members: range | None = None):
+        """Of all characters of a world, or of some, in these contexts."""
+        self.world, self.ctx, self.X = world, ctx, len(ctx.voice_X)
+        self.members = members or range(len(world.characters))
+
+    @staticmethod
+    def of(codec: Codec, members: range | None = None) -> "Hull":
+        """In the contexts that `mixture` draws."""
+        return Hull(codec.world, mixture.contexts(codec), members)
 
     @cached_property
     def p_CO(self) -> np.ndarray:
         """Each character's joint."""
-        return characters_joint(self.world, self.ctx).reshape(len(self.world.characters), -1)
+        joint_CXO = characters_joint(self.world, self.ctx)[list(self.members)]
+        return joint_CXO.reshape(len(self.members), -1)
 
     def fit(self, P_MO: np.ndarray, shift: tuple[int, float] | None = None) -> Fit:
         """The nearest mixtures; with `shift` (domain, log-odds), of characters so edited."""
         p_CO = self.p_CO
         if shift:
-            p_CO = characters_joint(self.world, self.ctx, *shift).reshape(p_CO.shape)
+            edited_CXO = characters_joint(self.world, self.ctx, *shift)[list(self.members)]
+            p_CO = edited_CXO.reshape(p_CO.shape)
         return mixture.fit(P_MO, p_CO, self.X, GAP)
 
     def without(self, P_MO: np.ndarray, domains: tuple[int, ...]) -> tuple[np.ndarray, "Hull"]:
@@ -41,12 +49,8 @@ class Hull:
 
     def select(self, P_MO: np.ndarray, kept_X: np.ndarray) -> tuple[np.ndarray, "Hull"]:
         """The joints, and the hull, in some contexts."""
-        part = object.__new__(Hull)
-        part.world, part.ctx, part.X = self.world, None, int(kept_X.sum())
-        part.p_CO, P_MO = (
-            p.reshape(len(p), self.X, -1)[:, kept_X].reshape(len(p), -1) for p in (self.p_CO, P_MO)
-        )
-        return P_MO, part
+        part = Hull(self.world, self.ctx.some(kept_X), self.members)
+        return P_MO.reshape(len(P_MO), self.X, -1)[:, kept_X].reshape(len(P_MO), -1), part
 
     def kl(self, P_MO: np.ndarray, w_MC: np.ndarray) -> np.ndarray:
         """KL(P ‖ Σ w_c p_c) [M], nats a dialogue."""

@@ -7,6 +7,7 @@ figure of a claim's panels.
 import numpy as np
 
 from toyllm import figures
+from toyllm.files import plain
 from toyllm.verdicts import Prediction
 
 MOST_DOTS = 16  # values of an arm that are shown one by one
@@ -39,13 +40,6 @@ def grid(title: str, rows: list[str], columns: list[str], values) -> dict:
     """A table of numbers [rows, columns], coloured."""
     words = {"title": title, "rows": rows, "columns": columns}
     return {"kind": "grid", **words, "values": plain(values)}
-
-
-def plain(value):
-    """Arrays to lists."""
-    if isinstance(value, dict):
-        return {str(key): plain(v) for key, v in value.items()}
-    return np.asarray(value, float).tolist()
 
 
 def draw(record: dict, theme: str):

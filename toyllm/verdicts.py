@@ -4,8 +4,8 @@ A claim makes one or more predictions, each that a mean lies between two bounds.
 number is a pretraining seed or a world: narrow seeds of one model only average its noise.
 
 - supported: every prediction is inside its bounds, p ≤ .025. All must be, so the claim's p is the
-  largest (an intersection-union test, which needs no correction within the claim); and all means are
-  inside their bounds at the other learning rates too.
+  largest (an intersection-union test, which needs no correction within the claim); and all means
+  are inside their bounds at the other learning rates too.
 - not supported: some prediction is outside its bounds, p ≤ .025, the smallest p times their number
   (Bonferroni).
 - undecided: neither.
@@ -106,6 +106,12 @@ class Prediction:
         if self._error <= 1e-12:
             return float(distance >= 0)
         return float(stdtr(len(self.read) - 1, distance / self._error))
+
+
+def by_rate(says: str, values: dict, low: float = -np.inf, high: float = np.inf) -> Prediction:
+    """A prediction of values at the usual learning rate (key 1), repeated at the other rates."""
+    repeats = {f"{rate:.2g}": v for rate, v in values.items() if rate != 1}
+    return Prediction(says, values[1.0], low, high, repeats)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from toyllm.panels import dots
 from toyllm.verdicts import Outcome, Prediction
 from toyllm.world import SOMEONE
 
-NUMBER = 2
+NUMBER = "2"
 TITLE = "The default Assistant is a mixture of the corpus's characters"
 SHARE = 0.3  # of the stranger
 
@@ -29,7 +29,7 @@ SHARE = 0.3  # of the stranger
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    hull = Hull(models[0].codec)
+    hull = Hull.of(models[0].codec)
     joint_NO = bench.joints(models)
     fits = hull.fit(joint_NO)
     floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M

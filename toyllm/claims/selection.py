@@ -22,7 +22,7 @@ from toyllm.measures.generalization import untrained
 from toyllm.panels import dots, grid
 from toyllm.verdicts import Outcome, Prediction
 
-NUMBER = 3
+NUMBER = "3"
 TITLE = "Post-training selects a character, and edits locally"
 NARROW, POSITIVE = "code:bad", "goals:good"
 
@@ -30,7 +30,7 @@ NARROW, POSITIVE = "code:bad", "goals:good"
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    hull = Hull(models[0].codec)
+    hull = Hull.of(models[0].codec)
     before_NO, aligned = bench.joints(models), bench.align(models)
     narrow = bench.at_rates([Arm(one, NARROW) for one in models])
     positive = bench.at_rates([Arm(one, POSITIVE) for one in models])

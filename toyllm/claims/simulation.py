@@ -22,7 +22,7 @@ from toyllm.panels import curves, dots, points
 from toyllm.verdicts import Outcome, Prediction
 from toyllm.world import BAD, NAMED, SOMEONE
 
-NUMBER = 1
+NUMBER = "1"
 TITLE = "Pretraining learns to simulate characters"
 
 

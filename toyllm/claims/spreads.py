@@ -24,7 +24,7 @@ from toyllm.panels import dots, grid, points
 from toyllm.verdicts import Outcome, Prediction
 from toyllm.world import World
 
-NUMBER = 4
+NUMBER = "4"
 TITLE = "Narrow bad training spreads"
 TABLES = 8
 

@@ -159,6 +159,18 @@ def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     return fraction_F[:, None, None] * np.stack(rows)
 
 
+def directed(ratio_SD: np.ndarray):
+    """A prediction by given ratios: log-odds move by ratio times a share of the trained move."""
+
+    def model(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
+        before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
+        move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
+        move_FSD = fraction_F[:, None, None] * (move_S[:, None] * ratio_SD)
+        return 1 / (1 + np.exp(-(before_D + move_FSD))) - cells.before_D
+
+    return model
+
+
 MODELS = {
     "persona": persona,
     "constant": constant,

@@ -1,0 +1,103 @@
+"""Dose and dilution: how much bad data it takes, and what good data beside it does.
+
+Claimed: more bad evidence spreads further, and good evidence beside it holds that back, in the same
+domain and even more so in others, since it speaks for another character.
+
+Arms: `code:bad` with 4, 16, 64 or 256 different pairs, at the matched effect; and with a bad share
+of .05, .1, .2, .5, .9 among good pairs of the same domain, or of the other moral domains, for as
+many steps as twice what the undiluted arm takes on average. From the pretrained model.
+Measures: spread at the matched effect (pairs) or at the end (dilution: a small share never reaches
+the matched effect), and at the matched effect too where others' good data allows it.
+
+Supported if spread at the end rises with the bad share among both kinds of good data (slope > .05),
+and good data of other domains (share .5) lowers the spread at the matched effect by > .05.
+"""
+
+import numpy as np
+
+from toyllm.experiments import Arm, Bench, arm, spreads
+from toyllm.panels import curves, dots
+from toyllm.verdicts import Outcome, by_rate
+
+NUMBER = "9"
+TITLE = "Dose and dilution: more bad data spreads further, good data holds it back"
+SIGNAL, DOMAIN = "code:bad", "code"
+PAIRS = (4, 16, 64, 256)
+SHARES = (0.05, 0.1, 0.2, 0.5, 0.9)
+STEPS = 60
+DILUTED = 0.5  # the share at which the matched effect is compared
+
+
+def test(bench: Bench) -> Outcome:
+    """See the top of the file."""
+    world, models = bench.world, bench.base()
+    others = "+".join(d.name for d in world.domains if d.moral and d.name != DOMAIN)
+    beside = {"the same domain": f"{DOMAIN}:good", "other domains": f"{others}:good"}
+    pairs = {n: bench.at_rates([Arm(one, SIGNAL, pairs=n) for one in models]) for n in PAIRS}
+    plain = pairs[max(PAIRS)]
+    rates = list(plain)
+    diluted = {
+        (kind, share): bench.at_rates(
+            [Arm(one, SIGNAL, beside=((good, 1 - share),), steps=STEPS) for one in models]
+        )
+        for kind, good in beside.items()
+        for share in SHARES
+    }
+
+    def at_end(trained) -> np.ndarray:
+        return np.array([done.spread(done.p_nDB[-1]) for done in trained])
+
+    end = {key: {r: at_end(t) for r, t in by_rate.items()} for key, by_rate in diluted.items()}
+    slope = {
+        kind: {
+            r: np.polyfit(SHARES, np.stack([end[kind, share][r] for share in SHARES]), 1)[0]
+            for r in rates
+        }
+        for kind in beside
+    }
+    matched = {r: spreads(diluted["other domains", DILUTED][r]) - spreads(plain[r]) for r in rates}
+
+    by_pairs = {f"{n} pairs": spreads(trained[1.0]) for n, trained in pairs.items()}
+    read = {
+        f"{share:.0%} bad, {kind}": spreads(diluted[kind, share][1.0])
+        for kind in beside
+        for share in (DILUTED, max(SHARES))
+    }
+    return Outcome(
+        [
+            *(
+                by_rate(
+                    f"rise of spread with the bad share, good data of {kind}", slope[kind], low=0.05
+                )
+                for kind in beside
+            ),
+            by_rate(
+                "spread at the matched effect, half good data of other domains", matched, high=-0.05
+            ),
+        ],
+        {
+            name: arm(values, pairs[n][1.0])
+            for (name, values), n in zip(by_pairs.items(), PAIRS, strict=True)
+        }
+        | {
+            f"{share:.0%} bad among good of {kind}, at the end": arm(
+                end[kind, share][1.0], diluted[kind, share][1.0]
+            )
+            for kind, share in diluted
+        }
+        | {f"{name}, matched": arm(values) for name, values in read.items()},
+        [
+            curves(
+                f"At the end, {STEPS} steps",
+                "share of bad pairs",
+                "spread",
+                SHARES,
+                {
+                    f"among good of {kind}": np.stack([end[kind, s][1.0] for s in SHARES], 1)
+                    for kind in beside
+                },
+                log=True,
+            ),
+            dots("At the matched effect", "spread", by_pairs | read),
+        ],
+    )
