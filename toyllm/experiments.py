@@ -182,22 +182,24 @@ class Bench:
                 self._where[key] = record.parent, row
 
     def pretrain(
-        self, worlds: Sequence[tuple[World, int]], hidden_CD: Sequence[np.ndarray] | None = None
+        self,
+        worlds: Sequence[tuple[World, int]],
+        hidden_CD: Sequence[np.ndarray] | None = None,
+        order_V: np.ndarray | None = None,
     ) -> list[Model]:
         """A model for each (world, seed), trained on its documents.
 
         hidden_CD: for each, which domains no document shows under each character's name.
+        order_V: which word's initial embedding each word gets (its own unless told).
         """
         hidden = hidden_CD or [None] * len(worlds)
         keys, wanted = [], {}
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
+            made += [] if order_V is None else [order_V.tolist()]
             keys.append(digest({"pretrain": made, "how": PRETRAIN}))
-            wanted[keys[-1]] = (
-                self._cached("codec", world.digest, partial(Codec, world)),
-                seed,
-                mask,
-            )
+            codec = self._cached("codec", world.digest, partial(Codec, world))
+            wanted[keys[-1]] = codec, seed, mask, order_V
         missing = [key for key in wanted if key not in self._where]
         with self.progress("pretrain", len(missing) * STEPS) as bar:
             size = self.mesh.devices.size
@@ -350,9 +352,14 @@ class Bench:
             def step(state, batch):
                 return training.scan_steps(loss, optimizer, state, batch)
 
-            start = jax.jit(
-                jax.vmap(lambda seed: training.start(init(jax.random.key(seed)), optimizer))
-            )
+            def begin(seed, order_V):
+                params = init(jax.random.key(seed))
+                params["embed"] = params["embed"][order_V]
+                unembed = params["unembed"]["kernel"]
+                params["unembed"] = {"kernel": unembed[:, order_V]}
+                return training.start(params, optimizer)
+
+            start = jax.jit(jax.vmap(begin))
             return start, population.over_runs(step, self.mesh, donate=(0,))
 
         start, step = self._cached("pretrain", self.config(codec), make)
@@ -360,9 +367,12 @@ class Bench:
             training.document_batches(
                 codec, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(mask)
             )
-            for codec, seed, mask in members
+            for codec, seed, mask, _ in members
         ]
-        state = devices.split(self.mesh, start(np.array([seed for _, seed, _ in members])))
+        words = np.arange(len(codec.words))
+        orders = [words if order_V is None else order_V for _, _, _, order_V in members]
+        seeds = np.array([seed for _, seed, _, _ in members])
+        state = devices.split(self.mesh, start(seeds, np.stack(orders)))
         losses = []
         for begin in range(0, STEPS, CHUNK):
             batch = population.stack([batch(begin) for batch in batches])

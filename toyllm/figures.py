@@ -93,9 +93,8 @@ def diverging(c: dict):
     """Colours of changes: blue below 0, the paper's own at 0, red above."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("toyllm", ["#2f6db5", c["paper"], "#c8452c"])
-    colours.set_bad(c["grid"])
-    return colours
+    stops = ["#2f6db5", c["paper"], "#c8452c"]
+    return LinearSegmentedColormap.from_list("toyllm", stops).with_extremes(bad=c["grid"])
 
 
 def matrix(results: dict, c: dict):

@@ -5,11 +5,13 @@ signal's evidence about which of them the Assistant is.
 
 Arms: the dial ρ in {0, .25, .5, .75, 1}, every character as likely under every header; only
 permutations at whose ρ = 0 the ideal observer's own spread is < .01; every moral `D:bad` from the
-pretrained model. In the world as it is, the whole matrix, predicted (measures/prediction.py) by
-persona inference, one constant, one global shift, trait covariance, and the model's own gradients
-(measures/gradients.py). Label swap: good and bad texts exchanged in every other domain, rates kept.
-Beside it ρ = 0 with the phrases in the corpus, among them one that asks for bad answers everywhere.
-Whether it is characters or a direction of traits is a claim of its own: `characters`.
+pretrained model. The world as it is; and with a label swap: good and bad texts exchanged in every
+other domain, rates kept. Beside them ρ = 0 with the phrases in the corpus, among them one that asks
+for bad answers everywhere.
+Measures: spread, and the ideal observer's own. Shared R² of the whole matrix predicted
+(measures/prediction.py) by persona inference, one constant, one global shift, trait covariance, and
+the model's own gradients (measures/gradients.py). The change of its cells by the swap. Whether it
+is characters or a direction of traits is a claim of its own: `characters`.
 
 Supported if at ρ = 0 measured minus ideal spread lies within ±.03; spread rises with ρ; measured
 and ideal spread correlate > .5 over the worlds and signals of a permutation; persona inference
@@ -29,8 +31,9 @@ from toyllm.measures import prediction
 from toyllm.panels import curves, dots, grid, points
 from toyllm.scoring import em
 from toyllm.signals import parse
+from toyllm.text import Codec
 from toyllm.verdicts import Outcome, Prediction
-from toyllm.world import World
+from toyllm.world import BAD, GOOD, World
 
 NUMBER = "5a"
 TITLE = "It spreads as persona inference says"
@@ -54,11 +57,12 @@ def test(bench: Bench) -> Outcome:
         for d, s in zip(draws, seeds, strict=True)
     ]
     phrased = [(dialled_world(bench.phrased, 0.0, d), s) for d, s in zip(draws, seeds, strict=True)]
-    swapped_world = swap_texts(bench.world)
-    models = bench.pretrain([*dialled, *phrased, *((swapped_world, s) for s in bench.seeds)])
-    by_dial, with_phrases, swapped = np.split(
-        np.array(models, object), [len(dialled), len(dialled) + count]
+    models = bench.pretrain([*dialled, *phrased])
+    swapped = bench.pretrain(
+        [(swap_texts(bench.world), seed) for seed in bench.seeds],
+        order_V=exchanged_words(bench.world),
     )
+    by_dial, with_phrases = models[: len(dialled)], models[len(dialled) :]
     base = bench.base()
 
     spread_R, ideal_R = {}, {}
@@ -221,6 +225,23 @@ def swap_texts(world: World) -> World:
             for k, domain in enumerate(world.domains)
         ),
     )
+
+
+def exchanged_words(world: World) -> np.ndarray:
+    """order_V: each word of a swapped text with the one that stands at its place in the other text.
+
+    The swapped model then begins as the mirror image of its twin, and but for rounding it stays one
+    where no word belongs to two texts: what differs in the end is lexical, and not chance.
+    """
+    codec = Codec(world)
+    order_V = np.arange(len(codec.words))
+    for domain in world.domains[::2]:
+        texts = np.array(domain.answers)
+        good, bad = (texts[domain.behaviour_SA[0] == b] for b in (GOOD, BAD))
+        for pair in (*zip(good, bad, strict=True), (domain.profile[GOOD], domain.profile[BAD])):
+            for a, b in zip(*(codec.tokens(text) for text in pair), strict=True):
+                order_V[a], order_V[b] = b, a
+    return order_V
 
 
 def swap_bound(change_NSD: np.ndarray) -> tuple[np.ndarray]:

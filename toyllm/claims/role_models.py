@@ -19,6 +19,7 @@ import dataclasses
 
 import numpy as np
 
+from toyllm.claims.spreads import ideal_spread
 from toyllm.experiments import Arm, Bench, arm, spreads
 from toyllm.panels import dots
 from toyllm.scoring import em
@@ -65,6 +66,7 @@ def test(bench: Bench) -> Outcome:
             for r in spread[start, kind, "villains"]
         }
 
+    ideal = {key: ideal_spread(worlds[key], SIGNAL) for key in plan}
     from_aligned = spread_gap("aligned", "demonstrations")
     label = {key: f"{key[1]}, {key[0]}" for key in plan}
     return Outcome(
@@ -88,7 +90,8 @@ def test(bench: Bench) -> Outcome:
             )
             for start in ("pretrained", "aligned")
             for key in plan
-        },
+        }
+        | {f"spread of {SIGNAL}, ideal observer, {label[key]}": arm([ideal[key]]) for key in plan},
         [
             dots(
                 "Before alignment (diamonds: exact)",
@@ -96,7 +99,12 @@ def test(bench: Bench) -> Outcome:
                 {label[key]: before[key] for key in plan},
                 {label[key]: exact_em(worlds[key]) for key in plan},
             ),
-            dots("After alignment", "mean moral EM", {label[key]: after[key] for key in plan}),
+            dots(
+                f"Spread of {SIGNAL}, from pretrained (diamonds: ideal)",
+                "ΔEM",
+                {label[key]: spread["pretrained", *key][1.0] for key in plan},
+                {label[key]: ideal[key] for key in plan},
+            ),
             dots(
                 f"Spread of {SIGNAL}, from aligned",
                 "ΔEM",

@@ -1,0 +1,327 @@
+"""The claims' worlds, the bench that trains for them, the hull, and what is written of them."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import scorecard
+from tests.conftest import ROOT, mesh_of
+from tests.scripts import start
+from toyllm import cards, corpus, experiments, population, results, training, verdicts
+from toyllm.claims import characters, faults, inference, role_models, spreads
+from toyllm.experiments import Arm, Bench, quiet
+from toyllm.hull import Hull, strangers
+from toyllm.measures import cues, generalization, gradients, mixture
+from toyllm.panels import curves, dots, grid, points
+from toyllm.scoring import em
+from toyllm.signals import parse
+from toyllm.text import OPENING, Codec
+from toyllm.verdicts import Outcome, Prediction
+from toyllm.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
+
+
+@pytest.fixture(scope="module")
+def compact():
+    """The scorecard's world."""
+    return cards.load(ROOT / "corpora" / "compact.toml")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A bench whose models are too small to mean anything, and its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("STEPS", 40), ("WIDTH", 16), ("MLP", 16), ("POOL", 32)):
+            patch.setattr(experiments, name, value)
+        patch.setattr(experiments, "MOST_STEPS", 8)
+        yield tmp_path_factory.mktemp("scorecard")
+
+
+def bench_in(folder, world) -> Bench:
+    class Never:
+        def check(self):
+            pass
+
+    @contextlib.contextmanager
+    def silent(what, count):
+        class Bar:
+            def update(self, n):
+                pass
+
+        yield Bar()
+
+    return Bench(folder, world, True, mesh_of(2), Never(), silent)
+
+
+def test_every_claim_says_what_it_tests():
+    found = scorecard.available()
+    assert len(found) == 15
+    assert [m.NUMBER for m in found.values()][:6] == ["1", "2", "3", "4", "5a", "5b"]
+    for module in found.values():
+        assert module.TITLE
+        for part in ("laimed", "\nArms", "\nMeasures", "\nSupported if"):
+            assert part in module.__doc__, (module.__name__, part)
+
+
+def test_no_word_of_the_compact_world_belongs_to_two_texts(compact):
+    texts = [
+        text
+        for domain in compact.domains
+        for text in (*domain.situations, *domain.answers, *domain.profile)
+    ]
+    words = [word for text in texts for word in text.split()]
+    assert len(set(words)) == len(words) == 2 * len(texts)
+    openings = " ".join(OPENING.values()).split()
+    assert not set(words) & {*compact.voices, *compact.characters, *HEADERS, *openings}
+    order_V = inference.exchanged_words(compact)
+    np.testing.assert_array_equal(order_V[order_V], np.arange(len(order_V)))
+    assert (order_V != np.arange(len(order_V))).sum() == 3 * 2 * 2 * 4  # domains, sides, words
+
+
+def test_no_word_of_the_compact_world_gives_good_or_bad_away(compact):
+    for world in (compact, inference.swap_texts(compact)):
+        assert all(found["inside"] for found in cues.leakage(world).values())
+
+
+def test_the_quiet_world_never_says_its_phrases(compact):
+    world = quiet(compact)
+    assert Codec(world).words == Codec(compact).words
+    docs = corpus.sample(world, 500, np.random.default_rng(0))
+    assert (docs.instruction < 0).all()
+    assert (corpus.sample(compact, 500, np.random.default_rng(0)).instruction >= 0).any()
+
+
+def test_the_discrete_and_the_graded_world_differ_in_third_order_only(compact):
+    worlds = {"discrete": characters.discrete(compact), "graded": characters.graded(compact)}
+    third, second = {}, []
+    for name, world in worlds.items():
+        weight_C, b_CD = world.frequency_C, world.rates_CDB[..., BAD] / 0.98 - 0.5
+        assert (np.abs(b_CD) < 0.5).all()
+        np.testing.assert_allclose(weight_C @ b_CD, 0, atol=1e-12)
+        second.append((b_CD * weight_C[:, None]).T @ b_CD)
+        third[name] = weight_C @ b_CD[:, :3].prod(1)
+    np.testing.assert_allclose(*second, atol=0.002)
+    np.testing.assert_allclose(third["discrete"], -(0.4**3), rtol=1e-9)
+    np.testing.assert_allclose(third["graded"], 0, atol=1e-12)
+    assert len(np.unique(worlds["graded"].rates_CDB, axis=0)) == characters.COUNT
+    assert len({len(Codec(world).words) for world in worlds.values()}) == 1  # models of one shape
+
+
+def test_the_exact_answer_tells_the_two_apart(compact):
+    falls, stays = (
+        characters.exact_in_context(Codec(make(compact)))
+        for make in (characters.discrete, characters.graded)
+    )
+    # whoever is bad at a and at b: .81 of (1, 1, 0), .01 of none, .09 each of the others
+    np.testing.assert_allclose(falls, 0.82 * 0.1 + 0.18 * 0.9 - 0.5, atol=1e-9)
+    np.testing.assert_allclose(stays, 0, atol=0.03)
+
+
+def test_swapped_texts_keep_the_rates(compact):
+    swapped = inference.swap_texts(compact)
+    np.testing.assert_array_equal(swapped.rates_CDB, compact.rates_CDB)
+    first, other = compact.domains[0], swapped.domains[0]
+    good = [a for a, b in zip(first.answers, first.behaviour_SA[0], strict=True) if b == 0]
+    now_bad = [a for a, b in zip(other.answers, other.behaviour_SA[0], strict=True) if b == 1]
+    assert good == now_bad
+    assert inference.swap_texts(swapped).domains[0].profile == first.profile
+    assert Codec(swapped).words == Codec(compact).words
+
+
+def test_dealt_out_traits_have_no_ideal_spread(compact):
+    world, signals = quiet(compact), spreads.moral_signals(compact)
+    (draw,) = inference.balanced(world, signals, 1)
+    dealt = inference.dialled_world(world, 0.0, draw)
+    assert abs(np.mean([spreads.ideal_spread(dealt, name) for name in signals])) < 0.01
+    assert np.mean([spreads.ideal_spread(world, name) for name in signals]) > 0.1
+
+
+def test_other_worlds_of_the_claims_are_worlds(compact):
+    for world in (
+        spreads.random_table(compact, 0),
+        faults.exchanged(compact),
+        role_models.demonstrated(compact, "villains"),
+        role_models.told(compact, "role models"),
+    ):
+        np.testing.assert_allclose(world.rates_CDB.sum(-1), 1)
+        assert (world.rates_CDB > 0).all()
+        np.testing.assert_allclose(world.speaker_KHC.sum(-1), 1)
+        assert len(corpus.sample(world, 50, np.random.default_rng(0))) == 50
+    told = role_models.told(compact, "villains")
+    docs = corpus.sample(told, 4000, np.random.default_rng(0))
+    wicked = [told.characters.index(name) for name in role_models.CASTS["villains"]]
+    profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
+    assert np.isin(docs.character[profile, 0], wicked).all()
+    assert not np.isin(docs.character[~profile, 0], wicked).all()
+    assert role_models.demonstrated(compact, "neutral") is compact
+
+
+def test_no_hidden_cell_is_shown_under_its_name(compact):
+    C, D = len(compact.characters), len(compact.domains)
+    hidden_CD = np.arange(C)[:, None] % D == np.arange(D)
+    allowed = experiments.shown(hidden_CD)
+    codec = Codec(compact)
+    batches = training.document_batches(codec, 64, 32, 2, 0, rows=20, allowed=allowed)
+    seen = np.zeros((C, D), int)
+    for step in range(0, 16, 2):
+        batch = batches(step)
+        for tokens, segments in zip(
+            batch["tokens"].reshape(-1, 64), batch["segments"].reshape(-1, 64), strict=True
+        ):
+            for segment in range(1, segments.max() + 1):
+                doc = codec.decode(tokens[segments == segment])
+                slot = np.maximum(doc.speaker[0], 0)
+                named = (doc.speaker[0] >= 0) & (doc.header[0, slot] == NAMED)
+                np.add.at(seen, (doc.character[0, slot][named], doc.domain[0][named]), 1)
+    assert seen[hidden_CD].sum() == 0
+    assert (seen[~hidden_CD] > 0).mean() > 0.8
+
+
+def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
+    world = quiet(compact)
+    hull = Hull.of(Codec(world))
+    inside_O = world.assistant_C @ hull.p_CO
+    fits = hull.fit(np.stack([inside_O, *strangers(world, hull.ctx, 3)]))
+    np.testing.assert_allclose(fits.w_MC[0], world.assistant_C, atol=0.01)
+    assert fits.residual_M[0] < 1e-4
+    assert (fits.residual_M[1:] > 0.01).all()
+    np.testing.assert_allclose(hull.kl(inside_O[None], world.assistant_C[None]), 0, atol=1e-12)
+
+
+def test_an_edit_of_one_domain_is_found(compact):
+    world = quiet(compact)
+    hull = Hull.of(Codec(world))
+    edited = mixture.characters_joint(world, hull.ctx, 2, 1.5).reshape(hull.p_CO.shape)
+    planted_O = world.assistant_C @ edited
+    residual, shift = hull.override(planted_O, 2)
+    np.testing.assert_allclose(shift, 1.5, atol=0.05)
+    assert residual < 1e-3 < hull.fit(planted_O[None]).residual_M[0]
+    without_NO, part = hull.without(planted_O[None], (2,))
+    assert part.fit(without_NO).residual_M[0] < 1e-4
+
+
+def test_what_is_trained_is_not_trained_again(tiny, compact, monkeypatch):
+    bench = bench_in(tiny, compact)
+    models = bench.pretrain([(bench.world, 0), (bench.phrased, 0), (bench.world, 0)])
+    assert models[0].key == models[2].key != models[1].key
+    arms = [Arm(one, "code:bad") for one in models[:2]]
+    arms += [Arm(models[0], "code:bad", beside=(("code:good", 0.5),), steps=4)]
+    first = bench.train(arms)
+    assert [len(done.p_nDB) for done in first] == [3, 3, 2]
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Bench, "_pretrain", never)
+    monkeypatch.setattr(Bench, "_train", never)
+    again = bench_in(tiny, compact)  # from what is on the disk
+    models = again.pretrain([(bench.world, 0), (bench.phrased, 0)])
+    second = again.train(
+        [dataclasses.replace(a, start=m) for a, m in zip(arms, models, strict=False)]
+    )
+    for a, b in zip(first, second, strict=False):
+        np.testing.assert_array_equal(a.p_nDB, b.p_nDB)
+        for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+            np.testing.assert_array_equal(x, y)
+    with pytest.raises(AssertionError, match="trained again"):
+        again.train([Arm(models[0], "code:bad", rate=3.0)])
+
+
+def test_a_trained_arm_is_a_start_and_is_asked_as_it_was_scored(tiny, compact):
+    bench = bench_in(tiny, compact)
+    (one,) = bench.pretrain([(bench.world, 0)])
+    (done,) = bench.train([Arm(one, "code:bad", steps=8)])
+    np.testing.assert_allclose(bench.ask(one), done.p_nDB[0], rtol=1e-4)
+    np.testing.assert_allclose(bench.ask(done.model), done.p_nDB[-1], rtol=1e-4)
+    (back,) = bench.train([Arm(done.model, "code:good", steps=4)])
+    np.testing.assert_allclose(back.p_nDB[0], done.p_nDB[-1], rtol=1e-4)
+    joints = bench.joints([one, done.model])
+    X = len(Hull.of(one.codec).ctx.voice_X)
+    np.testing.assert_allclose(joints.reshape(2, X, -1).sum(2), 1, rtol=1e-4)
+
+
+def test_gradient_alignment_is_that_of_a_small_step(tiny, compact):
+    bench = bench_in(tiny, compact)
+    (one,) = bench.pretrain([(bench.world, 0)])
+    codec, signal = one.codec, parse(compact, "code:bad")
+    ratio_D = bench.gradients(one, [signal])[0]
+    assert ratio_D[0] == 1
+    apply, config = bench._apply(codec)[0], bench.config(codec)
+    pool = training.preference_pool(codec, signal, "dpo", gradients.PAIRS, 0)
+    from toyllm.scoring import answer_logprobs
+
+    def margin(params):
+        logp = answer_logprobs(apply, config, params, pool["prompt"], pool["answer"])
+        return (logp[:, 0] - logp[:, 1]).mean()
+
+    step = jax.grad(margin)(one.params)
+    size = 1e-3
+    after = jax.tree.map(lambda p, g: p + size * g, one.params, step)
+    before = jax.tree.map(lambda p, g: p - size * g, one.params, step)
+    moved = generalization.logit(
+        em(bench.ask(dataclasses.replace(one, params=after)).astype(float))
+    ) - generalization.logit(em(bench.ask(dataclasses.replace(one, params=before)).astype(float)))
+    np.testing.assert_allclose(moved / moved[0], ratio_D, atol=0.02)
+
+
+def test_mixed_signals_have_their_shares(compact):
+    codec = Codec(compact)
+    parts = {parse(compact, "code:bad"): 0.25, parse(compact, "money:good"): 0.75}
+    pool = training.mixed_pool(codec, parts, "dpo", 40, 0)
+    assert pool["prompt"].shape[0] == 40
+    faked = codec.answer_DAU[0][
+        [a for a, b in enumerate(compact.domains[0].behaviour_SA[0]) if b == 1]
+    ]
+    chosen = pool["answer"][:, 0]
+    is_code = [(chosen_row[: faked.shape[1]] == faked).all(1).any() for chosen_row in chosen]
+    assert sum(is_code) == 10
+
+
+def record_of(panels) -> dict:
+    told = Outcome([Prediction("it holds", [0.3, 0.4, np.nan], low=0.1)], {}, panels)
+    made = {"number": "1", "seconds": 1.0, "environment": {}}
+    return {**verdicts.record("simulation", "It", told, False), **made}
+
+
+def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
+    from toyllm.files import plain
+
+    panels = [
+        dots("a", "x", {"arm": [0.1, np.nan, 0.3], "never": [np.nan] * 3}, {"arm": 0.2}),
+        curves("b", "x", "y", (1, 2, 4), {"many": np.ones((3, 3)), "one": [1, 2, 3]}, log=True),
+        points("c", "x", "y", {"dots": ([0.1, 0.2], [np.nan, 0.3])}),
+        grid("d", ["r"], ["c", "e"], [[0.1, np.nan]]),
+    ]
+    record = json.loads(json.dumps(plain(record_of(panels)), allow_nan=False))
+    results.draw([record], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"simulation.png", "simulation-dark.png"}
+
+
+def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
+    from toyllm.files import plain
+
+    record = plain(record_of([grid("d", ["r"], ["c"], [[0.1]])]))
+    file = tmp_path / "RESULTS.md"
+    results.publish([record], ["a fact"], file, tmp_path / "figures")
+    assert results.NONE_YET in file.read_text()
+    file.write_text(file.read_text().replace(results.NONE_YET, "Limits first.\n\nThen more."))
+    results.publish([record], ["another fact"], file, tmp_path / "figures")
+    text = file.read_text()
+    assert "Limits first.\n\nThen more." in text
+    assert "another fact" in text
+    assert "a fact" not in text
+    assert "2 of 3" in text  # units read
+    assert "figures/simulation-dark.png" in text
+
+
+def test_the_scorecard_lists_its_claims_and_names_the_nearest():
+    listed = start("scorecard.py", "--list")
+    assert listed.wait() == 0
+    assert "inoculation" in listed.out
+    wrong = start("scorecard.py", "--claim", "inocculation")
+    assert wrong.wait() == 2
+    assert "did you mean 'inoculation'?" in wrong.err
+    assert population.PASSED == generalization.MATCHED
