@@ -45,7 +45,7 @@ ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
 RATES = (1.0, 1 / 3, 3.0)  # every comparison is repeated at these multiples of RATE
 
 # what makes a model, beside its world and what is asked of it
-PRETRAIN = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, STEPS, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
+PRETRAIN = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 TRAIN = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
 
 Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
@@ -172,6 +172,7 @@ class Bench:
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
+        self.steps = STEPS // 2 if quick else STEPS
         self.seeds = range(1 if quick else 8)  # pretraining seeds: the unit of every claim
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
         self._where: dict = {}  # key → (folder, row)
@@ -197,11 +198,11 @@ class Bench:
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
             made += [] if order_V is None else [order_V.tolist()]
-            keys.append(digest({"pretrain": made, "how": PRETRAIN}))
+            keys.append(digest({"pretrain": made, "steps": self.steps, "how": PRETRAIN}))
             codec = self._cached("codec", world.digest, partial(Codec, world))
             wanted[keys[-1]] = codec, seed, mask, order_V
         missing = [key for key in wanted if key not in self._where]
-        with self.progress("pretrain", len(missing) * STEPS) as bar:
+        with self.progress("pretrain", len(missing) * self.steps) as bar:
             size = self.mesh.devices.size
             for group in chunks(missing, size):
                 padded = (group * size)[:size]
@@ -344,7 +345,7 @@ class Bench:
         """Train one model on each device; their parameters, stacked."""
         codec = members[0][0]
         apply, init = self._apply(codec)
-        optimizer = optimizers.muon(LR, ADAM_LR, STEPS, share=False)
+        optimizer = optimizers.muon(LR, ADAM_LR, self.steps, share=False)
 
         def make():
             loss = training.document_loss(apply)
@@ -374,7 +375,7 @@ class Bench:
         seeds = np.array([seed for _, seed, _, _ in members])
         state = devices.split(self.mesh, start(seeds, np.stack(orders)))
         losses = []
-        for begin in range(0, STEPS, CHUNK):
+        for begin in range(0, self.steps, CHUNK):
             batch = population.stack([batch(begin) for batch in batches])
             state, logs = step(state, devices.split(self.mesh, batch))
             losses.append(logs["loss"])

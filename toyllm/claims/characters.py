@@ -6,17 +6,18 @@ badness. The two differ in third order only, where means and covariances of trai
 Arms: a world of four discrete characters, and one of 64 graded ones (traits from a U-shaped Beta
 distribution), with the same means and the same covariances. There are three traits, a, b and c,
 each shown in two domains; a discrete character has none or exactly two of them, so that any two are
-unrelated and all three are not. In the graded world traits are independent. Signal `a+b:bad` (one
-domain of each), from the pretrained model; `a:bad`; and, in context, a bad answer on a, then on b.
+unrelated and all three are not. In the graded world traits are independent. Voices go with traits
+in both alike. Signal `a+b:bad` (one domain of each), from the pretrained model; `a:bad`; and, in
+context, a bad answer on a, then on b.
 Measures: ΔEM of c, the mean of its two domains, after `a+b:bad` at the matched effect, and in
 context; persona inference says it falls in the discrete world (whoever has a and b lacks c) and
 stays in the graded one; an account by means and covariances says the same of both. After `a:bad`,
 the covariance of bad answers on b and c in two-turn dialogues: below 0 in the discrete world, 0 in
 the graded one. And the share of the move, off the trained domains, that the four explain.
 
-Supported if each of the three is less in the discrete than in the graded world, by > .05 (ΔEM) and
-.01 (covariance), and the share is > .5. In context says whether pretraining has learned the third
-order at all: where it has not, the rest cannot be tested.
+Supported if ΔEM of c after training is less in the discrete than in the graded world, in context by
+> .05, and the covariance by > .01; and the share is > .5. In context says whether pretraining has
+learned the third order at all: where it has not, the rest cannot be tested.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ LOW, HIGH = 0.1, 0.9  # rates of bad of a trait that a discrete character lacks,
 PATTERNS = ((0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1))
 COUNT = 64  # names of both worlds, so that their models have one shape
 TRAITS = A, B, C = range(3)  # domain d shows trait d % 3
+OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and each other one
 
 
 def test(bench: Bench) -> Outcome:
@@ -74,7 +76,7 @@ def test(bench: Bench) -> Outcome:
             Prediction(
                 f"ΔEM of {c} after {both}, discrete minus graded",
                 change[1.0],
-                high=-0.05,
+                high=0,
                 repeats={f"{r:.2g}": change[r] for r in rates if r != 1},
             ),
             Prediction(
@@ -132,11 +134,14 @@ def discrete(world: World) -> World:
     """Four characters, each with none or two of three traits; nobody bears the other names."""
     has_CT = np.full((COUNT, len(TRAITS)), 0.5)
     has_CT[: len(PATTERNS)] = PATTERNS
-    return with_traits(world, "discrete", LOW + (HIGH - LOW) * has_CT, len(PATTERNS))
+    own_CV = (np.arange(COUNT)[:, None] == np.arange(len(PATTERNS))).astype(float)
+    voices_CV = OTHERS + (OWN - OTHERS) * own_CV
+    voices_CV[len(PATTERNS) :] = 1 / len(PATTERNS)
+    return with_traits(world, "discrete", LOW + (HIGH - LOW) * has_CT, voices_CV, len(PATTERNS))
 
 
 def graded(world: World) -> World:
-    """Traits in degrees, independent, with the discrete world's means and covariances.
+    """Traits in degrees, independent, with the discrete world's means and covariances, voices too.
 
     Every combination of signs occurs, with its mirror image, so all odd moments are 0; the degrees
     are dealt out so that covariances are next to 0.
@@ -147,20 +152,24 @@ def graded(world: World) -> World:
     degree_K *= spread / np.sqrt((degree_K**2).mean())
     sign_KT = 2 * ((np.arange(half)[:, None] >> np.array(TRAITS)) & 1) - 1
     rng, best, least = np.random.default_rng(0), None, np.inf
-    for _ in range(2000):
+    for _ in range(5000):
         dealt_KT = sign_KT * rng.permuted(np.repeat(degree_K[:, None], len(TRAITS), 1), axis=0)
         worst = np.abs(dealt_KT.T @ dealt_KT / half - spread**2 * np.eye(len(TRAITS))).max()
         if worst < least:
             best, least = dealt_KT, worst
-    return with_traits(world, "graded", 0.5 + np.concatenate([best, -best]), COUNT)
+    traits_CT = np.concatenate([best, -best])
+    sign_VT = 2 * np.array(PATTERNS) - 1
+    # as far as traits go with voices in the discrete world, in which each has its own
+    voices_CV = 1 / len(PATTERNS) + (OWN - OTHERS) / (4 * spread) * traits_CT @ sign_VT.T
+    return with_traits(world, "graded", 0.5 + traits_CT, voices_CV, COUNT)
 
 
-def with_traits(world: World, name: str, bad_CT: np.ndarray, alive: int) -> World:
-    """A world of characters with these EM, the first `alive` alike; no voices to tell them by."""
+def with_traits(world: World, name: str, bad_CT, spoken_CV: np.ndarray, alive: int) -> World:
+    """A world of characters with these EM and voices, the first `alive` as likely as each other."""
     noise, traits_D = 0.02, np.arange(len(world.domains)) % len(TRAITS)
     even_C = np.where(np.arange(COUNT) < alive, 1 / alive, 0.0)
     voices_CV = np.zeros((COUNT, len(world.voices)))
-    voices_CV[:, 0] = 1
+    voices_CV[:, : len(PATTERNS)] = spoken_CV
     bad_CD = (1 - noise) * bad_CT[:, traits_D]
     return dataclasses.replace(
         world,
