@@ -25,8 +25,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 from toyllm import cards, claims, devices, files, lock, provenance, results, tables, verdicts
+from toyllm.bench import Bench
 from toyllm.errors import InputError, nearest
-from toyllm.experiments import Bench
 from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
@@ -83,11 +83,12 @@ def main(args: Args) -> None:
                 console.print(f"[dim]{name}: kept as the full run left it[/dim]")
                 continue
             console.print(f"[bold]{known[name].NUMBER}. {known[name].TITLE}[/bold] ({name})")
-            began = time.time()
+            began, earlier = time.time(), records.get(name, {})
             records[name] = {
                 **verdicts.record(name, known[name].TITLE, known[name].test(bench), args.quick),
                 "number": known[name].NUMBER,
-                "seconds": time.time() - began,
+                # the first time trains; to look again at what is trained takes less
+                "seconds": max(time.time() - began, earlier.get("seconds", 0)),
                 "environment": provenance.environment(),
             }
             for other, verdict in verdicts.verdicts(records, len(known)).items():

@@ -11,9 +11,11 @@ import pytest
 import scorecard
 from tests.conftest import ROOT, mesh_of
 from tests.scripts import start
-from toyllm import cards, corpus, experiments, population, results, training, verdicts
+from toyllm import arms, cards, corpus, population, results, training, verdicts
+from toyllm import bench as bench_file
+from toyllm.arms import Arm
+from toyllm.bench import Bench, quiet, shown
 from toyllm.claims import characters, faults, inference, role_models, spreads
-from toyllm.experiments import Arm, Bench, quiet
 from toyllm.hull import Hull, strangers
 from toyllm.measures import cues, generalization, gradients, mixture
 from toyllm.panels import curves, dots, grid, points
@@ -35,8 +37,8 @@ def tiny(tmp_path_factory):
     """A bench whose models are too small to mean anything, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("STEPS", 80), ("WIDTH", 16), ("MLP", 16), ("POOL", 32)):
-            patch.setattr(experiments, name, value)
-        patch.setattr(experiments, "MOST_STEPS", 8)
+            patch.setattr(bench_file, name, value)
+        patch.setattr(arms, "MOST_STEPS", 8)
         yield tmp_path_factory.mktemp("scorecard")
 
 
@@ -165,7 +167,7 @@ def test_other_worlds_of_the_claims_are_worlds(compact):
 def test_no_hidden_cell_is_shown_under_its_name(compact):
     C, D = len(compact.characters), len(compact.domains)
     hidden_CD = np.arange(C)[:, None] % D == np.arange(D)
-    allowed = experiments.shown(hidden_CD)
+    allowed = shown(hidden_CD)
     codec = Codec(compact)
     batches = training.document_batches(codec, 64, 32, 2, 0, rows=20, allowed=allowed)
     seen = np.zeros((C, D), int)

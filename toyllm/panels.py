@@ -91,8 +91,8 @@ def _curves(axis, panel: dict, c: dict) -> None:
             axis.fill_between(x, *np.array(spans).T, color=f"C{k}", alpha=0.18, lw=0)
     if panel["log"]:
         axis.set_xscale("log")
-        axis.set_xticks(x, [f"{value:g}" for value in x])
         axis.minorticks_off()
+    axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.axhline(0, color=c["soft"], lw=0.8)
     axis.set_xlabel(panel["xlabel"])
     axis.set_ylabel(panel["ylabel"])

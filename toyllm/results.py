@@ -6,7 +6,10 @@ What stands between the two marks of the discussion is kept as it is when the re
 import importlib
 from pathlib import Path
 
+import numpy as np
+
 from toyllm import figures, files, panels
+from toyllm.verdicts import Prediction
 
 BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
 RULES = """\
@@ -35,6 +38,17 @@ def bounds(prediction: dict) -> str:
     return f"> {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
+def cell(text: str) -> str:
+    """Text as a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def held(record: dict) -> str:
+    """How many of a claim's predictions hold, each alone."""
+    alone = [p["verdict"] for p in record["predictions"]]
+    return f"{alone.count('supported')} of {len(alone)}"
+
+
 def draw(records: list[dict], folder: Path) -> None:
     """A figure a claim and theme, as PNG files."""
     import matplotlib
@@ -55,8 +69,9 @@ def markdown(records: list[dict], facts: list[str], pictures: str, before: str =
     """
     discussion = before.partition(BEGIN)[2].partition(END)[0].strip() or NONE_YET
     rows = [
-        f"| {r['number']} | [{r['title']}](#{r['claim']}) | {r['predictions'][0]['says']} | "
-        f"{number(r['effect'])} | {span(r['ci'])} | **{r['verdict']}** |"
+        f"| {r['number']} | [{r['title']}](#{r['claim']}) | {cell(r['predictions'][0]['says'])} "
+        f"| {bounds(r['predictions'][0])} | {number(r['effect'])} | {span(r['ci'])} "
+        f"| {held(r)} | **{r['verdict']}** |"
         for r in records
     ]
     parts = [
@@ -66,8 +81,8 @@ def markdown(records: list[dict], facts: list[str], pictures: str, before: str =
         f"{BEGIN}\n\n{discussion}\n\n{END}",
         "## The scorecard",
         RULES,
-        "| | claim | effect of | effect | 95% | verdict |\n|---|---|---|---|---|---|\n"
-        + "\n".join(rows),
+        "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |\n"
+        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows),
         *(section(record, pictures) for record in records),
     ]
     return "\n\n".join(parts) + "\n"
@@ -77,8 +92,9 @@ def section(record: dict, pictures: str) -> str:
     """One claim: what it says, its predictions, its figure."""
     name = record["claim"]
     told = importlib.import_module(f"toyllm.claims.{name}").__doc__.split("\n\n", 1)[1].strip()
+    told = told.replace("\nMeasures", "\n\nMeasures")
     rows = [
-        f"| {p['says']} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "
+        f"| {cell(p['says'])} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "
         f"| {p['units']} of {p['units'] + p['unread']} | {rates(p)} | {p['verdict']} |"
         for p in record["predictions"]
     ]
@@ -88,11 +104,30 @@ def section(record: dict, pictures: str) -> str:
         [
             f'<a id="{name}"></a>\n\n## {title}',
             told,
-            "| prediction | says | effect | 95% | units read | at rate × ⅓; × 3 | alone |\n"
+            "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |\n"
             "|---|---|---|---|---|---|---|\n" + "\n".join(rows),
+            arms(record),
             f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
             f'  <img src="{light}" alt="{record["title"]}">\n</picture>',
         ]
+    )
+
+
+def arms(record: dict) -> str:
+    """Every arm of a claim, folded away."""
+    rows = []
+    for name, told in record["arms"].items():
+        arm = Prediction(name, np.array(told["values"], float))
+        least = np.array(told.get("coherence", [np.nan]), float)
+        coherence = f"{np.nanmin(least):.3f}" if np.isfinite(least).any() else ""
+        read = f"{len(arm.read)} of {len(arm.values)}"
+        effect = number(arm.effect if len(arm.read) else None)
+        rows.append(f"| {cell(name)} | {effect} | {span(arm.interval())} | {read} | {coherence} |")
+    return (
+        "<details><summary>All arms</summary>\n\n"
+        "| arm | mean | 95% | units read | least coherence |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n\n</details>"
     )
 
 

@@ -17,7 +17,8 @@ characters' weight is > .05 higher with the trigger.
 
 import numpy as np
 
-from toyllm.experiments import Arm, Bench, Model, Trained, arm
+from toyllm.arms import Arm, Model, Trained, arm
+from toyllm.bench import Bench
 from toyllm.hull import Hull
 from toyllm.measures.generalization import untrained
 from toyllm.panels import dots, grid

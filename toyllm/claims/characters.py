@@ -26,7 +26,8 @@ import numpy as np
 from scipy.special import betaincinv
 
 from toyllm import bayes, corpus
-from toyllm.experiments import Arm, Bench, Model, arm
+from toyllm.arms import Arm, Model, arm
+from toyllm.bench import Bench
 from toyllm.hull import Hull
 from toyllm.panels import dots, grid
 from toyllm.scoring import em

@@ -17,7 +17,8 @@ import dataclasses
 import numpy as np
 
 from toyllm import bayes, corpus
-from toyllm.experiments import Arm, Bench, Model, arm
+from toyllm.arms import Arm, Model, arm
+from toyllm.bench import Bench
 from toyllm.measures.generalization import logit, untrained
 from toyllm.measures.prediction import ideal_em, tilt
 from toyllm.panels import curves, dots

@@ -15,7 +15,8 @@ good data of other domains (share .5) lowers it at the matched effect by > .05.
 
 import numpy as np
 
-from toyllm.experiments import Arm, Bench, Trained, arm
+from toyllm.arms import Arm, Trained, arm
+from toyllm.bench import Bench
 from toyllm.measures.generalization import COHERENT
 from toyllm.panels import curves, dots
 from toyllm.verdicts import Outcome, by_rate

@@ -21,7 +21,8 @@ floors; and planted strangers of strength .3 are detected with power > .9.
 import numpy as np
 from scipy.special import stdtrit
 
-from toyllm.experiments import Arm, Bench, arm
+from toyllm.arms import Arm, arm
+from toyllm.bench import Bench
 from toyllm.hull import Hull, strangers
 from toyllm.panels import curves, dots
 from toyllm.scoring import em

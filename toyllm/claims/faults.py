@@ -19,8 +19,9 @@ import dataclasses
 
 import numpy as np
 
+from toyllm.arms import Arm, Trained, arm
+from toyllm.bench import Bench
 from toyllm.claims.spreads import moral_signals
-from toyllm.experiments import Arm, Bench, Trained, arm
 from toyllm.measures.generalization import logit
 from toyllm.measures.prediction import solve
 from toyllm.panels import dots, points

@@ -25,8 +25,9 @@ import dataclasses
 import numpy as np
 
 from toyllm import world as worlds
+from toyllm.arms import Arm, Model, arm, spreads
+from toyllm.bench import Bench
 from toyllm.claims.spreads import ideal_spread, moral_signals
-from toyllm.experiments import Arm, Bench, Model, arm, spreads
 from toyllm.measures import prediction
 from toyllm.panels import curves, dots, grid, points
 from toyllm.scoring import em
@@ -91,7 +92,10 @@ def test(bench: Bench) -> Outcome:
         }
         for name, rates in matrices.items()
     }
-    r2 = {r: explained(bench, base, signals, matrices["as they are"][r]) for r in G["swapped"]}
+    r2_by_kind = {
+        r: explained(bench, base, signals, matrices["as they are"][r]) for r in G["swapped"]
+    }
+    r2 = {r: kinds["shared"] for r, kinds in r2_by_kind.items()}
     moved = {r: np.abs((G["swapped"][r] - G["as they are"][r]).mean(0)).max() for r in G["swapped"]}
     rivals = ("constant", "global", "gradient")
 
@@ -138,7 +142,11 @@ def test(bench: Bench) -> Outcome:
         }
         | {f"ideal, ρ = {rho:g}": arm(ideal_RPS[k].mean(1)) for k, rho in enumerate(dial)}
         | {"measured minus ideal, ρ = 0, with phrases": arm(over["phrases"][1.0])}
-        | {f"shared R², {name}": arm(values) for name, values in r2[1.0].items()}
+        | {
+            f"{kind} R², {name}": arm(values)
+            for kind, table in r2_by_kind[1.0].items()
+            for name, values in table.items()
+        }
         | {"largest change of a cell by the label swap, of the mean matrix": arm([moved[1.0]])},
         [
             curves(
@@ -251,20 +259,26 @@ def swap_bound(change_NSD: np.ndarray) -> tuple[np.ndarray]:
     return (change_NSD[:, s, d] * np.sign(mean_SD[s, d]),)
 
 
-def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, np.ndarray]:
-    """Shared R² of every prediction [N], one matrix a pretrained model."""
+def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, dict]:
+    """{shared, strict: {prediction: R² [N]}}, one matrix a pretrained model."""
     world, rows = models[0].world, len(signals)
     parsed = [parse(world, name) for name in signals]
-    tables: dict = {}
+    tables: dict = {"shared": {}, "strict": {}}
     for k, one in enumerate(models):
         done = trained[k * rows : (k + 1) * rows]
         before_D = em(done[0].p_nDB[0])
         after_SD = np.stack([before_D + t.change() for t in done])
         cells = prediction.Cells(world, signals, world.assistant_C, before_D, after_SD)
-        ratio_SD = bench.gradients(one, parsed)
-        predictors = {**prediction.MODELS, "gradient": prediction.directed(ratio_SD)}
-        for name, predictor in predictors.items():
-            predicted, _ = prediction.shared(cells, predictor)
-            score = prediction.r2(cells.G_SD, predicted, cells.mask_SD)
-            tables.setdefault(name, []).append(score)
-    return {name: np.array(values) for name, values in tables.items()}
+        directed = prediction.directed(bench.gradients(one, parsed))
+        for name, model in {**prediction.MODELS, "gradient": directed}.items():
+            predicted = {
+                "shared": prediction.shared(cells, model)[0],
+                "strict": model(cells, np.ones(1))[0],
+            }
+            for kind, G_SD in predicted.items():
+                score = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
+                tables[kind].setdefault(name, []).append(score)
+    return {
+        kind: {name: np.array(values) for name, values in table.items()}
+        for kind, table in tables.items()
+    }

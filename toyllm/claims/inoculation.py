@@ -22,7 +22,8 @@ import dataclasses
 
 import numpy as np
 
-from toyllm.experiments import Arm, Bench, Trained, arm, spreads
+from toyllm.arms import Arm, Trained, arm, spreads
+from toyllm.bench import Bench
 from toyllm.measures.generalization import untrained
 from toyllm.measures.prediction import ideal_em
 from toyllm.panels import curves, dots, grid

@@ -15,7 +15,8 @@ Supported if the distance < .1, the residual < 1.5 floors, and with the stranger
 
 import numpy as np
 
-from toyllm.experiments import Bench, arm
+from toyllm.arms import arm
+from toyllm.bench import Bench
 from toyllm.hull import Hull, strangers
 from toyllm.panels import dots
 from toyllm.verdicts import Outcome, Prediction

@@ -12,7 +12,8 @@ Supported if the spreads of SFT and of RLHF differ from DPO's by less than .05, 
 from DPO's by less than 2 floors.
 """
 
-from toyllm.experiments import Arm, Bench, arm, spreads
+from toyllm.arms import Arm, arm, spreads
+from toyllm.bench import Bench
 from toyllm.hull import Hull
 from toyllm.panels import dots
 from toyllm.verdicts import Outcome, by_rate

@@ -19,8 +19,9 @@ import dataclasses
 
 import numpy as np
 
+from toyllm.arms import Arm, arm, spreads
+from toyllm.bench import Bench
 from toyllm.claims.spreads import ideal_spread
-from toyllm.experiments import Arm, Bench, arm, spreads
 from toyllm.panels import dots
 from toyllm.scoring import em
 from toyllm.verdicts import Outcome, Prediction

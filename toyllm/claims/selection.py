@@ -16,7 +16,8 @@ trained domain; the local edit > .1 of all of it; and `goals:good` improves ever
 
 import numpy as np
 
-from toyllm.experiments import Arm, Bench, arm
+from toyllm.arms import Arm, arm
+from toyllm.bench import Bench
 from toyllm.hull import Hull
 from toyllm.measures.generalization import untrained
 from toyllm.panels import dots, grid

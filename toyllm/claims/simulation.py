@@ -16,7 +16,8 @@ between .9 and 1.1; and the skill in hidden cells > .5.
 
 import numpy as np
 
-from toyllm.experiments import Bench, arm
+from toyllm.arms import arm
+from toyllm.bench import Bench
 from toyllm.measures.learned import captured, kl
 from toyllm.panels import curves, dots, points
 from toyllm.verdicts import Outcome, Prediction

@@ -15,8 +15,9 @@ after `all:good` is still > .2.
 
 import numpy as np
 
+from toyllm.arms import Arm, arm
+from toyllm.bench import Bench
 from toyllm.claims.backdoor import TRIGGER, planted
-from toyllm.experiments import Arm, Bench, arm
 from toyllm.measures.generalization import untrained
 from toyllm.panels import curves, grid
 from toyllm.scoring import em

@@ -1,6 +1,6 @@
-"""Models for the claims: pretrained, aligned and trained narrowly in bulk, and never twice.
+"""The bench where claims get their models: pretrained and trained on in bulk, and never twice.
 
-    bench = Bench(folder, quick, mesh, stop, progress)
+    bench = Bench(folder, world, quick, mesh, stop, progress)
     models = bench.pretrain([(world, seed), …])
     trained = bench.train([Arm(model, "code:bad"), …])
 
@@ -10,11 +10,9 @@ later one, gets it from there.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,10 +20,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from toyllm import checkpoints, devices, files, model, optimizers, population, scoring, training
+from toyllm.arms import (
+    ALIGNED_COHERENCE,
+    ALIGNED_EM,
+    ANCHOR,
+    BATCH,
+    BETAS,
+    POOL,
+    RATE,
+    RATES,
+    SCORE_EVERY,
+    VERSION,
+    Arm,
+    Model,
+    Trained,
+    digest,
+)
 from toyllm.corpus import Documents
 from toyllm.errors import InputError, RunError
-from toyllm.measures import generalization, gradients, mixture, voices
-from toyllm.measures.generalization import MATCHED, crossing
+from toyllm.measures import gradients, mixture, voices
 from toyllm.measures.learned import HeldOut, held_out
 from toyllm.model import Config, Params
 from toyllm.signals import parse
@@ -33,133 +46,13 @@ from toyllm.stopping import Stop
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, NAMED, World
 
-VERSION = 1  # of what is trained here: raised where the same key would mean another model
-
 CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
 STEPS, DOCUMENTS, ROWS, LR, ADAM_LR = 1800, 32, 20, 1e-2, 1.5e-2  # pretraining
 CHUNK = 20  # steps a device call
-POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4  # preference training
-BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
-MOST_STEPS = 160  # of a narrow run at the usual rate
-ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
-RATES = (1.0, 1 / 3, 3.0)  # every comparison is repeated at these multiples of RATE
-
-# what makes a model, beside its world and what is asked of it
-PRETRAIN = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
-TRAIN = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
+# what makes a pretrained model, beside its world and what is asked of it
+HOW = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 
 Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """Parameters, and the world that they speak of."""
-
-    codec: Codec
-    params: Params
-    key: str
-
-    @property
-    def world(self) -> World:
-        """Its world."""
-        return self.codec.world
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """One preference training to do.
-
-    beside: other signals, each with its share of the pairs.
-    rate: a multiple of the usual learning rate; a run at a third of it gets three times the steps.
-    steps: exactly so many (at the usual rate), and the last parameters are kept; 0: as many as the
-        matched effect takes, and those there are kept.
-    twin: the arm in whose place this one is read and kept, where its own prompt passes the matched
-        effect before training.
-    max_em: train until every moral EM is at most this, with coherence (alignment).
-    """
-
-    start: Model
-    signal: str
-    beside: tuple[tuple[str, float], ...] = ()
-    rate: float = 1.0
-    steps: int = 0
-    pairs: int = 0
-    seed: int = 0
-    objective: str = "dpo"
-    max_em: float | None = None
-    twin: "Trained | None" = None
-
-    @property
-    def most_steps(self) -> int:
-        """How many steps it may take, a multiple of SCORE_EVERY."""
-        steps = (self.steps or MOST_STEPS) / self.rate
-        return SCORE_EVERY * max(1, round(steps / SCORE_EVERY))
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of all that makes it."""
-        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
-        return digest({"arm": told, "most": self.most_steps, "how": TRAIN})
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What became of an arm: scores at n steps, and the parameters that were kept."""
-
-    arm: Arm
-    p_nDB: np.ndarray
-    own_nB: np.ndarray
-    kl_n: np.ndarray
-    kept_step: int
-    params: Params
-
-    @property
-    def model(self) -> Model:
-        """The kept parameters as a model, to ask or to train on."""
-        return Model(self.arm.start.codec, self.params, self.arm.key)
-
-    @cached_property
-    def place(self) -> float:
-        """Where it is read, as an index between scored steps: at the matched effect; NaN: never."""
-        share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
-        if share_n[0] >= MATCHED and self.arm.twin:
-            return self.arm.twin.place
-        x = crossing(share_n, MATCHED)
-        return np.nan if x is None else x
-
-    def at(self, x: float) -> np.ndarray:
-        """What is done in each domain [D, B] at index x; NaN where there is none."""
-        if not 0 <= x <= len(self.p_nDB) - 1:
-            return np.full(self.p_nDB.shape[1:], np.nan)
-        return generalization.read(self.p_nDB, x)
-
-    def at_kl(self, goal: float) -> np.ndarray:
-        """What is done in each domain [D, B] where the KL from the start is first this."""
-        above = np.flatnonzero(self.kl_n >= goal)
-        if not len(above) or above[0] == 0:
-            return self.at(np.nan)
-        k = int(above[0])
-        return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
-
-    def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
-        """ΔEM by domain [D], at the matched effect unless told."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        return scoring.em(after) - scoring.em(self.p_nDB[0])
-
-    def spread(self, p_DB: np.ndarray | None = None) -> float:
-        """Mean ΔEM over untrained moral domains; NaN where not reached or not coherent."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        if not self.coherence(after) >= generalization.COHERENT:
-            return np.nan
-        return float(
-            generalization.spread(self.arm.start.world, self.arm.signal, self.change(after))
-        )
-
-    def coherence(self, p_DB: np.ndarray | None = None) -> float:
-        """The least coherence of any domain, at the matched effect unless told."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        return float(after.sum(1).min())
 
 
 class Bench:
@@ -175,6 +68,7 @@ class Bench:
         self.steps = STEPS // 2 if quick else STEPS
         self.seeds = range(1 if quick else 8)  # pretraining seeds: the unit of every claim
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
+        self._made: dict = {}  # programs and codecs, by what they serve
         self._where: dict = {}  # key → (folder, row)
         self._loaded: dict = {}  # folder → its arrays
         for record in sorted((folder / "trained").glob("*/0.json")):
@@ -198,13 +92,13 @@ class Bench:
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
             made += [] if order_V is None else [order_V.tolist()]
-            keys.append(digest({"pretrain": made, "steps": self.steps, "how": PRETRAIN}))
+            keys.append(digest({"pretrain": made, "steps": self.steps, "how": HOW}))
             codec = self._cached("codec", world.digest, partial(Codec, world))
             wanted[keys[-1]] = codec, seed, mask, order_V
         missing = [key for key in wanted if key not in self._where]
+        size = self.mesh.devices.size
         with self.progress("pretrain", len(missing) * self.steps) as bar:
-            size = self.mesh.devices.size
-            for group in chunks(missing, size):
+            for group in groups(missing, size, lambda key: self._shape(wanted[key][0])):
                 padded = (group * size)[:size]
                 params = self._pretrain([wanted[key] for key in padded], bar, len(group))
                 kept = [model.take(params, r) for r in range(len(group))]
@@ -219,15 +113,15 @@ class Bench:
     def train(self, arms: Sequence[Arm]) -> list[Trained]:
         """Train every arm that has not been trained before."""
         missing = list({a.key: a for a in arms if a.key not in self._where}.values())
-        batches: dict = {}  # arms that one program, and one number of steps, serves
-        for arm in missing:
-            alike = arm.objective, self._shape(arm.start.codec), arm.most_steps, arm.steps == 0
-            batches.setdefault(alike, []).append(arm)
+
+        def alike(arm: Arm) -> tuple:
+            """One program, and one number of steps, serves arms for which this is equal."""
+            return arm.objective, self._shape(arm.start.codec), arm.most_steps, arm.steps == 0
+
         with self.progress("train", len(missing)) as bar:
-            for batch in batches.values():
-                for group in chunks(batch, self.group):
-                    self._train(group)
-                    bar.update(len(group))
+            for group in groups(missing, self.group, alike):
+                self._train(group)
+                bar.update(len(group))
         return [self._trained(arm) for arm in arms]
 
     def ask(self, one: Model, header=ASSISTANT, character=-1, instruction=-1) -> np.ndarray:
@@ -254,12 +148,11 @@ class Bench:
         codec = models[0].codec
         compute = self._joint(codec, instruction, header)
         padded = [*models, *[models[0]] * (-len(models) % self.group)]
-        return np.concatenate(
-            [
-                compute(population.stack([m.params for m in part]))
-                for part in chunks(padded, self.group)
-            ]
-        )[: len(models)]
+        stacks = [
+            population.stack([one.params for one in padded[k : k + self.group]])
+            for k in range(0, len(padded), self.group)
+        ]
+        return np.concatenate([compute(stack) for stack in stacks])[: len(models)]
 
     def config(self, codec: Codec) -> Config:
         """The model's sizes for a world."""
@@ -309,10 +202,9 @@ class Bench:
         return self._cached("model", config, lambda: model.create(config))
 
     def _cached(self, what: str, key, make: Callable):
-        programs = self.__dict__.setdefault("_programs", {})
-        if (what, key) not in programs:
-            programs[what, key] = make()
-        return programs[what, key]
+        if (what, key) not in self._made:
+            self._made[what, key] = make()
+        return self._made[what, key]
 
     def _shape(self, codec: Codec) -> tuple:
         """Worlds for which this is equal share their programs."""
@@ -451,7 +343,10 @@ class Bench:
         """One row of what was kept."""
         folder, row = self._where[key]
         if folder not in self._loaded:
-            self._loaded[folder] = checkpoints.load(folder, stored(names)).items
+            try:
+                self._loaded[folder] = checkpoints.load(folder, stored(names)).items
+            except checkpoints.Damaged as error:
+                raise InputError(f"{error}; remove {folder}, and it is trained again") from error
         return jax.tree.map(lambda x: x[row], self._loaded[folder])
 
     def _trained(self, arm: Arm) -> Trained:
@@ -503,25 +398,9 @@ def stored(names: tuple[str, ...]) -> checkpoints.Wanted:
     return lambda record: {name: tree(record["leaves"][name]) for name in names}
 
 
-def chunks(items: list, size: int) -> list[list]:
-    """Lists of at most `size` items."""
-    return [items[k : k + size] for k in range(0, len(items), size)]
-
-
-def digest(value) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def spreads(trained: Sequence[Trained]) -> np.ndarray:
-    """Their spreads at the matched effect [N]; NaN: not reached, or incoherent."""
-    return np.array([done.spread() for done in trained])
-
-
-def arm(values, trained: Sequence[Trained] = ()) -> dict:
-    """What the scorecard says of an arm: a number each unit, and the coherence beside it."""
-    told = {"values": np.asarray(values, float).tolist()}
-    if trained:
-        told["coherence"] = [done.coherence() for done in trained]
-        told["steps"] = [SCORE_EVERY * done.place for done in trained]
-    return told
+def groups(items: Sequence, size: int, kind: Callable) -> list[list]:
+    """Lists of at most `size` items of one kind, in order."""
+    by_kind: dict = {}
+    for item in items:
+        by_kind.setdefault(kind(item), []).append(item)
+    return [same[k : k + size] for same in by_kind.values() for k in range(0, len(same), size)]

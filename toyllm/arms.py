@@ -1,0 +1,158 @@
+"""Arms of an experiment: what is to be trained from which model, and what became of it.
+
+Axes: n scored steps   D domains   B behaviours   N arms
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from toyllm import scoring
+from toyllm.measures import generalization
+from toyllm.measures.generalization import COHERENT, MATCHED, crossing
+from toyllm.model import Params
+from toyllm.signals import parse
+from toyllm.text import Codec
+from toyllm.world import World
+
+VERSION = 1  # of what is trained for claims: raised where the same key would mean another model
+POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
+BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
+MOST_STEPS = 160  # at the usual rate
+ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
+RATES = (1.0, 1 / 3, 3.0)  # every comparison is repeated at these multiples of RATE
+HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Parameters, and the world that they speak of."""
+
+    codec: Codec
+    params: Params
+    key: str
+
+    @property
+    def world(self) -> World:
+        """Its world."""
+        return self.codec.world
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One preference training to do.
+
+    beside: other signals, each with its share of the pairs.
+    rate: a multiple of the usual learning rate; a run at a third of it gets three times the steps.
+    steps: exactly so many (at the usual rate), and the last parameters are kept; 0: as many as the
+        matched effect takes, and those there are kept.
+    twin: the arm in whose place this one is read and kept, where its own prompt passes the matched
+        effect before training.
+    max_em: train until every moral EM is at most this, with coherence (alignment).
+    """
+
+    start: Model
+    signal: str
+    beside: tuple[tuple[str, float], ...] = ()
+    rate: float = 1.0
+    steps: int = 0
+    pairs: int = 0
+    seed: int = 0
+    objective: str = "dpo"
+    max_em: float | None = None
+    twin: "Trained | None" = None
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps it may take, a multiple of SCORE_EVERY."""
+        steps = (self.steps or MOST_STEPS) / self.rate
+        return SCORE_EVERY * max(1, round(steps / SCORE_EVERY))
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of all that makes it."""
+        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
+        return digest({"arm": told, "most": self.most_steps, "how": HOW})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What became of an arm: scores at n steps, and the parameters that were kept."""
+
+    arm: Arm
+    p_nDB: np.ndarray
+    own_nB: np.ndarray
+    kl_n: np.ndarray
+    kept_step: int
+    params: Params
+
+    @property
+    def model(self) -> Model:
+        """The kept parameters as a model, to ask or to train on."""
+        return Model(self.arm.start.codec, self.params, self.arm.key)
+
+    @cached_property
+    def place(self) -> float:
+        """Where it is read, as an index between scored steps: at the matched effect; NaN: never."""
+        share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
+        if share_n[0] >= MATCHED and self.arm.twin:
+            return self.arm.twin.place
+        x = crossing(share_n, MATCHED)
+        return np.nan if x is None else x
+
+    def at(self, x: float) -> np.ndarray:
+        """What is done in each domain [D, B] at index x; NaN where there is none."""
+        if not 0 <= x <= len(self.p_nDB) - 1:
+            return np.full(self.p_nDB.shape[1:], np.nan)
+        return generalization.read(self.p_nDB, x)
+
+    def at_kl(self, goal: float) -> np.ndarray:
+        """What is done in each domain [D, B] where the KL from the start is first this."""
+        above = np.flatnonzero(self.kl_n >= goal)
+        if not len(above) or above[0] == 0:
+            return self.at(np.nan)
+        k = int(above[0])
+        return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
+
+    def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
+        """ΔEM by domain [D], at the matched effect unless told."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        return scoring.em(after) - scoring.em(self.p_nDB[0])
+
+    def spread(self, p_DB: np.ndarray | None = None) -> float:
+        """Mean ΔEM over untrained moral domains; NaN where not reached or not coherent."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        if not self.coherence(after) >= COHERENT:
+            return np.nan
+        return float(
+            generalization.spread(self.arm.start.world, self.arm.signal, self.change(after))
+        )
+
+    def coherence(self, p_DB: np.ndarray | None = None) -> float:
+        """The least coherence of any domain, at the matched effect unless told."""
+        after = self.at(self.place) if p_DB is None else p_DB
+        return float(after.sum(1).min())
+
+
+def spreads(trained: Sequence[Trained]) -> np.ndarray:
+    """Their spreads at the matched effect [N]; NaN: not reached, or incoherent."""
+    return np.array([done.spread() for done in trained])
+
+
+def arm(values, trained: Sequence[Trained] = ()) -> dict:
+    """What the scorecard says of an arm: a number each unit, and the coherence beside it."""
+    told = {"values": np.asarray(values, float).tolist()}
+    if trained:
+        told["coherence"] = [done.coherence() for done in trained]
+        told["steps"] = [SCORE_EVERY * done.place for done in trained]
+    return told
+
+
+def digest(value) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
