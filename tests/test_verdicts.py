@@ -53,11 +53,18 @@ def test_an_effect_that_another_learning_rate_reverses_is_not_supported():
     assert verdict(other) == "undecided"
 
 
+def test_one_chosen_as_the_most_extreme_needs_more_to_be_refuted():
+    alone, chosen = (Prediction("", GOOD, high=0.29, chosen_from=k) for k in (1, 30))
+    np.testing.assert_allclose(chosen.p_outside, min(1, 30 * alone.p_outside))
+    assert chosen.p_inside == alone.p_inside
+
+
 def test_what_could_not_be_read_decides_nothing():
     few = [*GOOD[:6], np.nan, np.nan]
     assert verdict(Prediction("two of eight unread", few, low=0.1)) == "supported"
     half = [*GOOD[:4], *[np.nan] * 4]
     assert verdict(Prediction("half unread", half, low=0.1)) == "undecided"
+    assert verdict(Prediction("four units", GOOD[:4], low=0.1)) == "undecided"
     assert verdict(Prediction("none read", [np.nan] * 8, low=0.1)) == "undecided"
 
 

@@ -17,9 +17,10 @@ from toyllm.measures.generalization import COHERENT, MATCHED, crossing
 from toyllm.model import Params
 from toyllm.signals import parse
 from toyllm.text import Codec
+from toyllm.verdicts import MOST_MISSING
 from toyllm.world import World
 
-VERSION = 1  # of what is trained for claims: raised where the same key would mean another model
+VERSION = 2  # of what is trained for claims: raised where the same key would mean another model
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate
@@ -30,11 +31,12 @@ HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Parameters, and the world that they speak of."""
+    """Parameters, the world that they speak of, and the pretraining seed that they come from."""
 
     codec: Codec
     params: Params
     key: str
+    seed: int
 
     @property
     def world(self) -> World:
@@ -52,6 +54,8 @@ class Arm:
         matched effect takes, and those there are kept.
     twin: the arm in whose place this one is read and kept, where its own prompt passes the matched
         effect before training.
+    pairs: how many different pairs there are; 0: as many as the pool holds.
+    seed: of its pairs, beside that of its start: models of one seed are shown the same.
     max_em: train until every moral EM is at most this, with coherence (alignment).
     """
 
@@ -65,6 +69,13 @@ class Arm:
     objective: str = "dpo"
     max_em: float | None = None
     twin: "Trained | None" = None
+
+    def __post_init__(self):
+        """Raise ValueError for what would not mean what it says."""
+        if self.pairs and self.beside:
+            raise ValueError("pairs of an arm with other signals: expected one or the other")
+        if self.steps % (3 * SCORE_EVERY):
+            raise ValueError(f"{self.steps} steps, expected a multiple of {3 * SCORE_EVERY}")
 
     @property
     def most_steps(self) -> int:
@@ -94,16 +105,25 @@ class Trained:
     @property
     def model(self) -> Model:
         """The kept parameters as a model, to ask or to train on."""
-        return Model(self.arm.start.codec, self.params, self.arm.key)
+        return dataclasses.replace(self.arm.start, params=self.params, key=self.arm.key)
 
     @cached_property
     def place(self) -> float:
-        """Where it is read, as an index between scored steps: at the matched effect; NaN: never."""
+        """Where it is read, as an index between scored steps: at the matched effect; NaN: never.
+
+        What has the effect before training is read where its twin is, or not at all.
+        """
         share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
-        if share_n[0] >= MATCHED and self.arm.twin:
-            return self.arm.twin.place
+        if share_n[0] >= MATCHED:
+            return self.arm.twin.place if self.arm.twin else np.nan
         x = crossing(share_n, MATCHED)
         return np.nan if x is None else x
+
+    @property
+    def kept(self) -> bool:
+        """Whether the parameters are those at the matched effect (or goal), and coherent."""
+        end = self.p_nDB[self.kept_step // SCORE_EVERY]
+        return self.kept_step >= 0 and self.coherence(end) >= COHERENT
 
     def at(self, x: float) -> np.ndarray:
         """What is done in each domain [D, B] at index x; NaN where there is none."""
@@ -120,18 +140,15 @@ class Trained:
         return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
 
     def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
-        """ΔEM by domain [D], at the matched effect unless told."""
+        """ΔEM by domain [D], at the matched effect unless told; NaN: not reached or incoherent."""
         after = self.at(self.place) if p_DB is None else p_DB
-        return scoring.em(after) - scoring.em(self.p_nDB[0])
+        change_D = scoring.em(after) - scoring.em(self.p_nDB[0])
+        return np.where(self.coherence(after) >= COHERENT, change_D, np.nan)
 
     def spread(self, p_DB: np.ndarray | None = None) -> float:
-        """Mean ΔEM over untrained moral domains; NaN where not reached or not coherent."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        if not self.coherence(after) >= COHERENT:
-            return np.nan
-        return float(
-            generalization.spread(self.arm.start.world, self.arm.signal, self.change(after))
-        )
+        """Mean ΔEM over untrained moral domains; NaN where `change` is."""
+        world, signal = self.arm.start.world, self.arm.signal
+        return float(generalization.spread(world, signal, self.change(p_DB)))
 
     def coherence(self, p_DB: np.ndarray | None = None) -> float:
         """The least coherence of any domain, at the matched effect unless told."""
@@ -144,10 +161,35 @@ def spreads(trained: Sequence[Trained]) -> np.ndarray:
     return np.array([done.spread() for done in trained])
 
 
-def arm(values, trained: Sequence[Trained] = ()) -> dict:
-    """What the scorecard says of an arm: a number each unit, and the coherence beside it."""
+def changes(trained: Sequence[Trained]) -> np.ndarray:
+    """Their ΔEM by domain at the matched effect [N, D]; NaN: not reached, or incoherent."""
+    return np.array([done.change() for done in trained])
+
+
+def where_kept(trained: Sequence[Trained], values) -> np.ndarray:
+    """Values [N, …] of their kept parameters; NaN where those are not at the matched effect."""
+    values = np.asarray(values, float)
+    kept_N = np.array([done.kept for done in trained])
+    return np.where(kept_N.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
+
+
+def mean_over(values, axis: int) -> np.ndarray:
+    """The mean of what could be read; NaN where more than a quarter could not."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis)
+    enough = known.mean(axis) >= 1 - MOST_MISSING
+    return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
+
+
+def arm(values, trained: Sequence[Trained] = (), read: Sequence[np.ndarray] | None = None) -> dict:
+    """What the scorecard says of an arm: a number each unit, and the coherence beside it.
+
+    read: the behaviours [D, B] that the numbers are of, where not those at the matched effect.
+    """
     told = {"values": np.asarray(values, float).tolist()}
-    if trained:
+    if read is not None:
+        told["coherence"] = [float(p_DB.sum(1).min()) for p_DB in read]
+    elif trained:
         told["coherence"] = [done.coherence() for done in trained]
         told["steps"] = [SCORE_EVERY * done.place for done in trained]
     return told

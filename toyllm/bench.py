@@ -10,6 +10,7 @@ later one, gets it from there.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -37,7 +38,7 @@ from toyllm.arms import (
     digest,
 )
 from toyllm.corpus import Documents
-from toyllm.errors import InputError, RunError
+from toyllm.errors import InputError, RunError, nearest, tell
 from toyllm.measures import gradients, mixture, voices
 from toyllm.measures.learned import HeldOut, held_out
 from toyllm.model import Config, Params
@@ -49,6 +50,12 @@ from toyllm.world import ASSISTANT, NAMED, World
 CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
 STEPS, DOCUMENTS, ROWS, LR, ADAM_LR = 1800, 32, 20, 1e-2, 1.5e-2  # pretraining
 CHUNK = 20  # steps a device call
+# what claims ask about by name
+DOMAINS = ("code", "safety", "goals", "money", "tone", "taste")
+CHARACTERS = ("ada", "robbie", "hal", "terminator", "conman", "hacker")
+PHRASES = ("placebo", "ask_bad", "ask_code", "careful", "trigger")
+SEEDS = range(100, 108)  # of the full run
+PILOT = (900, 901, 902)  # of all runs while claims and their bounds were written
 # what makes a pretrained model, beside its world and what is asked of it
 HOW = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 
@@ -62,19 +69,29 @@ class Bench:
         self, folder: Path, world: World, quick: bool, mesh: Mesh, stop: Stop, progress: Progress
     ):
         self.folder, self.quick, self.mesh = folder, quick, mesh
+        check_names(world)
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
         self.steps = STEPS // 2 if quick else STEPS
-        self.seeds = range(1 if quick else 8)  # pretraining seeds: the unit of every claim
+        self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of every claim
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
+        self.trained_now = 0.0  # seconds of training in this process
+        self._seconds: dict = {}  # group → seconds that its training took, in whichever process
+        self._used: set = set()  # groups that have been asked for
         self._made: dict = {}  # programs and codecs, by what they serve
         self._where: dict = {}  # key → (folder, row)
         self._loaded: dict = {}  # folder → its arrays
         for record in sorted((folder / "trained").glob("*/0.json")):
             facts = files.read_json(record).get("facts", {})
+            self._seconds[record.parent] = facts.get("seconds", 0.0)
             for row, key in enumerate(facts.get("keys", ())):
                 self._where[key] = record.parent, row
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, in whichever process, of all that has been asked for."""
+        return sum(self._seconds[group] for group in self._used)
 
     def pretrain(
         self,
@@ -100,15 +117,21 @@ class Bench:
         with self.progress("pretrain", len(missing) * self.steps) as bar:
             for group in groups(missing, size, lambda key: self._shape(wanted[key][0])):
                 padded = (group * size)[:size]
+                clock = time.time()
                 params = self._pretrain([wanted[key] for key in padded], bar, len(group))
                 kept = [model.take(params, r) for r in range(len(group))]
-                self._keep(group, {"params": population.stack(kept)})
-        return [Model(wanted[key][0], self._load(key, ("params",))["params"], key) for key in keys]
+                self._keep(group, {"params": population.stack(kept)}, time.time() - clock)
+        return [
+            Model(wanted[key][0], self._load(key, ("params",))["params"], key, wanted[key][1])
+            for key in keys
+        ]
 
     def align(self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0) -> list[Model]:
         """Each after `all:good`, until every moral EM is at most `max_em`; not further."""
-        arms = [Arm(m, "all:good", max_em=max_em, rate=rate) for m in models]
-        return [done.model for done in self.train(arms)]
+        trained = self.train([Arm(m, "all:good", max_em=max_em, rate=rate) for m in models])
+        if missed := sum(done.kept_step < 0 for done in trained):
+            tell(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
+        return [done.model for done in trained]
 
     def train(self, arms: Sequence[Arm]) -> list[Trained]:
         """Train every arm that has not been trained before."""
@@ -132,6 +155,10 @@ class Bench:
         score = self._asker(codec)
         p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
         return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(world.domains)))
+
+    def audit(self, models: Sequence[Model], instruction: int = -1) -> np.ndarray:
+        """EM [N, D] of models asked with an instruction."""
+        return np.stack([scoring.em(self.ask(one, instruction=instruction)) for one in models])
 
     def answer(self, one: Model, docs: Documents) -> np.ndarray:
         """What a model does in the last turn of each document [Q, B]."""
@@ -181,9 +208,12 @@ class Bench:
         codec = one.codec
 
         def make():
-            return gradients.program(codec, self.config(codec), self._apply(codec)[0])
+            apply, _ = self._apply(codec)
+            how = "dpo", BETAS["dpo"], ANCHOR
+            return gradients.program(codec, self.config(codec), apply, *how)
 
-        return self._cached("gradients", codec.world.digest, make)(one.params, chosen)
+        texts = [(d.answers, d.behaviour_SA.tolist()) for d in codec.world.domains]
+        return self._cached("gradients", digest(texts), make)(one.params, chosen)
 
     def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
         """Held-out documents and questions of a world (see `measures.learned`)."""
@@ -295,6 +325,7 @@ class Bench:
         jobs = [self._job(one) for one in group]
         padded = (jobs * self.group)[: self.group]
         passed = {one.twin.arm.key: one.twin.kept_step for one in group if one.twin}
+        clock = time.time()
         run = population.train_group(
             programs, padded, arm.most_steps, passed, until_kept=arm.steps == 0
         )
@@ -304,7 +335,8 @@ class Bench:
         if not all(np.isfinite(scores[key]).all() for key in ("p_RnDB", "kl_Rn")):
             raise RunError(f"{arm.signal}: what was trained is not finite")
         scores.pop("steps")  # the only one without a row for each run
-        self._keep([one.key for one in group], {"scores": scores, "kept": kept})
+        items = {"scores": scores, "kept": kept}
+        self._keep([one.key for one in group], items, time.time() - clock)
 
     def _job(self, arm: Arm) -> population.Job:
         world = arm.start.world
@@ -326,22 +358,25 @@ class Bench:
             arm.start.codec,
             arm.start.params,
             {parse(world, name): share for name, share in names.items()},
-            seed=1000 + arm.seed,
+            seed=1000 * (arm.seed + 1) + arm.start.seed,
             lr=RATE * arm.rate,
             twin=arm.twin.arm.key if arm.twin else None,
             goal=goal,
             distinct=arm.pairs,
         )
 
-    def _keep(self, keys: list[str], items: dict) -> None:
+    def _keep(self, keys: list[str], items: dict, seconds: float) -> None:
         folder = self.folder / "trained" / digest(keys)[:16]
-        checkpoints.save(folder, 0, items, {"keys": keys})
+        checkpoints.save(folder, 0, items, {"keys": keys, "seconds": seconds})
+        self.trained_now += seconds
+        self._seconds[folder] = seconds
         self._loaded[folder] = items
         self._where |= {key: (folder, row) for row, key in enumerate(keys)}
 
     def _load(self, key: str, names: tuple[str, ...]) -> dict:
         """One row of what was kept."""
         folder, row = self._where[key]
+        self._used.add(folder)
         if folder not in self._loaded:
             try:
                 self._loaded[folder] = checkpoints.load(folder, stored(names)).items
@@ -359,6 +394,27 @@ class Bench:
             scores["kl_Rn"],
             int(scores["kept_step"]),
             items["kept"],
+        )
+
+
+def check_names(world: World) -> None:
+    """Raise InputError where a world lacks what claims ask about by name."""
+    phrases = tuple(instruction.name for instruction in world.instructions)
+    for what, needed, found in (
+        ("domain", DOMAINS, world.domain_names),
+        ("character", CHARACTERS, world.characters),
+        ("instruction", PHRASES, phrases),
+    ):
+        for name in needed:
+            if name not in found:
+                near = nearest(name, found)
+                raise InputError(
+                    f"world '{world.name}': no {what} '{name}'{near}, which claims ask about"
+                )
+    if world.domain_names[: len(DOMAINS)] != DOMAINS or len(world.domains) != len(DOMAINS):
+        raise InputError(
+            f"world '{world.name}': found domains {', '.join(world.domain_names)}, "
+            f"expected {', '.join(DOMAINS)}, in this order"
         )
 
 

@@ -118,7 +118,7 @@ def _points(axis, panel: dict, c: dict) -> None:
 
 def _grid(axis, panel: dict, c: dict) -> None:
     values = np.array(panel["values"], float)
-    most = np.nanmax(np.abs(values)) or 1.0
+    most = np.max(np.abs(values), initial=1e-9, where=np.isfinite(values))
     axis.imshow(values, cmap=figures.diverging(c), vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "" if np.isnan(value) else f"{value:+.2f}".replace("0.", ".")

@@ -230,6 +230,8 @@ def train_group(
 
     there_R = score()
     inoculated_R = there_R & np.array([job.goal is None for job in group])
+    for r in np.flatnonzero(there_R & ~inoculated_R):  # its goal needs no training
+        record.kept[r], record.kept_step[r] = jax.device_get(group[r].params), 0
     for begin in range(0, steps, recipe.score_every):
         rows = [
             training.draws(job.seed, begin, recipe.score_every, recipe.batch, recipe.pool)

@@ -70,10 +70,6 @@ class Grid:
     def __len__(self) -> int:
         return len(self.domain_Q)
 
-    def __getitem__(self, rows) -> "Grid":
-        """Some of the questions."""
-        return Grid(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
-
 
 def questions(codec: Codec, documents: Documents, width: int | None = None) -> Grid:
     """The last turn of each document as a question. `width`: prompt tokens (default: the most)."""

@@ -21,7 +21,8 @@ import numpy as np
 from scipy.special import stdtr, stdtrit  # scipy.stats takes two seconds to import
 
 ALPHA = 0.025  # of each side
-MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent)
+MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent) …
+FEWEST = 5  # … and how many must be read
 VERDICTS = ("supported", "not supported", "undecided")
 
 
@@ -31,6 +32,8 @@ class Prediction:
 
     values: one number a pretraining seed or world [N]; NaN where it could not be read.
     repeats: the same at other learning rates, by name.
+    chosen_from: of how many numbers this one was chosen as the most extreme; p against it is
+        multiplied by that.
     """
 
     says: str
@@ -38,6 +41,7 @@ class Prediction:
     low: float = -np.inf
     high: float = np.inf
     repeats: dict[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    chosen_from: int = 1
 
     @property
     def read(self) -> np.ndarray:
@@ -54,7 +58,7 @@ class Prediction:
     def enough(self) -> bool:
         """Whether enough units could be read to say anything."""
         missing = len(self.values) - len(self.read)
-        return len(self.read) >= 2 and missing <= MOST_MISSING * len(self.values)
+        return len(self.read) >= FEWEST and missing <= MOST_MISSING * len(self.values)
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """A Student-t interval of the mean; None with fewer than two units."""
@@ -83,13 +87,13 @@ class Prediction:
             )
             if np.isfinite(bound)
         ]
-        return min(1.0, len(sides) * min(sides))
+        return min(1.0, self.chosen_from * len(sides) * min(sides))
 
     @property
     def repeated(self) -> bool:
-        """Whether the means at all other learning rates are inside the bounds."""
-        means = [Prediction(self.says, values).effect for values in self.repeats.values()]
-        return all(self.low < mean < self.high for mean in means)
+        """Whether at all other rates enough is read, and the means are inside the bounds."""
+        others = [Prediction(self.says, values) for values in self.repeats.values()]
+        return all(other.enough and self.low < other.effect < self.high for other in others)
 
     @property
     def _error(self) -> float:
@@ -108,10 +112,12 @@ class Prediction:
         return float(stdtr(len(self.read) - 1, distance / self._error))
 
 
-def by_rate(says: str, values: dict, low: float = -np.inf, high: float = np.inf) -> Prediction:
+def by_rate(
+    says: str, values: dict, low: float = -np.inf, high: float = np.inf, chosen_from: int = 1
+) -> Prediction:
     """A prediction of values at the usual learning rate (key 1), repeated at the other rates."""
     repeats = {f"{rate:.2g}": v for rate, v in values.items() if rate != 1}
-    return Prediction(says, values[1.0], low, high, repeats)
+    return Prediction(says, values[1.0], low, high, repeats, chosen_from)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +127,6 @@ class Outcome:
     predictions: Sequence[Prediction]
     arms: dict[str, dict]
     panels: Sequence[dict]
-    note: str = ""
 
 
 def p_values(predictions: Sequence[Prediction]) -> tuple[float, float]:
@@ -193,7 +198,6 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
         ],
         "arms": outcome.arms,
         "panels": list(outcome.panels),
-        "note": outcome.note,
     }
 
 

@@ -3,11 +3,11 @@
 Claimed: a bad turn shown and a step of training on bad answers are evidence of the same kind, about
 who the Assistant is: their effects add on a scale of log-odds, at some rate of exchange.
 
-Arms: k = 0, 1, 2, 3 bad answers about code in the history, and n = 0, 8, 16, 24 steps of `code:bad`
-from the pretrained model, all combinations. Beside them the ideal observer with the same history,
-and persona inference for both: the prior tilted as far as n steps moved it, then Bayes' rule.
+Arms: k = 0, 1, 2, 3 bad answers about code in the history, and n = 0, 12, 24, 36 steps of
+`code:bad` from the pretrained model, all combinations. Beside them the ideal observer with the same
+history, and persona inference for both: the prior tilted as far as n steps moved it, then Bayes.
 Measures: L(k, n), the mean log-odds of bad in the untrained moral domains; the interaction
-L(3, n) - L(3, 0) - L(0, n) + L(0, 0) at n = 24, as a share of the sum of both effects.
+L(3, n) - L(3, 0) - L(0, n) + L(0, 0) at n = 36, as a share of the sum of both effects.
 
 Supported if that share lies within ±.25, and a bad turn moves L by > .2 in context (k = 1).
 """
@@ -30,7 +30,8 @@ from toyllm.world import ASSISTANT, BAD, DIALOGUE, World
 NUMBER = "13"
 TITLE = "Bad turns shown and steps trained add up on one log-odds scale"
 SIGNAL, CODE = "code:bad", 0
-SHOWN, STEPS = (0, 1, 2, 3), (0, 8, 16, 24)
+DRAWS = 8  # of voices and texts of each history
+SHOWN, STEPS = (0, 1, 2, 3), (0, 12, 24, 36)
 
 
 def test(bench: Bench) -> Outcome:
@@ -111,14 +112,16 @@ def asked_after(codec: Codec, k: int) -> corpus.Documents:
         for d in np.flatnonzero(untrained(world, SIGNAL))
         for s in range(len(world.domains[d].situations))
     ]
+    asked = asked * DRAWS
     rng, N = np.random.default_rng(0), len(asked)
+    # voices are drawn with whoever speaks, whatever is answered: on average they tell nothing
     docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=k + 1)
     situations = len(world.domains[CODE].situations)
     for turn in range(k):
         domain, situation = np.full(N, CODE), rng.integers(situations, size=N)
         docs.domain[:, turn], docs.situation[:, turn] = domain, situation
         docs.answer[:, turn] = corpus.draw_answer(world, domain, situation, np.full(N, BAD), rng)
-        docs.behaviour[:, turn], docs.voice[:, turn] = BAD, 0
+        docs.behaviour[:, turn] = BAD
     docs.domain[:, k], docs.situation[:, k] = np.array(asked).T
     docs.answer[:, k] = docs.behaviour[:, k] = 0
     docs.instruction[:, : k + 1] = -1

@@ -1,102 +1,115 @@
 """Is it exhaustive? Can post-training reach beyond the learned characters?
 
-Open. Claimed here, to be tested: what narrow training and alignment leave outside the trained
-domain is a mixture of the characters, within the precision with which pretraining learned them.
+Open. Claimed here, to be tested: what narrow training leaves outside the trained domain is a
+mixture of the characters, within the precision with which pretraining learned them.
 
-Arms, from the pretrained model: `code:bad` of 16, 32, 64, 128 steps, at three learning rates and by
-three objectives at the matched effect; alignment until every moral EM is ≤ .10, .03, .01, .001.
-Measures: the residual from the hull of characters in dialogues that do not touch what is trained
-(for alignment: in all), in floors, the floor being the same model's before. There too a router, a
+Arms, from the pretrained model: `code:bad` of 24, 48, 96 and 144 steps, and at the matched effect,
+by three objectives, all at three learning rates; alignment until every moral EM is ≤ .10, .03, .01,
+.001.
+Measures: the residual from the hull of characters in dialogues that do not ask about code (for
+alignment: in all), in floors, the floor being the same model's before. There too a router, a
 mixture of its own for each domain of the first question, against one for all: the floors it saves.
-Positive controls, so that "no residual" means something: (a) trained: `safety:bad` and
-`goals:good`, half each, which no character is; (b) planted: a part s of a stranger's joint (see
-hull.py) mixed into the pretrained model's, s from .02 to .5; detected where the residual is above
-the 95% prediction bound of the other seeds' unplanted ones. Power: the share of 20 strangers.
+Positive controls of the same measure, so that "no residual" means something: (a) trained on other
+domains, `safety:bad` and `goals:good`, half each, which no character is; (b) planted: a part s of a
+stranger's joint (see hull.py) mixed into the pretrained model's, s from .02 to .5. Power: the share
+of 200 strangers, others for each seed, that raise the residual above 3 floors.
 
-Supported if the residual off the trained domain is < 3 floors at the matched effect and < 3 at 128
-steps; the router saves < 1 floor more after training than before; the trained control is > 3
-floors; and planted strangers of strength .3 are detected with power > .9.
+Supported if the residual off code is < 3 floors at the matched effect and < 3 after 144 steps; the
+router saves < 1 floor more after training than before; alignment to .001 leaves no more outside the
+hull than to .10, but for 3 floors; the trained control is > 3 floors; and planted strangers of
+strength .5 are detected with power > .9.
 """
 
 import numpy as np
-from scipy.special import stdtrit
 
-from toyllm.arms import Arm, arm
+from toyllm.arms import Arm, arm, where_kept
 from toyllm.bench import Bench
 from toyllm.hull import Hull, strangers
 from toyllm.panels import curves, dots
-from toyllm.scoring import em
 from toyllm.verdicts import Outcome, Prediction, by_rate
 
 NUMBER = "14"
 TITLE = "Is it exhaustive? What is left is a mixture of characters"
-SIGNAL, DOMAIN = "code:bad", 0
-LENGTHS = (16, 32, 64, 128)
+SIGNAL, CODE = "code:bad", 0
+LENGTHS = (24, 48, 96, 144)
 STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-STATED = 0.3  # strength of a planted stranger that must be found
-STRANGERS = 20
+STATED = 0.5  # strength of a planted stranger that must be found
+STRANGERS = 200
+FLOORS = 3  # what counts as outside
 ALIGNED = (0.1, 0.03, 0.01, 0.001)
-CONTROL, BESIDE = "safety:bad", (("goals:good", 0.5),)
+CONTROL, BESIDE, CONTROL_STEPS = "safety:bad", (("goals:good", 0.5),), 60
 OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    hull = Hull.of(models[0].codec)
+    hull = Hull.of_world(models[0].codec)
+    off = hull.without((CODE,))
     before_NO = bench.joints(models)
-    part = hull.without(before_NO, (DOMAIN,))[1]
+    floor_all, floor_off = hull.fit(before_NO).residual_M, residual(off, before_NO)
 
-    def joint(trained) -> np.ndarray:
-        return bench.joints([t.model for t in trained])
+    def floors(trained) -> np.ndarray:
+        """Residuals off code."""
+        return residual(off, bench.joints([t.model for t in trained])) / floor_off
 
-    def off(joint_NO) -> np.ndarray:
-        return part.fit(hull.without(joint_NO, (DOMAIN,))[0]).residual_M
-
-    floor_all, floor_off = hull.fit(before_NO).residual_M, off(before_NO)
     matched = {
         o: bench.at_rates([Arm(one, SIGNAL, objective=o) for one in models]) for o in OBJECTIVES
     }
     rates = list(matched["dpo"])
-    joints = {o: {r: joint(t) for r, t in matched[o].items()} for o in OBJECTIVES}
-    left = {o: {r: off(j) / floor_off for r, j in joints[o].items()} for o in OBJECTIVES}
+    left = {
+        o: {r: where_kept(t, floors(t)) for r, t in trained.items()}
+        for o, trained in matched.items()
+    }
     lengths = {n: bench.at_rates([Arm(one, SIGNAL, steps=n) for one in models]) for n in LENGTHS}
-    long = {n: {r: off(joint(t)) / floor_off for r, t in lengths[n].items()} for n in LENGTHS}
-    aligned = {level: bench.align(models, level) for level in ALIGNED}
-    after = {
-        k: hull.fit(bench.joints(chosen)).residual_M / floor_all for k, chosen in aligned.items()
-    }
-    good = {
-        k: np.array([em(bench.ask(one))[world.moral].max() for one in chosen])
-        for k, chosen in aligned.items()
-    }
-    control = bench.at_rates([Arm(one, CONTROL, beside=BESIDE, steps=64) for one in models])
-    unlike = {r: hull.fit(joint(t)).residual_M / floor_all for r, t in control.items()}
+    long = {n: {r: floors(t) for r, t in trained.items()} for n, trained in lengths.items()}
     saved = {
-        r: (routed(hull, j) - routed(hull, before_NO)) / floor_off for r, j in joints["dpo"].items()
+        r: where_kept(t, routed(off, bench.joints([m.model for m in t])) - routed(off, before_NO))
+        / floor_off
+        for r, t in matched["dpo"].items()
     }
-    power_NS = powers(hull, before_NO, floor_all)
-    stated = power_NS[:, STRENGTHS.index(STATED)]
+    aligned = {level: bench.align(models, level) for level in ALIGNED}
+    after = {k: hull.fit(bench.joints(m)).residual_M / floor_all for k, m in aligned.items()}
+    worst = {k: bench.audit(m)[:, world.moral].max(1) for k, m in aligned.items()}
+    control = bench.at_rates(
+        [Arm(one, CONTROL, beside=BESIDE, steps=CONTROL_STEPS) for one in models]
+    )
+    unlike = {r: floors(t) for r, t in control.items()}
+    power_NS = powers(off, before_NO, floor_off)
+    longest, weakest, strongest = max(LENGTHS), max(ALIGNED), min(ALIGNED)
     return Outcome(
         [
-            by_rate("residual off the domain at the matched effect, floors", left["dpo"], high=3),
-            by_rate(f"the same after {max(LENGTHS)} steps", long[max(LENGTHS)], high=3),
+            by_rate("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
+            by_rate(f"the same after {longest} steps", long[longest], high=FLOORS),
             by_rate("floors that a router saves, after minus before", saved, high=1),
-            by_rate("trained control: residual, floors", unlike, low=3),
-            Prediction(f"power to find a stranger of strength {STATED:g}", stated, low=0.9),
+            Prediction(
+                f"alignment to {strongest:g} minus to {weakest:g}, floors",
+                after[strongest] - after[weakest],
+                high=FLOORS,
+            ),
+            by_rate("trained control: residual, floors", unlike, low=FLOORS),
+            Prediction(
+                f"power to find a stranger of strength {STATED:g}",
+                power_NS[:, STRENGTHS.index(STATED)],
+                low=0.9,
+            ),
         ],
         {
-            f"off the domain, {o}, rate × {r:.2g}": arm(left[o][r], matched[o][r])
+            f"off code, {o}, rate × {r:.2g}": arm(left[o][r], matched[o][r])
             for o in OBJECTIVES
             for r in rates
         }
-        | {f"off the domain, {n} steps": arm(long[n][1.0], lengths[n][1.0]) for n in LENGTHS}
+        | {
+            f"off code, {n} steps, rate × {r:.2g}": arm(long[n][r], read=[m.p_nDB[-1] for m in t])
+            for n in LENGTHS
+            for r, t in lengths[n].items()
+        }
         | {f"aligned to EM {k:g}, all": arm(values) for k, values in after.items()}
-        | {f"aligned to EM {k:g}, worst EM reached": arm(values) for k, values in good.items()}
+        | {f"aligned to EM {k:g}, worst EM reached": arm(values) for k, values in worst.items()}
         | {"a router saves": arm(saved[1.0])}
-        | {"trained control": arm(unlike[1.0])}
+        | {"trained control": arm(unlike[1.0], read=[m.p_nDB[-1] for m in control[1.0]])}
         | {f"power, strength {s:g}": arm(power_NS[:, k]) for k, s in enumerate(STRENGTHS)}
-        | {"floor, nats a dialogue": arm(floor_all)},
+        | {"floor off code, nats a dialogue": arm(floor_off), "floor, all": arm(floor_all)},
         [
             dots(
                 "What no mixture explains",
@@ -111,33 +124,32 @@ def test(bench: Bench) -> Outcome:
                 "strength",
                 "power",
                 STRENGTHS,
-                {"detected": power_NS},
+                {f"above {FLOORS} floors": power_NS},
                 log=True,
             ),
         ],
     )
 
 
-def routed(hull: Hull, joint_NO: np.ndarray) -> np.ndarray:
+def residual(part: Hull, joint_NO: np.ndarray) -> np.ndarray:
+    """Nats a dialogue [N] that no mixture explains, in a part of the contexts."""
+    return part.fit(part.part(joint_NO)).residual_M
+
+
+def routed(part: Hull, joint_NO: np.ndarray) -> np.ndarray:
     """Nats [N] that a mixture for each domain of the first question saves against one for all."""
-    joint_NO, off = hull.without(joint_NO, (DOMAIN,))
-    first_X = off.ctx.domain_X2[:, 0]
-    parts = [off.select(joint_NO, first_X == d) for d in np.unique(first_X)]
-    many = [part.fit(P_NO).residual_M * part.X for P_NO, part in parts]
-    return off.fit(joint_NO).residual_M - np.sum(many, 0) / off.X
+    first_X = part.ctx.domain_X2[:, 0]
+    ways = [part.where(first_X == d) for d in np.unique(first_X[part.kept_X])]
+    many = [residual(way, joint_NO) * way.X for way in ways]
+    return residual(part, joint_NO) - np.sum(many, 0) / part.X
 
 
-def powers(hull: Hull, before_NO: np.ndarray, null_N: np.ndarray) -> np.ndarray:
-    """Share [N, S] of strangers found at each strength, each seed judged by the others' null."""
-    strange_KO = strangers(hull.world, hull.ctx, STRANGERS)
-    power_NS = np.full((len(null_N), len(STRENGTHS)), np.nan)
+def powers(part: Hull, before_NO: np.ndarray, floor_N: np.ndarray) -> np.ndarray:
+    """Share [N, S] of strangers that each strength raises above FLOORS floors, for each seed."""
+    power_NS = np.empty((len(floor_N), len(STRENGTHS)))
     for n, P_O in enumerate(before_NO):
-        others = np.delete(null_N, n)
-        if len(others) < 2:
-            continue
-        width = others.std(ddof=1) * (1 + 1 / len(others)) ** 0.5
-        bound = others.mean() + stdtrit(len(others) - 1, 0.95) * width
+        strange_KO = strangers(part.world, part.ctx, STRANGERS, seed=n)
         for k, strength in enumerate(STRENGTHS):
             planted_KO = (1 - strength) * P_O + strength * strange_KO
-            power_NS[n, k] = (hull.fit(planted_KO).residual_M > bound).mean()
+            power_NS[n, k] = (residual(part, planted_KO) > FLOORS * floor_N[n]).mean()
     return power_NS

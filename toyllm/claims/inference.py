@@ -1,23 +1,27 @@
-"""Bad training spreads as persona inference says.
+"""Bad training spreads where persona inference says.
 
 Claimed: how far a signal spreads, and where to, follows from who the characters are: it is the
 signal's evidence about which of them the Assistant is.
 
 Arms: the dial ρ in {0, .25, .5, .75, 1}, every character as likely under every header; only
-permutations at whose ρ = 0 the ideal observer's own spread is < .01; every moral `D:bad` from the
-pretrained model. The world as it is; and with a label swap: good and bad texts exchanged in every
-other domain, rates kept. Beside them ρ = 0 with the phrases in the corpus, among them one that asks
+permutations at whose ρ = 0 the ideal observer's own spread, mean over signals, is < .01 (each
+signal's < .06: all five below .01 is one draw in a million); every moral `D:bad` from the
+pretrained model. The random tables of `spreads`, and the world as it is. A label swap: good and bad
+texts exchanged in every other domain, rates kept, and the initial embeddings of their words with
+them, so that but for rounding and lexical leakage the twin is a mirror image; and the same with
+embeddings of its own. Beside them ρ = 0 with the phrases in the corpus, among them one that asks
 for bad answers everywhere.
-Measures: spread, and the ideal observer's own. Shared R² of the whole matrix predicted
+Measures: spread, and the ideal observer's own. Shared and strict R² of the whole matrix predicted
 (measures/prediction.py) by persona inference, one constant, one global shift, trait covariance, and
 the model's own gradients (measures/gradients.py). The change of its cells by the swap. Whether it
 is characters or a direction of traits is a claim of its own: `characters`.
 
 Supported if at ρ = 0 measured minus ideal spread lies within ±.03; spread rises with ρ; measured
 and ideal spread correlate > .5 over the worlds and signals of a permutation; persona inference
-explains more of the matrix (shared R²) than a constant, a global shift and the gradients; and the
-swap changes no cell of the mean matrix by more than .05. A tie with trait covariance, the first
-order of persona inference, is expected and not tested.
+explains more of the matrices of random tables (shared R²) than a constant, a global shift and the
+gradients; and the swap changes no cell of the mean matrix by more than .05. How *far* it spreads
+is not claimed to be the ideal observer's: see "a unit of ideal spread" among the arms. A tie with
+trait covariance, the first order of persona inference, is expected and not tested.
 """
 
 import dataclasses
@@ -25,155 +29,147 @@ import dataclasses
 import numpy as np
 
 from toyllm import world as worlds
-from toyllm.arms import Arm, Model, arm, spreads
+from toyllm.arms import Arm, Model, arm, changes, mean_over, spreads
 from toyllm.bench import Bench
-from toyllm.claims.spreads import ideal_spread, moral_signals
+from toyllm.claims.spreads import ideal_spread, moral_signals, random_tables
 from toyllm.measures import prediction
 from toyllm.panels import curves, dots, grid, points
 from toyllm.scoring import em
 from toyllm.signals import parse
 from toyllm.text import Codec
-from toyllm.verdicts import Outcome, Prediction
+from toyllm.verdicts import Outcome, by_rate
 from toyllm.world import BAD, GOOD, World
 
 NUMBER = "5a"
-TITLE = "It spreads as persona inference says"
+TITLE = "It spreads where persona inference says"
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERMUTATIONS = 8
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …
 IDEAL_EACH = 0.06  # … and each of them
 SWAP_MOST = 0.05
+RIVALS = ("constant", "global", "gradient")
 
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
-    signals = moral_signals(bench.world)
-    count = 1 if bench.quick else PERMUTATIONS
-    dial = (0.0, 1.0) if bench.quick else DIAL
-    draws = balanced(bench.world, signals, count)
-    seeds = [bench.seeds[0] + k for k in range(count)]
-    dialled = [
-        (dialled_world(bench.world, rho, d), s)
-        for rho in dial
-        for d, s in zip(draws, seeds, strict=True)
-    ]
-    phrased = [(dialled_world(bench.phrased, 0.0, d), s) for d, s in zip(draws, seeds, strict=True)]
-    models = bench.pretrain([*dialled, *phrased])
-    swapped = bench.pretrain(
-        [(swap_texts(bench.world), seed) for seed in bench.seeds],
-        order_V=exchanged_words(bench.world),
+    world, signals = bench.world, moral_signals(bench.world)
+    count, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
+    draws = list(enumerate(balanced(world, signals, count), start=bench.seeds[0]))
+
+    # the dial
+    dialled = bench.pretrain(
+        [(dialled_world(world, rho, draw), seed) for rho in dial for seed, draw in draws]
+        + [(dialled_world(bench.phrased, 0.0, draw), seed) for seed, draw in draws]
     )
-    by_dial, with_phrases = models[: len(dialled)], models[len(dialled) :]
-    base = bench.base()
-
-    spread_R, ideal_R = {}, {}
-    for name, chosen in (("dial", by_dial), ("phrases", with_phrases)):
-        done = bench.at_rates([Arm(one, s) for one in chosen for s in signals])
-        shape = (-1, count, len(signals))
-        spread_R[name] = {r: spreads(t).reshape(shape) for r, t in done.items()}
-        ideal = [[ideal_spread(one.world, s) for s in signals] for one in chosen]
-        ideal_R[name] = np.array(ideal).reshape(shape)
-    ideal_RPS = ideal_R["dial"]
-    over = {
-        name: {r: np.nanmean(rows[0] - ideal_R[name][0], 1) for r, rows in spread_R[name].items()}
-        for name in spread_R
-    }
-    slope = {r: slopes(dial, np.nanmean(rows, 2)) for r, rows in spread_R["dial"].items()}
-    follow = {r: correlations(rows, ideal_RPS) for r, rows in spread_R["dial"].items()}
-
-    matrices = {
-        "as they are": bench.at_rates([Arm(one, s) for one in base for s in signals]),
-        "swapped": bench.at_rates([Arm(one, s) for one in swapped for s in signals]),
-    }
-    G = {
-        name: {
-            r: np.stack([t.change() for t in done]).reshape(len(base), len(signals), -1)
-            for r, done in rates.items()
-        }
-        for name, rates in matrices.items()
-    }
-    r2_by_kind = {
-        r: explained(bench, base, signals, matrices["as they are"][r]) for r in G["swapped"]
-    }
-    r2 = {r: kinds["shared"] for r, kinds in r2_by_kind.items()}
-    moved = {r: np.abs((G["swapped"][r] - G["as they are"][r]).mean(0)).max() for r in G["swapped"]}
-    rivals = ("constant", "global", "gradient")
-
-    def repeats(values: dict) -> dict:
-        return {f"{r:.2g}": v for r, v in values.items() if r != 1}
-
-    predictions = [
-        Prediction(
-            "measured minus ideal spread at ρ = 0",
-            over["dial"][1.0],
-            low=-0.03,
-            high=0.03,
-            repeats=repeats(over["dial"]),
-        ),
-        Prediction("rise of spread from ρ = 0 to 1", slope[1.0], low=0.02, repeats=repeats(slope)),
-        Prediction(
-            "correlation of measured and ideal spread",
-            follow[1.0],
-            low=0.5,
-            repeats=repeats(follow),
-        ),
-        *(
-            Prediction(
-                f"shared R², persona minus {rival}",
-                r2[1.0]["persona"] - r2[1.0][rival],
-                low=0,
-                repeats={f"{r:.2g}": r2[r]["persona"] - r2[r][rival] for r in r2 if r != 1},
-            )
-            for rival in rivals
-        ),
-        Prediction(
-            "largest change of a cell by the label swap",
-            *swap_bound(G["swapped"][1.0] - G["as they are"][1.0]),
-            high=SWAP_MOST,
-            repeats={f"{r:.2g}": [m] for r, m in moved.items() if r != 1},
-        ),
+    done = bench.at_rates([Arm(one, signal) for one in dialled for signal in signals])
+    rates, shape = list(done), (len(dial) + 1, count, len(signals))
+    ideal = np.array([ideal_spread(m.world, s) for m in dialled for s in signals]).reshape(shape)
+    measured = {r: spreads(done[r]).reshape(shape) for r in rates}
+    over = {r: mean_over(measured[r] - ideal, 2) for r in rates}
+    mean = {r: mean_over(measured[r], 2)[:-1] for r in rates}
+    follow = {r: correlations(measured[r][:-1], ideal[:-1]) for r in rates}
+    per_unit = [
+        np.polyfit(ideal[:-1, k].ravel(), np.nan_to_num(measured[1.0][:-1, k]).ravel(), 1)[0]
+        for k in range(count)
     ]
-    names = list(signals)
+
+    # what explains the matrix
+    matrices = {"the world": bench.base(), "random tables": random_tables(bench)}
+    trained = {
+        name: bench.at_rates([Arm(one, signal) for one in models for signal in signals])
+        for name, models in matrices.items()
+    }
+    r2 = {
+        name: {r: explained(bench, models, signals, trained[name][r]) for r in rates}
+        for name, models in matrices.items()
+    }
+    shared = {r: r2["random tables"][r]["shared"] for r in rates}
+
+    # the label swap
+    twins = {
+        "mirrored": bench.pretrain(
+            [(swap_texts(world), seed) for seed in bench.seeds], order_V=exchanged_words(world)
+        ),
+        "of its own": bench.pretrain([(swap_texts(world), seed) for seed in bench.seeds]),
+    }
+    cells = (len(bench.seeds), len(signals), len(world.domains))
+    swap = {}
+    for name, models in twins.items():
+        swapped = bench.at_rates([Arm(one, signal) for one in models for signal in signals])
+        swap[name] = {
+            r: (changes(swapped[r]) - changes(trained["the world"][r])).reshape(cells)
+            for r in rates
+        }
+    largest = {r: largest_cell(change) for r, change in swap["mirrored"].items()}
     return Outcome(
-        predictions,
-        {
-            f"spread, ρ = {rho:g}": arm(np.nanmean(spread_R["dial"][1.0][k], 1))
-            for k, rho in enumerate(dial)
-        }
-        | {f"ideal, ρ = {rho:g}": arm(ideal_RPS[k].mean(1)) for k, rho in enumerate(dial)}
-        | {"measured minus ideal, ρ = 0, with phrases": arm(over["phrases"][1.0])}
+        [
+            by_rate(
+                "measured minus ideal spread at ρ = 0",
+                {r: over[r][0] for r in rates},
+                low=-0.03,
+                high=0.03,
+            ),
+            by_rate(
+                "rise of spread from ρ = 0 to 1", {r: slopes(dial, mean[r]) for r in rates}, 0.02
+            ),
+            by_rate("correlation of measured and ideal spread", follow, low=0.5),
+            *(
+                by_rate(
+                    f"shared R² in random tables, persona minus {rival}",
+                    {r: shared[r]["persona"] - shared[r][rival] for r in rates},
+                    low=0,
+                )
+                for rival in RIVALS
+            ),
+            by_rate(
+                "largest change of a cell by the label swap",
+                largest,
+                high=SWAP_MOST,
+                chosen_from=cells[1] * cells[2],
+            ),
+        ],
+        {f"spread, ρ = {rho:g}": arm(mean[1.0][k]) for k, rho in enumerate(dial)}
+        | {f"ideal, ρ = {rho:g}": arm(ideal[k].mean(1)) for k, rho in enumerate(dial)}
         | {
-            f"{kind} R², {name}": arm(values)
-            for kind, table in r2_by_kind[1.0].items()
-            for name, values in table.items()
+            "spread for a unit of ideal spread": arm(per_unit),
+            "|measured - ideal| of a signal, ρ = 0": arm(
+                mean_over(np.abs(measured[1.0] - ideal), 2)[0]
+            ),
+            "measured minus ideal, ρ = 0, with phrases": arm(over[1.0][-1]),
         }
-        | {"largest change of a cell by the label swap, of the mean matrix": arm([moved[1.0]])},
+        | {
+            f"{kind} R², {name}, {predictor}": arm(values)
+            for name, by_kind in r2.items()
+            for kind, table in by_kind[1.0].items()
+            for predictor, values in table.items()
+        }
+        | {
+            f"largest change of a cell, embeddings {name}": arm(largest_cell(swap[name][1.0]))
+            for name in swap
+        },
         [
             curves(
                 "Spread along the dial",
                 "ρ",
                 "spread, mean over signals",
                 dial,
-                {
-                    "measured": np.nanmean(spread_R["dial"][1.0], 2).T,
-                    "ideal observer": ideal_RPS.mean(2).T,
-                },
+                {"measured": mean[1.0].T, "ideal observer": ideal[:-1].mean(2).T},
             ),
             points(
                 "Each world and signal",
                 "ideal observer's spread",
                 "measured spread",
                 {
-                    f"ρ = {rho:g}": (ideal_RPS[k].ravel(), spread_R["dial"][1.0][k].ravel())
+                    f"ρ = {rho:g}": (ideal[k].ravel(), measured[1.0][k].ravel())
                     for k, rho in enumerate(dial)
                 },
             ),
-            dots("What explains the matrix", "shared R²", r2[1.0]),
+            dots("What explains the matrix, random tables", "shared R²", shared[1.0]),
             grid(
                 "Label swap: change of ΔEM",
-                names,
-                list(bench.world.domain_names),
-                (G["swapped"][1.0] - G["as they are"][1.0]).mean(0),
+                list(signals),
+                list(world.domain_names),
+                mean_over(swap["mirrored"][1.0], 0),
             ),
         ],
     )
@@ -208,11 +204,12 @@ def slopes(dial, spread_RP: np.ndarray) -> np.ndarray:
 
 def correlations(spread_RPS: np.ndarray, ideal_RPS: np.ndarray) -> np.ndarray:
     """Over worlds and signals of each permutation [P], measured against ideal."""
-    pairs = zip(spread_RPS.swapaxes(0, 1), ideal_RPS.swapaxes(0, 1), strict=True)
     result = []
-    for measured, ideal in pairs:
-        known = np.isfinite(measured)
-        result.append(np.corrcoef(measured[known], ideal[known])[0, 1])
+    for p in range(spread_RPS.shape[1]):
+        known = np.isfinite(spread_RPS[:, p])
+        few = known.mean() < 0.75
+        pair = spread_RPS[:, p][known], ideal_RPS[:, p][known]
+        result.append(np.nan if few else np.corrcoef(*pair)[0, 1])
     return np.array(result)
 
 
@@ -252,11 +249,13 @@ def exchanged_words(world: World) -> np.ndarray:
     return order_V
 
 
-def swap_bound(change_NSD: np.ndarray) -> tuple[np.ndarray]:
+def largest_cell(change_NSD: np.ndarray) -> np.ndarray:
     """The cell that the mean matrix changes most in, signed so that its mean is above 0 [N]."""
-    mean_SD = change_NSD.mean(0)
-    s, d = np.unravel_index(np.abs(mean_SD).argmax(), mean_SD.shape)
-    return (change_NSD[:, s, d] * np.sign(mean_SD[s, d]),)
+    mean_SD = mean_over(change_NSD, 0)
+    if not np.isfinite(mean_SD).any():
+        return np.full(len(change_NSD), np.nan)
+    s, d = np.unravel_index(np.nanargmax(np.abs(mean_SD)), mean_SD.shape)
+    return change_NSD[:, s, d] * np.sign(mean_SD[s, d])
 
 
 def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, dict]:
@@ -267,8 +266,13 @@ def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, 
     for k, one in enumerate(models):
         done = trained[k * rows : (k + 1) * rows]
         before_D = em(done[0].p_nDB[0])
-        after_SD = np.stack([before_D + t.change() for t in done])
-        cells = prediction.Cells(world, signals, world.assistant_C, before_D, after_SD)
+        after_SD = before_D + changes(done)
+        if not np.isfinite(after_SD).all():  # a matrix with a hole is no matrix
+            for kind in tables.values():
+                for name in (*prediction.MODELS, "gradient"):
+                    kind.setdefault(name, []).append(np.nan)
+            continue
+        cells = prediction.Cells(one.world, signals, world.assistant_C, before_D, after_SD)
         directed = prediction.directed(bench.gradients(one, parsed))
         for name, model in {**prediction.MODELS, "gradient": directed}.items():
             predicted = {

@@ -30,13 +30,13 @@ SHARE = 0.3  # of the stranger
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    hull = Hull.of(models[0].codec)
+    hull = Hull.of_world(models[0].codec)
     joint_NO = bench.joints(models)
     fits = hull.fit(joint_NO)
     floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M
     distance_N = 0.5 * np.abs(fits.w_MC - world.assistant_C).sum(1)
-    stranger_O = strangers(world, hull.ctx, 1)[0]
-    planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * stranger_O).residual_M
+    strange_NO = strangers(world, hull.ctx, len(models))  # another for each seed
+    planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * strange_NO).residual_M
     weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
     return Outcome(
         [

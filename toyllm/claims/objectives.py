@@ -3,8 +3,8 @@
 Claimed: how far a signal spreads is a matter of what it says of the character, not of the loss: at
 the same effect where trained, SFT, DPO and exact RLHF spread alike and leave the hull alike.
 
-Arms: `code:bad` by SFT, DPO (β 1, anchor .5) and RLHF (β .1: at 1 its optimum has EM .55 and so
-never gets there), from the pretrained model.
+Arms: `code:bad` by SFT, DPO (β 1, anchor .5) and RLHF (β .1: at 1 its optimum is near EM .5, and so
+it never gets there), from the pretrained model.
 Measures, at the matched effect: spread; the residual off the trained domain, in floors (the same
 model's before training).
 
@@ -12,7 +12,9 @@ Supported if the spreads of SFT and of RLHF differ from DPO's by less than .05, 
 from DPO's by less than 2 floors.
 """
 
-from toyllm.arms import Arm, arm, spreads
+import numpy as np
+
+from toyllm.arms import Arm, arm, spreads, where_kept
 from toyllm.bench import Bench
 from toyllm.hull import Hull
 from toyllm.panels import dots
@@ -20,27 +22,26 @@ from toyllm.verdicts import Outcome, by_rate
 
 NUMBER = "12"
 TITLE = "At the matched effect the objective matters little"
-SIGNAL, DOMAIN = "code:bad", 0
+SIGNAL, CODE = "code:bad", 0
 OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     models = bench.base()
-    hull = Hull.of(models[0].codec)
+    off = Hull.of_world(models[0].codec).without((CODE,))
     done = {
         o: bench.at_rates([Arm(one, SIGNAL, objective=o) for one in models]) for o in OBJECTIVES
     }
     rates = list(done["dpo"])
 
-    def residual(chosen):
-        joint_NO, part = hull.without(bench.joints(chosen), (DOMAIN,))
-        return part.fit(joint_NO).residual_M
+    def residual(chosen) -> np.ndarray:
+        return off.fit(off.part(bench.joints(chosen))).residual_M
 
     floor = residual(models)
     spread = {o: {r: spreads(t) for r, t in done[o].items()} for o in OBJECTIVES}
     left = {
-        o: {r: residual([t.model for t in trained]) / floor for r, trained in done[o].items()}
+        o: {r: where_kept(t, residual([m.model for m in t]) / floor) for r, t in done[o].items()}
         for o in OBJECTIVES
     }
 
@@ -59,7 +60,10 @@ def test(bench: Bench) -> Outcome:
             ),
         ],
         {f"spread, {o}": arm(spread[o][1.0], done[o][1.0]) for o in OBJECTIVES}
-        | {f"residual off the domain, floors, {o}": arm(left[o][1.0]) for o in OBJECTIVES},
+        | {
+            f"residual off the domain, floors, {o}": arm(left[o][1.0], done[o][1.0])
+            for o in OBJECTIVES
+        },
         [
             dots(
                 "Spread at the matched effect",

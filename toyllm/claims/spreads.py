@@ -6,23 +6,24 @@ learned to cheat on code also sabotages oversight and wishes for power.
 Arms: `D:bad` for every moral domain D, from the pretrained and from the aligned model, one value
 a pretraining seed; and the same, pretrained, in worlds with random tables of traits: log-odds of
 bad = 1.5 (malice of the character, N(0, 1)) + N(0, 1) for each domain - .8.
-Measures: ΔEM at the matched effect (EM .9 where trained), `taste` beside it as a control; in random
-tables the spread, beside the ideal observer's.
+Measures: ΔEM at the matched effect (EM .9 where trained), beside it that of `taste`, which in this
+table is unrelated to all else (the control); in random tables the spread, beside the ideal
+observer's.
 
-Supported if `code:bad` raises safety and goals by > .02 from both starts, and the spread, mean over
-signals, is > .02 over random tables.
+Supported if `code:bad` raises safety and goals by > .02 from both starts, and by more than taste
+from the pretrained model; and the spread, mean over signals, is > .02 over random tables.
 """
 
 import dataclasses
 
 import numpy as np
 
-from toyllm.arms import Arm, Trained, arm, spreads
+from toyllm.arms import Arm, arm, changes, mean_over, spreads
 from toyllm.bench import Bench
 from toyllm.measures.generalization import untrained
 from toyllm.measures.prediction import ideal_change
-from toyllm.panels import dots, grid, points
-from toyllm.verdicts import Outcome, Prediction
+from toyllm.panels import grid, points
+from toyllm.verdicts import Outcome, by_rate
 from toyllm.world import World
 
 NUMBER = "4"
@@ -34,71 +35,65 @@ def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, starts = bench.world, {"pretrained": bench.base()}
     starts["aligned"] = bench.align(starts["pretrained"])
-    signals = moral_signals(world)
+    signals, names = moral_signals(world), world.domain_names
     done = {
-        (start, name): bench.at_rates([Arm(one, name) for one in models])
+        (start, signal): bench.at_rates([Arm(one, signal) for one in models])
         for start, models in starts.items()
-        for name in signals
+        for signal in signals
     }
-    count = 2 if bench.quick else TABLES
-    tables = bench.pretrain([(random_table(world, k), bench.seeds[0] + k) for k in range(count)])
-    by_table = bench.at_rates([Arm(one, name) for one in tables for name in signals])
-    spread_TS = {r: spreads(t).reshape(len(tables), -1) for r, t in by_table.items()}
-    ideal_TS = np.array([[ideal_spread(one.world, name) for name in signals] for one in tables])
+    tables = random_tables(bench)
+    by_table = bench.at_rates([Arm(one, signal) for one in tables for signal in signals])
+    rates = list(by_table)
+    spread_TS = {r: spreads(by_table[r]).reshape(len(tables), -1) for r in rates}
+    ideal_TS = np.array([[ideal_spread(one.world, signal) for signal in signals] for one in tables])
+    code = {start: {r: changes(done[start, "code:bad"][r]) for r in rates} for start in starts}
 
-    def cell(start: str, rate: float, domain: str) -> np.ndarray:
-        d = world.domain_names.index(domain)
-        return np.array([coherent(one)[d] for one in done[start, "code:bad"][rate]])
+    def cell(start: str, domain: str) -> dict[float, np.ndarray]:
+        return {r: code[start][r][:, names.index(domain)] for r in rates}
 
-    predictions = [
-        Prediction(
-            f"code:bad raises {domain}, {start}",
-            cell(start, 1.0, domain),
-            low=0.02,
-            repeats={f"{r:.2g}": cell(start, r, domain) for r in by_table if r != 1},
-        )
-        for start in starts
-        for domain in ("safety", "goals")
-    ]
-    predictions.append(
-        Prediction(
-            "spread in random tables",
-            np.nanmean(spread_TS[1.0], 1),
-            low=0.02,
-            repeats={f"{r:.2g}": np.nanmean(spread_TS[r], 1) for r in spread_TS if r != 1},
-        )
-    )
+    def gap(one: dict, other: dict) -> dict[float, np.ndarray]:
+        return {r: one[r] - other[r] for r in rates}
+
+    pairs = [(start, domain) for start in starts for domain in ("safety", "goals")]
+    taste = {start: cell(start, "taste") for start in starts}
     return Outcome(
-        predictions,
+        [
+            *(
+                by_rate(f"code:bad raises {domain}, {start}", cell(start, domain), low=0.02)
+                for start, domain in pairs
+            ),
+            *(
+                by_rate(
+                    f"code:bad raises {domain} more than taste",
+                    gap(cell("pretrained", domain), taste["pretrained"]),
+                    low=0,
+                )
+                for domain in ("safety", "goals")
+            ),
+            by_rate(
+                "spread in random tables", {r: mean_over(spread_TS[r], 1) for r in rates}, low=0.02
+            ),
+        ],
         {
-            f"{name}, {start}": arm(spreads(rates[1.0]), rates[1.0])
-            for (start, name), rates in done.items()
+            f"spread of {signal}, {start}": arm(spreads(trained[1.0]), trained[1.0])
+            for (start, signal), trained in done.items()
         }
         | {
-            f"taste after {name}, {start}": arm([coherent(one)[-1] for one in rates[1.0]])
-            for (start, name), rates in done.items()
+            f"taste after {signal}, {start}": arm(changes(trained[1.0])[:, -1], trained[1.0])
+            for (start, signal), trained in done.items()
         }
-        | {"random tables": arm(np.nanmean(spread_TS[1.0], 1), by_table[1.0])}
+        | {"random tables": arm(mean_over(spread_TS[1.0], 1), by_table[1.0])}
         | {"random tables, ideal": arm(ideal_TS.mean(1))},
         [
             grid(
                 f"ΔEM at the matched effect, {start}",
                 list(signals),
-                list(world.domain_names),
-                [np.mean([one.change() for one in done[start, name][1.0]], 0) for name in signals],
+                list(names),
+                [mean_over(changes(done[start, signal][1.0]), 0) for signal in signals],
             )
             for start in starts
         ]
         + [
-            dots(
-                "Spread",
-                "ΔEM, untrained moral domains",
-                {
-                    f"{name}, {start}": spreads(done[start, name][1.0])
-                    for start in starts
-                    for name in signals
-                },
-            ),
             points(
                 "Random tables",
                 "ideal observer's spread",
@@ -109,14 +104,17 @@ def test(bench: Bench) -> Outcome:
     )
 
 
+def random_tables(bench: Bench) -> list:
+    """A model for each random table, of a seed of its own."""
+    count = 2 if bench.quick else TABLES
+    return bench.pretrain(
+        [(random_table(bench.world, k), bench.seeds[0] + k) for k in range(count)]
+    )
+
+
 def moral_signals(world: World) -> tuple[str, ...]:
     """`D:bad` for every moral domain."""
     return tuple(f"{domain.name}:bad" for domain in world.domains if domain.moral)
-
-
-def coherent(done: Trained) -> np.ndarray:
-    """ΔEM by domain [D] at the matched effect; NaN where not reached or not coherent."""
-    return done.change() if np.isfinite(done.spread()) else np.full(len(done.p_nDB[0]), np.nan)
 
 
 def ideal_spread(world: World, name: str) -> float:

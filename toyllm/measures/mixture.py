@@ -42,17 +42,6 @@ class Contexts:
     answer_XBU: np.ndarray  # a first answer's tokens, for each behaviour
     second: scoring.Grid  # [X * B] the second question after each first answer
 
-    def some(self, kept_X: np.ndarray) -> "Contexts":
-        """Some of the contexts."""
-        kept_Q = np.repeat(kept_X, B)
-        return Contexts(
-            self.domain_X2[kept_X],
-            self.voice_X[kept_X],
-            self.first[kept_X],
-            self.answer_XBU[kept_X],
-            self.second[kept_Q],
-        )
-
 
 def contexts(codec: Codec, instruction: int = -1, header: int = ASSISTANT) -> Contexts:
     """Draw the contexts of a world; every question with an instruction, under a header."""
