@@ -329,11 +329,12 @@ class Bench:
         run = population.train_group(
             programs, padded, arm.most_steps, passed, until_kept=arm.steps == 0
         )
-        for record in run:  # noqa: B007, the last one is read
+        for record in run:
             self.stop.check()
+            now = record.history[-1]
+            if not (np.isfinite(now["p_DB"]).all() and np.isfinite(now["kl"]).all()):
+                raise RunError(f"{arm.signal}: what is trained is not finite any more")
         scores, kept = record.results(len(group))
-        if not all(np.isfinite(scores[key]).all() for key in ("p_RnDB", "kl_Rn")):
-            raise RunError(f"{arm.signal}: what was trained is not finite")
         scores.pop("steps")  # the only one without a row for each run
         items = {"scores": scores, "kept": kept}
         self._keep([one.key for one in group], items, time.time() - clock)

@@ -23,7 +23,6 @@ from scipy.special import stdtr, stdtrit  # scipy.stats takes two seconds to imp
 ALPHA = 0.025  # of each side
 MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent) …
 FEWEST = 5  # … and how many must be read
-VERDICTS = ("supported", "not supported", "undecided")
 
 
 @dataclasses.dataclass(frozen=True)
