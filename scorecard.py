@@ -90,14 +90,14 @@ def main(args: Args) -> None:
                 console.print(f"[dim]{name}: kept as the full run left it[/dim]")
                 continue
             console.print(f"[bold]{known[name].NUMBER}. {known[name].TITLE}[/bold] ({name})")
-            began, spent, now = time.time(), bench.spent, bench.trained_now
+            began, spent, now = time.time(), bench.store.spent, bench.store.seconds_now
             outcome = known[name].test(bench)
-            measuring = time.time() - began - (bench.trained_now - now)
+            measuring = time.time() - began - (bench.store.seconds_now - now)
             records[name] = {
                 **verdicts.record(name, known[name].TITLE, outcome, args.quick),
                 "number": known[name].NUMBER,
                 # training that other claims before this one have paid for is not counted again
-                "seconds": bench.spent - spent + measuring,
+                "seconds": bench.store.spent - spent + measuring,
                 "world": world.digest,
                 "environment": provenance.environment(),
             }

@@ -38,6 +38,7 @@ LAYERS = [
     "verdicts",
     "hull",
     "arms",
+    "store",
     "bench",
     "panels",
     "results",

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from toyllm import checkpoints, devices, files, model, optimizers, population, scoring, training
+from toyllm import devices, model, optimizers, population, scoring, training
 from toyllm.arms import (
     ALIGNED_COHERENCE,
     ALIGNED_EM,
@@ -44,6 +44,7 @@ from toyllm.measures.learned import HeldOut, held_out
 from toyllm.model import Config, Params
 from toyllm.signals import parse
 from toyllm.stopping import Stop
+from toyllm.store import Store
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, NAMED, World
 
@@ -68,7 +69,7 @@ class Bench:
     def __init__(
         self, folder: Path, world: World, quick: bool, mesh: Mesh, stop: Stop, progress: Progress
     ):
-        self.folder, self.quick, self.mesh = folder, quick, mesh
+        self.quick, self.mesh = quick, mesh
         check_names(world)
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
@@ -76,22 +77,8 @@ class Bench:
         self.steps = STEPS // 2 if quick else STEPS
         self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of every claim
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
-        self.trained_now = 0.0  # seconds of training in this process
-        self._seconds: dict = {}  # group → seconds that its training took, in whichever process
-        self._used: set = set()  # groups that have been asked for
+        self.store = Store(folder / "trained")
         self._made: dict = {}  # programs and codecs, by what they serve
-        self._where: dict = {}  # key → (folder, row)
-        self._loaded: dict = {}  # folder → its arrays
-        for record in sorted((folder / "trained").glob("*/0.json")):
-            facts = files.read_json(record).get("facts", {})
-            self._seconds[record.parent] = facts.get("seconds", 0.0)
-            for row, key in enumerate(facts.get("keys", ())):
-                self._where[key] = record.parent, row
-
-    @property
-    def spent(self) -> float:
-        """Seconds of training, in whichever process, of all that has been asked for."""
-        return sum(self._seconds[group] for group in self._used)
 
     def pretrain(
         self,
@@ -112,7 +99,7 @@ class Bench:
             keys.append(digest({"pretrain": made, "steps": self.steps, "how": HOW}))
             codec = self._cached("codec", world.digest, partial(Codec, world))
             wanted[keys[-1]] = codec, seed, mask, order_V
-        missing = [key for key in wanted if key not in self._where]
+        missing = [key for key in wanted if key not in self.store]
         size = self.mesh.devices.size
         with self.progress("pretrain", len(missing) * self.steps) as bar:
             for group in groups(missing, size, lambda key: self._shape(wanted[key][0])):
@@ -120,9 +107,9 @@ class Bench:
                 clock = time.time()
                 params = self._pretrain([wanted[key] for key in padded], bar, len(group))
                 kept = [model.take(params, r) for r in range(len(group))]
-                self._keep(group, {"params": population.stack(kept)}, time.time() - clock)
+                self.store.keep(group, {"params": population.stack(kept)}, time.time() - clock)
         return [
-            Model(wanted[key][0], self._load(key, ("params",))["params"], key, wanted[key][1])
+            Model(wanted[key][0], self.store.load(key, "params")["params"], key, wanted[key][1])
             for key in keys
         ]
 
@@ -135,7 +122,7 @@ class Bench:
 
     def train(self, arms: Sequence[Arm]) -> list[Trained]:
         """Train every arm that has not been trained before."""
-        missing = list({a.key: a for a in arms if a.key not in self._where}.values())
+        missing = list({a.key: a for a in arms if a.key not in self.store}.values())
 
         def alike(arm: Arm) -> tuple:
             """One program, and one number of steps, serves arms for which this is equal."""
@@ -337,7 +324,7 @@ class Bench:
         scores, kept = record.results(len(group))
         scores.pop("steps")  # the only one without a row for each run
         items = {"scores": scores, "kept": kept}
-        self._keep([one.key for one in group], items, time.time() - clock)
+        self.store.keep([one.key for one in group], items, time.time() - clock)
 
     def _job(self, arm: Arm) -> population.Job:
         world = arm.start.world
@@ -366,27 +353,8 @@ class Bench:
             distinct=arm.pairs,
         )
 
-    def _keep(self, keys: list[str], items: dict, seconds: float) -> None:
-        folder = self.folder / "trained" / digest(keys)[:16]
-        checkpoints.save(folder, 0, items, {"keys": keys, "seconds": seconds})
-        self.trained_now += seconds
-        self._seconds[folder] = seconds
-        self._loaded[folder] = items
-        self._where |= {key: (folder, row) for row, key in enumerate(keys)}
-
-    def _load(self, key: str, names: tuple[str, ...]) -> dict:
-        """One row of what was kept."""
-        folder, row = self._where[key]
-        self._used.add(folder)
-        if folder not in self._loaded:
-            try:
-                self._loaded[folder] = checkpoints.load(folder, stored(names)).items
-            except checkpoints.Damaged as error:
-                raise InputError(f"{error}; remove {folder}, and it is trained again") from error
-        return jax.tree.map(lambda x: x[row], self._loaded[folder])
-
     def _trained(self, arm: Arm) -> Trained:
-        items = self._load(arm.key, ("scores", "kept"))
+        items = self.store.load(arm.key, "scores", "kept")
         scores = items["scores"]
         return Trained(
             arm,
@@ -437,22 +405,6 @@ def shown(hidden_CD: np.ndarray | None) -> Callable | None:
         return ~(told & hidden_CD[character, docs.domain]).any(1)
 
     return allowed
-
-
-def stored(names: tuple[str, ...]) -> checkpoints.Wanted:
-    """What to load of a group: these trees, in the shapes that its record tells."""
-
-    def tree(leaves: dict) -> dict:
-        found: dict = {}
-        for path, leaf in leaves.items():
-            *parents, last = [int(p) if p.isdecimal() else p for p in path.split("/")]
-            at = found
-            for part in parents:
-                at = at.setdefault(part, {})
-            at[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
-        return found
-
-    return lambda record: {name: tree(record["leaves"][name]) for name in names}
 
 
 def groups(items: Sequence, size: int, kind: Callable) -> list[list]:

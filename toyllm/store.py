@@ -1,0 +1,75 @@
+"""What is trained for claims, kept in groups under keys that say what made it.
+
+FOLDER/GROUP/0(+.json): a checkpoint of trees stacked along axis 0, one row a key; its record has
+the keys and how many seconds the training took.
+"""
+
+from pathlib import Path
+
+import jax
+
+from toyllm import checkpoints, files
+from toyllm.arms import digest
+from toyllm.errors import InputError
+
+
+class Store:
+    """Rows of trained arrays by key."""
+
+    def __init__(self, folder: Path):
+        """Find what earlier processes have kept; nothing is loaded before it is asked for."""
+        self.folder = folder
+        self.seconds_now = 0.0  # of training, kept by this process
+        self._seconds: dict = {}  # group → seconds, in whichever process
+        self._used: set = set()  # groups that have been asked for
+        self._where: dict = {}  # key → (group, row)
+        self._loaded: dict = {}  # group → its arrays
+        for record in sorted(folder.glob("*/0.json")):
+            facts = files.read_json(record).get("facts", {})
+            self._seconds[record.parent] = facts.get("seconds", 0.0)
+            for row, key in enumerate(facts.get("keys", ())):
+                self._where[key] = record.parent, row
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, in whichever process, of all that has been asked for."""
+        return sum(self._seconds[group] for group in self._used)
+
+    def keep(self, keys: list[str], items: dict, seconds: float) -> None:
+        """Save a group: {name: tree}, one row a key."""
+        group = self.folder / digest(keys)[:16]
+        checkpoints.save(group, 0, items, {"keys": keys, "seconds": seconds})
+        self.seconds_now += seconds
+        self._seconds[group] = seconds
+        self._loaded[group] = items
+        self._where |= {key: (group, row) for row, key in enumerate(keys)}
+
+    def load(self, key: str, *names: str) -> dict:
+        """One row of the named trees. Raises InputError where the group is damaged."""
+        group, row = self._where[key]
+        self._used.add(group)
+        if group not in self._loaded:
+            try:
+                self._loaded[group] = checkpoints.load(group, _stored(names)).items
+            except checkpoints.Damaged as error:
+                raise InputError(f"{error}; remove {group}, and it is trained again") from error
+        return jax.tree.map(lambda x: x[row], self._loaded[group])
+
+
+def _stored(names: tuple[str, ...]) -> checkpoints.Wanted:
+    """What to load of a group: these trees, in the shapes that its record tells."""
+
+    def tree(leaves: dict) -> dict:
+        found: dict = {}
+        for path, leaf in leaves.items():
+            *parents, last = [int(p) if p.isdecimal() else p for p in path.split("/")]
+            at = found
+            for part in parents:
+                at = at.setdefault(part, {})
+            at[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+        return found
+
+    return lambda record: {name: tree(record["leaves"][name]) for name in names}
