@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from toyllm import cards, claims, devices, files, lock, provenance, results, tables, verdicts
 from toyllm.bench import Bench
-from toyllm.errors import InputError, nearest
+from toyllm.errors import InputError, nearest, tell
 from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
@@ -46,6 +46,8 @@ class Args:
     """Where everything is kept."""
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "compact.toml"
     """The world that the claims begin from."""
+    default: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
+    """A run of the default world, evaluated, to be told beside the claims."""
     claim: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these claims (default: all)."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -71,6 +73,7 @@ def main(args: Args) -> None:
             raise InputError(
                 f"--claim: no claim '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
+    beside = results.default_world(args.default / "eval" / "results.json")
     mesh = devices.setup(args.compile_cache)
     world = cards.load(args.world)
     console = Console()
@@ -106,15 +109,19 @@ def main(args: Args) -> None:
             records = {key: records[key] for key in known if key in records}
             files.write_json(file, files.plain(list(records.values())))
             print_predictions(records[name], console)
+            if args.claim:
+                print_arms(files.plain(records[name]["arms"]), console)
         whole = files.plain(list(records.values()))
         print_scorecard(whole, console)
         facts = made(args, whole)
-        results.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures")
+        for line in bench.store.elsewhere:
+            tell(f"some of this was trained in another environment: {line}")
+        results.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures", beside)
         console.print(f"[dim]{file}, RESULTS.md and figures/ are in {args.run}/[/dim]")
         if args.publish:
             if set(records) != set(known) or any(r["quick"] for r in whole):
                 raise InputError("--publish: not all claims have a full result yet")
-            results.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard")
+            results.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard", beside)
 
 
 def available() -> dict[str, ModuleType]:
@@ -165,9 +172,17 @@ def print_predictions(record: dict, console: Console) -> None:
         )
 
 
+def print_arms(arms: dict, console: Console) -> None:
+    """Every arm of a claim, with its coherence."""
+    table = tables.blank_table("arm", "mean", "95%", "read", "coh.")
+    for row in results.arm_rows(arms):
+        table.add_row(*row)
+    tables.show(console, "Its arms", table)
+
+
 def print_scorecard(records: list[dict], console: Console) -> None:
     """The scorecard: claim, effect with 95% interval, verdict."""
-    table = tables.blank_table("", "claim", "effect of", "effect", "95%", "verdict")
+    table = tables.blank_table("", "claim", "effect of", "effect", "95%", "coh.", "verdict")
     for r in records:
         colour = COLOURS.get(r["verdict"], "dim")
         table.add_row(
@@ -176,6 +191,7 @@ def print_scorecard(records: list[dict], console: Console) -> None:
             r["predictions"][0]["says"],
             results.number(r["effect"]),
             results.span(r["ci"]),
+            results.least_coherence(r["arms"].values()),
             f"[{colour}]{r['verdict']}[/{colour}]",
         )
     tables.show(console, "The scorecard", table)

@@ -12,7 +12,7 @@ import pytest
 import scorecard
 from tests.conftest import ROOT, mesh_of
 from tests.scripts import start
-from toyllm import arms, cards, corpus, population, results, scoring, training, verdicts
+from toyllm import arms, cards, corpus, population, provenance, results, scoring, training, verdicts
 from toyllm import bench as bench_file
 from toyllm.arms import Arm
 from toyllm.bench import Bench, quiet, shown
@@ -327,16 +327,35 @@ def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
 def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
     record = plain(record_of([grid("d", ["r"], ["c"], [[0.1]])]))
     file = tmp_path / "RESULTS.md"
-    results.publish([record], ["a fact"], file, tmp_path / "figures")
+    results.publish([record], ["a fact"], file, tmp_path / "figures", "Beside.")
     assert results.NONE_YET in file.read_text()
     file.write_text(file.read_text().replace(results.NONE_YET, "Limits first.\n\nThen more."))
-    results.publish([record], ["another fact"], file, tmp_path / "figures")
+    results.publish([record], ["another fact"], file, tmp_path / "figures", "Beside.")
     text = file.read_text()
     assert "Limits first.\n\nThen more." in text
     assert "another fact" in text
+    assert "Beside." in text
     assert "a fact" not in text
     assert "2 of 3" in text  # units read
     assert "figures/simulation-dark.png" in text
+
+
+def test_a_default_run_that_lacks_something_is_told_in_one_line(tmp_path):
+    assert "None yet" in results.default_world(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text('{"pretrain": {}}')
+    with pytest.raises(InputError, match="no 'mixture', expected what eval"):
+        results.default_world(tmp_path / "results.json")
+
+
+def test_what_was_trained_elsewhere_is_told(tiny, compact, monkeypatch):
+    models = [(bench_in(tiny, compact).world, 0)]
+    bench_in(tiny, compact).pretrain(models)
+    here = bench_in(tiny, compact)
+    here.pretrain(models)
+    assert here.store.elsewhere == []
+    now = provenance.environment()
+    monkeypatch.setattr(provenance, "environment", lambda: now | {"jax": "9.9"})
+    assert here.store.elsewhere == [f"jax: {now['jax']}, now 9.9"]
 
 
 def test_the_scorecard_lists_its_claims_and_names_the_nearest():

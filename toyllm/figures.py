@@ -81,12 +81,12 @@ def style(c: dict) -> dict:
     }
 
 
-def new(width: float, height: float, columns: int = 1, **kwargs):
-    """A figure of its own, outside pyplot's list, and its axes."""
+def new(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
+    """A figure of its own, outside pyplot's list, and its axes, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False, **kwargs)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs).flatten()
 
 
 def diverging(c: dict):

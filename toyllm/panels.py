@@ -10,6 +10,7 @@ from toyllm import figures
 from toyllm.files import plain
 from toyllm.verdicts import Prediction
 
+MOST_COLUMNS = 3  # of panels beside each other
 MOST_DOTS = 16  # values of an arm that are shown one by one
 
 
@@ -46,10 +47,24 @@ def draw(record: dict, theme: str):
     """A matplotlib figure of a claim's record."""
     c = figures.THEMES[theme]
     panels = record["panels"]
-    height = max(3.4, *(0.34 * len(p["arms"]) + 1.5 for p in panels if p["kind"] == "dots"), 0)
-    widths = [{"grid": 1.3, "dots": 1.25}.get(p["kind"], 1.0) for p in panels]
-    figure, axes = figures.new(4.6 * sum(widths), height, len(panels), width_ratios=widths)
-    for axis, panel in zip(np.atleast_1d(axes), panels, strict=True):
+    rows = -(-len(panels) // MOST_COLUMNS)
+    columns = -(-len(panels) // rows)
+    width, height = np.ones((rows, columns)), np.full((rows, columns), 3.4)
+    for k, panel in enumerate(panels):
+        width.flat[k] = {"grid": 1.3, "dots": 1.25}.get(panel["kind"], 1.0)
+        lines = len(panel.get("arms") or panel.get("rows", ()))
+        height.flat[k] = max(3.4, 0.34 * lines + 1.5)
+    figure, axes = figures.new(
+        4.6 * width.max(0).sum(),
+        height.max(1).sum(),
+        columns,
+        rows,
+        width_ratios=width.max(0),
+        height_ratios=height.max(1),
+    )
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes, panels, strict=False):
         DRAW[panel["kind"]](axis, panel, c)
         axis.set_title(panel["title"], fontsize=10)
     figure.suptitle(record["title"], x=0.01, ha="left", fontsize=12)

@@ -1,14 +1,14 @@
 """What is trained for claims, kept in groups under keys that say what made it.
 
 FOLDER/GROUP/0(+.json): a checkpoint of trees stacked along axis 0, one row a key; its record has
-the keys and how many seconds the training took.
+the keys, how many seconds the training took, and in which environment.
 """
 
 from pathlib import Path
 
 import jax
 
-from toyllm import checkpoints, files
+from toyllm import checkpoints, files, provenance
 from toyllm.arms import digest
 from toyllm.errors import InputError
 
@@ -21,12 +21,14 @@ class Store:
         self.folder = folder
         self.seconds_now = 0.0  # of training, kept by this process
         self._seconds: dict = {}  # group → seconds, in whichever process
+        self._environments: dict = {}  # group → where it was trained
         self._used: set = set()  # groups that have been asked for
         self._where: dict = {}  # key → (group, row)
         self._loaded: dict = {}  # group → its arrays
         for record in sorted(folder.glob("*/0.json")):
             facts = files.read_json(record).get("facts", {})
             self._seconds[record.parent] = facts.get("seconds", 0.0)
+            self._environments[record.parent] = facts.get("environment", {})
             for row, key in enumerate(facts.get("keys", ())):
                 self._where[key] = record.parent, row
 
@@ -38,12 +40,27 @@ class Store:
         """Seconds of training, in whichever process, of all that has been asked for."""
         return sum(self._seconds[group] for group in self._used)
 
+    @property
+    def elsewhere(self) -> list[str]:
+        """How the environments of what has been asked for differ from this process's."""
+        now = provenance.environment()
+        return sorted(
+            {
+                f"{key}: {there[key]}, now {now[key]}"
+                for there in (self._environments[group] for group in self._used)
+                for key in there
+                if there[key] != now.get(key)
+            }
+        )
+
     def keep(self, keys: list[str], items: dict, seconds: float) -> None:
         """Save a group: {name: tree}, one row a key."""
         group = self.folder / digest(keys)[:16]
-        checkpoints.save(group, 0, items, {"keys": keys, "seconds": seconds})
+        environment = provenance.environment()
+        facts = {"keys": keys, "seconds": seconds, "environment": environment}
+        checkpoints.save(group, 0, items, facts)
         self.seconds_now += seconds
-        self._seconds[group] = seconds
+        self._seconds[group], self._environments[group] = seconds, environment
         self._loaded[group] = items
         self._where |= {key: (group, row) for row, key in enumerate(keys)}
 

@@ -13,10 +13,11 @@ Supported if that share lies within ±.25, and a bad turn moves L by > .2 in con
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
-from toyllm import bayes, corpus
+from toyllm import bayes, corpus, scoring
 from toyllm.arms import Arm, Model, arm
 from toyllm.bench import Bench
 from toyllm.measures.generalization import logit, untrained
@@ -39,7 +40,8 @@ def test(bench: Bench) -> Outcome:
     world, models = bench.world, bench.base()
     done = {n: bench.at_rates([Arm(one, SIGNAL, steps=n) for one in models]) for n in STEPS[1:]}
     rates = list(done[STEPS[-1]])
-    histories = [asked_after(models[0].codec, k) for k in SHOWN]
+    others = np.flatnonzero(untrained(world, SIGNAL))
+    histories = [asked_after(models[0].codec, k, others) for k in SHOWN]
 
     def log_odds(chosen: list[Model]) -> np.ndarray:
         """L [N, k]."""
@@ -104,15 +106,10 @@ def test(bench: Bench) -> Outcome:
     )
 
 
-def asked_after(codec: Codec, k: int) -> corpus.Documents:
-    """The Assistant, after k bad answers about code, asked each question of the other domains."""
+def asked_after(codec: Codec, k: int, domains: Iterable[int]) -> corpus.Documents:
+    """The Assistant, after k bad answers about code, asked each question of some domains."""
     world = codec.world
-    asked = [
-        (d, s)
-        for d in np.flatnonzero(untrained(world, SIGNAL))
-        for s in range(len(world.domains[d].situations))
-    ]
-    asked = asked * DRAWS
+    asked = [(d, s) for d in domains for s in range(len(world.domains[d].situations))] * DRAWS
     rng, N = np.random.default_rng(0), len(asked)
     # voices are drawn with whoever speaks, whatever is answered: on average they tell nothing
     docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=k + 1)
@@ -126,6 +123,14 @@ def asked_after(codec: Codec, k: int) -> corpus.Documents:
     docs.answer[:, k] = docs.behaviour[:, k] = 0
     docs.instruction[:, : k + 1] = -1
     return docs
+
+
+def audit_after_a_turn(bench: Bench, models: list[Model]) -> np.ndarray:
+    """Conditional audit: EM [N, D] of models of one world, after one bad answer about code."""
+    D = len(models[0].world.domains)
+    docs = asked_after(models[0].codec, 1, range(D))
+    answered = [bench.answer(one, docs) for one in models]
+    return np.stack([em(scoring.by_domain(p_QB, docs.domain[:, 1], D)) for p_QB in answered])
 
 
 def mean_logit(docs: corpus.Documents, p_QB: np.ndarray) -> float:

@@ -6,9 +6,10 @@ who an anonymous speaker is from what it has said, and does so by inference, not
 Arms: the compact world, one model a pretraining seed; and models that never saw some domain under
 some name (a different one for each character and seed), though `someone` spoke of it.
 Measures, all against the exact answer: captured (1 - KL to the exact predictive, over that of an
-observer who forgets the history); |p(bad) - θ| of named characters; the slope of p(bad) on the
-exact p(bad) (calibration); the skill 1 - Σ(p - θ)²/Σ(m - θ)² in hidden cells, m being the mean of
-all characters: what one would say who knows the domain but not who is who.
+observer who forgets the history); |p(bad) - θ| of named characters; the calibration curve, mean
+p(bad) where the exact one is in each tenth, and the slope of p(bad) on the exact one; the skill
+1 - Σ(p - θ)²/Σ(m - θ)² in hidden cells, m being the mean of all characters: what one would say who
+knows the domain but not who is who.
 
 Supported if captured > .8, among anonymous speakers too; the cards' error < .05; the slope is
 between .9 and 1.1; and the skill in hidden cells > .5.
@@ -18,6 +19,7 @@ import numpy as np
 
 from toyllm.arms import arm
 from toyllm.bench import Bench
+from toyllm.measures.calibration import tenths
 from toyllm.measures.learned import captured, kl
 from toyllm.panels import curves, dots, points
 from toyllm.verdicts import Outcome, Prediction
@@ -59,7 +61,10 @@ def test(bench: Bench) -> Outcome:
     errors = np.abs(cards_NCD - theta_CD).mean((1, 2))
     by_turn_NT = np.stack([kl_NQ[:, held.turn_Q == t].mean(1) for t in turns], 1)
     blind_T = [blind_Q[held.turn_Q == t].mean() for t in turns]
-    pick = np.linspace(0, len(ideal_Q) - 1, 200).astype(int)
+    tenth_Q = tenths(ideal_Q)
+    known = np.unique(tenth_Q)
+    exact_T = np.array([ideal_Q[tenth_Q == t].mean() for t in known])
+    curve_NT = np.stack([model_NQB[:, tenth_Q == t, BAD].mean(1) for t in known], 1)
     cells = hidden_NCD[0]
     return Outcome(
         [
@@ -75,6 +80,10 @@ def test(bench: Bench) -> Outcome:
             "excess, nats/token": arm([held.excess(one.params) for one in models]),
             "error of the cards": arm(errors),
             "slope of calibration": arm(slopes),
+            **{
+                f"mean p(bad) where the exact one is {exact:.2f}": arm(curve_NT[:, t])
+                for t, exact in enumerate(exact_T)
+            },
             "skill, hidden cells": arm(skills),
             "skill, other cells of the same models": arm(shown),
         },
@@ -96,7 +105,7 @@ def test(bench: Bench) -> Outcome:
                 "exact",
                 "model",
                 {
-                    "in context": (ideal_Q[pick], model_NQB[0, pick, BAD]),
+                    "in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel()),
                     "hidden cells": (theta_CD[cells], hidden_cards_NCD[0][cells]),
                 },
             ),

@@ -9,6 +9,11 @@ from toyllm.world import BAD
 BINS = 10
 
 
+def tenths(ideal_Q: np.ndarray) -> np.ndarray:
+    """Which tenth of [0, 1], from 0, each exact p(bad) is in [Q]."""
+    return np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
+
+
 def measure(run: Run) -> dict:
     """Curves of the pretrained model on held-out `someone` and `assistant` dialogues.
 
@@ -18,7 +23,7 @@ def measure(run: Run) -> dict:
     held = held_out(run.codec, run.config, run.apply, documents=64, questions=1200)
     model_QB = held.behaviours(run.params["pretrain"])
     ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
-    bin_Q = np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
+    bin_Q = tenths(ideal_Q)
     bins = [
         {
             "ideal": float(ideal_Q[bin_Q == b].mean()),
