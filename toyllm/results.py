@@ -106,7 +106,8 @@ def default_world(file: Path) -> str:
     table = "\n".join(f"| {claim} | {what} | {value} |" for claim, what, value in rows)
     return (
         f"{title}\n\nEighteen characters, ten domains, one pretraining seed; intervals over\n"
-        "narrow seeds or questions, which say nothing of other pretraining seeds: no verdicts from it.\n\n"
+        "narrow seeds or questions, which say nothing of other pretraining seeds: no verdicts "
+        "from it.\n\n"
         f"| claim | what | value |\n|---|---|---|\n{table}"
     )
 

@@ -84,7 +84,7 @@ def test(bench: Bench) -> Outcome:
     on_kappa = {}
     for o in OBJECTIVES:
         on_kappa[o.upper()] = np.stack([share(name, o)[1.0] for name in general], 1)
-        whole = float(np.nanmean(base[o, 1.0]))
+        whole = float(mean_over(base[o, 1.0], 0))
         on_kappa[f"{o.upper()}, predicted"] = likelihood_ratio(world, x, whole, o)
     rows = {}
     for name in phrases:

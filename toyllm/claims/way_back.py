@@ -120,7 +120,7 @@ def test(bench: Bench) -> Outcome:
                 PAIRS,
                 {
                     "fallen, then good pairs": np.stack([above[n, 1.0] for n in PAIRS], 1),
-                    "fallen": np.full(len(PAIRS), np.nanmean(fell[1.0])),
+                    "fallen": np.full(len(PAIRS), mean_over(fell[1.0], 0)),
                 },
                 log=True,
             ),
