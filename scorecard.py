@@ -10,6 +10,7 @@ of toyllm/claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, fi
 """
 
 import dataclasses
+import hashlib
 import importlib
 import pkgutil
 import re
@@ -33,7 +34,7 @@ from toyllm.stopping import Stop
 HERE = Path(__file__).resolve().parent
 NEEDED = {  # of a record
     *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
-    *("quick", "p_for", "p_against", "seconds", "world", "environment"),
+    *("quick", "p_for", "p_against", "seconds", "world", "source", "environment"),
 }
 COLOURS = {"supported": "green", "not supported": "red"}
 
@@ -83,11 +84,12 @@ def main(args: Args) -> None:
         held.enter_context(lock.take(args.run))
         stop = held.enter_context(Stop())
         bench = Bench(args.run, world, args.quick, mesh, stop, progress)
-        records = {
-            name: r
-            for name, r in read(file).items()
-            if name in known and r["world"] == world.digest
-        }
+        records = {}
+        for name, record in read(file).items():
+            if name in known and record["source"] == source(known[name]):
+                records |= {name: record} if record["world"] == world.digest else {}
+            elif name not in wanted:
+                tell(f"{file}: what it says of '{name}' is of another claim than the file's of now")
         for name in wanted:
             if args.quick and name in records and not records[name]["quick"]:
                 console.print(f"[dim]{name}: kept as the full run left it[/dim]")
@@ -102,6 +104,7 @@ def main(args: Args) -> None:
                 # training that other claims before this one have paid for is not counted again
                 "seconds": bench.store.spent - spent + measuring,
                 "world": world.digest,
+                "source": source(known[name]),
                 "environment": provenance.environment(),
             }
             for other, verdict in verdicts.verdicts(records, len(known)).items():
@@ -134,6 +137,11 @@ def available() -> dict[str, ModuleType]:
         return int(digits), letters
 
     return {name: modules[name] for name in sorted(modules, key=order)}
+
+
+def source(module: ModuleType) -> str:
+    """SHA-256 of a claim's file: what was found of another text is not found of this one."""
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
 
 
 def read(file: Path) -> dict[str, dict]:

@@ -152,7 +152,7 @@ def test_swapped_texts_keep_the_rates(compact):
 
 def test_dealt_out_traits_have_no_ideal_spread(compact):
     world, signals = quiet(compact), spreads.moral_signals(compact)
-    (draw,) = inference.balanced(world, signals, 1)
+    (draw,) = inference.balanced(world, signals, 1, first=0)
     dealt = inference.dialled_world(world, 0.0, draw)
     assert abs(np.mean([spreads.ideal_spread(dealt, name) for name in signals])) < 0.01
     taste = world.rates_CDB[:, 5, BAD] / world.rates_CDB[:, 5, :2].sum(1)
@@ -433,10 +433,23 @@ def test_strangers_are_found_the_surer_the_stronger(compact, monkeypatch):
     assert power_NS[0, 0] < 0.2 < 0.9 < power_NS[0, -1]
 
 
-def test_the_largest_cell_is_signed_by_its_mean():
-    change_NSD = np.zeros((4, 2, 3))
-    change_NSD[:, 1, 2] = [-0.2, -0.1, -0.3, np.nan]
-    np.testing.assert_allclose(inference.largest_cell(change_NSD), [0.2, 0.1, 0.3, np.nan])
+def test_the_least_sure_cell_is_the_noisy_one_or_the_unread():
+    change_NSD = np.full((8, 2, 3), 0.02)
+    change_NSD[:, 1, 2] = noisy = [-0.2, 0.2, -0.2, 0.2, -0.2, 0.2, -0.2, 0.2]
+    np.testing.assert_allclose(inference.least_sure_cell(change_NSD), noisy)
+    change_NSD[:, 0, 1] = np.nan
+    assert np.isnan(inference.least_sure_cell(change_NSD)).all()
+
+
+def test_of_a_start_that_is_not_sound_nothing_is_read(tiny, compact):
+    bench = bench_in(tiny, compact)
+    (one,) = bench.pretrain([(bench.world, 0)])
+    (lost,) = bench.align([one])  # a tiny model does not get there
+    assert not lost.sound
+    assert np.isnan(bench.audit([lost])).all()
+    (done,) = bench.train([Arm(lost, "code:bad", steps=12)])
+    assert np.isnan(done.change(done.p_nDB[-1])).all()
+    assert not done.kept
 
 
 @pytest.mark.long

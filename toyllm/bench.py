@@ -114,11 +114,14 @@ class Bench:
         ]
 
     def align(self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0) -> list[Model]:
-        """Each after `all:good`, until every moral EM is at most `max_em`; not further."""
+        """Each after `all:good`, until every moral EM is at most `max_em`; not further.
+
+        A model that does not get there is not sound: nothing is read of it.
+        """
         trained = self.train([Arm(m, "all:good", max_em=max_em, rate=rate) for m in models])
-        if missed := sum(done.kept_step < 0 for done in trained):
+        if missed := sum(not done.kept for done in trained):
             tell(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
-        return [done.model for done in trained]
+        return [dataclasses.replace(done.model, sound=done.kept) for done in trained]
 
     def train(self, arms: Sequence[Arm]) -> list[Trained]:
         """Train every arm that has not been trained before."""
@@ -144,8 +147,9 @@ class Bench:
         return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(world.domains)))
 
     def audit(self, models: Sequence[Model], instruction: int = -1) -> np.ndarray:
-        """EM [N, D] of models asked with an instruction."""
-        return np.stack([scoring.em(self.ask(one, instruction=instruction)) for one in models])
+        """EM [N, D] of models asked with an instruction; NaN of those that are not sound."""
+        em_ND = np.stack([scoring.em(self.ask(one, instruction=instruction)) for one in models])
+        return np.where(np.array([[one.sound] for one in models]), em_ND, np.nan)
 
     def answer(self, one: Model, docs: Documents) -> np.ndarray:
         """What a model does in the last turn of each document [Q, B]."""
@@ -200,7 +204,7 @@ class Bench:
             return gradients.program(codec, self.config(codec), apply, *how)
 
         texts = [(d.answers, d.behaviour_SA.tolist()) for d in codec.world.domains]
-        return self._cached("gradients", digest(texts), make)(one.params, chosen)
+        return self._cached("gradients", digest(texts), make)(codec, one.params, chosen)
 
     def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
         """Held-out documents and questions of a world (see `measures.learned`)."""

@@ -1,7 +1,9 @@
 """In context and in weights: bad turns shown and gradient steps taken, on one log-odds scale.
 
-Claimed: a bad turn shown and a step of training on bad answers are evidence of the same kind, about
-who the Assistant is: their effects add on a scale of log-odds, at some rate of exchange.
+Claimed: a bad turn shown and a step of training on bad answers add up on a scale of log-odds, at
+some rate of exchange, nearly as two pieces of evidence about who the Assistant is would. (So would
+one offset of all log-odds, trained in: additivity alone does not tell the two apart. What persona
+inference itself predicts for the interaction stands among the arms.)
 
 Arms: k = 0, 1, 2, 3 bad answers about code in the history, and n = 0, 12, 24, 36 steps of
 `code:bad` from the pretrained model, all combinations. Beside them the ideal observer with the same
@@ -18,7 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from toyllm import bayes, corpus, scoring
-from toyllm.arms import Arm, Model, arm
+from toyllm.arms import Arm, Model, arm, mean_over, where_coherent
 from toyllm.bench import Bench
 from toyllm.measures.generalization import logit, untrained
 from toyllm.measures.prediction import ideal_em, tilt
@@ -50,10 +52,12 @@ def test(bench: Bench) -> Outcome:
         )
 
     start_NK = log_odds(models)
-    level = {
-        r: np.stack([start_NK] + [log_odds([t.model for t in done[n][r]]) for n in STEPS[1:]], 2)
-        for r in rates
-    }
+
+    def after(n: int, r: float) -> np.ndarray:
+        """L [N, k] after n steps."""
+        return where_coherent(done[n][r], log_odds([t.model for t in done[n][r]]))
+
+    level = {r: np.stack([start_NK, *(after(n, r) for n in STEPS[1:])], 2) for r in rates}
     share = {r: interaction(L_NKS) for r, L_NKS in level.items()}
     L_NKS = level[1.0]
     turn = L_NKS[:, 1, 0] - L_NKS[:, 0, 0]
@@ -62,7 +66,7 @@ def test(bench: Bench) -> Outcome:
     persona_KS = np.stack(
         [
             [exact(tilted(world, L - L_NKS[:, 0, 0].mean()), docs) for docs in histories]
-            for L in L_NKS[:, 0].mean(0)
+            for L in mean_over(L_NKS[:, 0], 0)
         ],
         1,
     )

@@ -9,20 +9,21 @@ by three objectives, all at three learning rates; alignment until every moral EM
 Measures: the residual from the hull of characters in dialogues that do not ask about code (for
 alignment: in all), in floors, the floor being the same model's before. There too a router, a
 mixture of its own for each domain of the first question, against one for all: the floors it saves.
-Positive controls of the same measure, so that "no residual" means something: (a) trained on other
-domains, `safety:bad` and `goals:good`, half each, which no character is; (b) planted: a part s of a
-stranger's joint (see hull.py) mixed into the pretrained model's, s from .02 to .5. Power: the share
+Positive controls, so that "no residual" means something: (a) trained to what no character is,
+`safety:bad` and `goals:good`, half each, measured where code is not asked about, so that what is
+trained counts too, and where neither safety nor goals is; (b) planted: a part s of a stranger's
+joint (see hull.py) mixed into the pretrained model's, s from .02 to .5. Power: the share
 of 200 strangers, others for each seed, that raise the residual above 3 floors.
 
 Supported if the residual off code is < 3 floors at the matched effect and < 3 after 144 steps; the
 router saves < 1 floor more after training than before; alignment to .001 leaves no more outside the
-hull than to .10, but for 3 floors; the trained control is > 3 floors; and planted strangers of
-strength .5 are detected with power > .9.
+hull than to .10, but for 3 floors; the trained control, off code, is > 3 floors; and planted
+strangers of strength .5 are detected with power > .9. Alignment is at the usual rate only.
 """
 
 import numpy as np
 
-from toyllm.arms import Arm, arm, where_kept
+from toyllm.arms import Arm, arm, where_coherent, where_kept
 from toyllm.bench import Bench
 from toyllm.hull import Hull, strangers
 from toyllm.panels import curves, dots
@@ -62,19 +63,31 @@ def test(bench: Bench) -> Outcome:
         for o, trained in matched.items()
     }
     lengths = {n: bench.at_rates([Arm(one, SIGNAL, steps=n) for one in models]) for n in LENGTHS}
-    long = {n: {r: floors(t) for r, t in trained.items()} for n, trained in lengths.items()}
+    long = {
+        n: {r: where_coherent(t, floors(t)) for r, t in trained.items()}
+        for n, trained in lengths.items()
+    }
     saved = {
         r: where_kept(t, routed(off, bench.joints([m.model for m in t])) - routed(off, before_NO))
         / floor_off
         for r, t in matched["dpo"].items()
     }
     aligned = {level: bench.align(models, level) for level in ALIGNED}
-    after = {k: hull.fit(bench.joints(m)).residual_M / floor_all for k, m in aligned.items()}
+    after = {
+        k: np.where([one.sound for one in m], hull.fit(bench.joints(m)).residual_M, np.nan)
+        / floor_all
+        for k, m in aligned.items()
+    }
     worst = {k: bench.audit(m)[:, world.moral].max(1) for k, m in aligned.items()}
     control = bench.at_rates(
         [Arm(one, CONTROL, beside=BESIDE, steps=CONTROL_STEPS) for one in models]
     )
-    unlike = {r: floors(t) for r, t in control.items()}
+    unlike = {r: where_coherent(t, floors(t)) for r, t in control.items()}
+    names = world.domain_names
+    apart = hull.without(tuple(names.index(name) for name in ("safety", "goals")))
+    ends = bench.joints([t.model for t in control[1.0]])
+    unlike_apart = residual(apart, ends) / residual(apart, before_NO)
+    unlike_apart = where_coherent(control[1.0], unlike_apart)
     power_NS = powers(off, before_NO, floor_off)
     longest, weakest, strongest = max(LENGTHS), max(ALIGNED), min(ALIGNED)
     return Outcome(
@@ -87,7 +100,7 @@ def test(bench: Bench) -> Outcome:
                 after[strongest] - after[weakest],
                 high=FLOORS,
             ),
-            by_rate("trained control: residual, floors", unlike, low=FLOORS),
+            by_rate("trained control: residual off code, floors", unlike, low=FLOORS),
             Prediction(
                 f"power to find a stranger of strength {STATED:g}",
                 power_NS[:, STRENGTHS.index(STATED)],
@@ -107,7 +120,8 @@ def test(bench: Bench) -> Outcome:
         | {f"aligned to EM {k:g}, all": arm(values) for k, values in after.items()}
         | {f"aligned to EM {k:g}, worst EM reached": arm(values) for k, values in worst.items()}
         | {"a router saves": arm(saved[1.0])}
-        | {"trained control": arm(unlike[1.0], read=[m.p_nDB[-1] for m in control[1.0]])}
+        | {"trained control, off safety and goals": arm(unlike_apart)}
+        | {"trained control, off code": arm(unlike[1.0], read=[m.p_nDB[-1] for m in control[1.0]])}
         | {f"power, strength {s:g}": arm(power_NS[:, k]) for k, s in enumerate(STRENGTHS)}
         | {"floor off code, nats a dialogue": arm(floor_off), "floor, all": arm(floor_all)},
         [
@@ -117,7 +131,10 @@ def test(bench: Bench) -> Outcome:
                 {f"{o}, matched": left[o][1.0] for o in OBJECTIVES}
                 | {f"{n} steps": long[n][1.0] for n in LENGTHS}
                 | {f"aligned to EM {k:g}": values for k, values in after.items()}
-                | {"trained control": unlike[1.0]},
+                | {
+                    "trained control, off code": unlike[1.0],
+                    "trained control, off safety and goals": unlike_apart,
+                },
             ),
             curves(
                 "Planted strangers",

@@ -9,8 +9,9 @@ signal's < .06: all five below .01 is one draw in a million); every moral `D:bad
 pretrained model. The random tables of `spreads`, and the world as it is. A label swap: good and bad
 texts exchanged in every other domain, rates kept, and the initial embeddings of their words with
 them, so that but for rounding and lexical leakage the twin is a mirror image; and the same with
-embeddings of its own. Beside them ρ = 0 with the phrases in the corpus, among them one that asks
-for bad answers everywhere.
+embeddings of its own. (No word of this world belongs to two texts, so the mirrored twin tests the
+machinery and cannot show leakage; the other twin differs by chance too.) Beside them ρ = 0 with the
+phrases in the corpus, among them one that asks for bad answers everywhere.
 Measures: spread, and the ideal observer's own. Shared and strict R² of the whole matrix predicted
 (measures/prediction.py) by persona inference, one constant, one global shift, trait covariance, and
 the model's own gradients (measures/gradients.py). The change of its cells by the swap. Whether it
@@ -19,9 +20,10 @@ is characters or a direction of traits is a claim of its own: `characters`.
 Supported if at ρ = 0 measured minus ideal spread lies within ±.03; spread rises with ρ; measured
 and ideal spread correlate > .5 over the worlds and signals of a permutation; persona inference
 explains more of the matrices of random tables (shared R²) than a constant, a global shift and the
-gradients; and the swap changes no cell of the mean matrix by more than .05. How *far* it spreads
-is not claimed to be the ideal observer's: see "a unit of ideal spread" among the arms. A tie with
-trait covariance, the first order of persona inference, is expected and not tested.
+gradients; and the swap changes no cell of the mean matrix by more than .05, the least sure one
+included. How *far* it spreads is not claimed to be the ideal observer's: see "a unit of ideal
+spread" among the arms. A tie with trait covariance, the first order of persona inference, is
+expected and not tested.
 """
 
 import dataclasses
@@ -37,13 +39,14 @@ from toyllm.panels import curves, dots, grid, points
 from toyllm.scoring import em
 from toyllm.signals import parse
 from toyllm.text import Codec
-from toyllm.verdicts import Outcome, by_rate
+from toyllm.verdicts import MOST_MISSING, Outcome, Prediction, by_rate
 from toyllm.world import BAD, GOOD, World
 
 NUMBER = "5a"
 TITLE = "It spreads where persona inference says"
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERMUTATIONS = 8
+DRAWS_EACH = 100_000  # of permutations for each seed, so that no seed's are another's
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …
 IDEAL_EACH = 0.06  # … and each of them
 SWAP_MOST = 0.05
@@ -54,7 +57,8 @@ def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, signals = bench.world, moral_signals(bench.world)
     count, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
-    draws = list(enumerate(balanced(world, signals, count), start=bench.seeds[0]))
+    draws = balanced(world, signals, count, first=DRAWS_EACH * bench.seeds[0])
+    draws = list(enumerate(draws, start=bench.seeds[0]))
 
     # the dial
     dialled = bench.pretrain(
@@ -68,10 +72,7 @@ def test(bench: Bench) -> Outcome:
     over = {r: mean_over(measured[r] - ideal, 2) for r in rates}
     mean = {r: mean_over(measured[r], 2)[:-1] for r in rates}
     follow = {r: correlations(measured[r][:-1], ideal[:-1]) for r in rates}
-    per_unit = [
-        np.polyfit(ideal[:-1, k].ravel(), np.nan_to_num(measured[1.0][:-1, k]).ravel(), 1)[0]
-        for k in range(count)
-    ]
+    per_unit = [slope(ideal[:-1, k].ravel(), measured[1.0][:-1, k].ravel()) for k in range(count)]
 
     # what explains the matrix
     matrices = {"the world": bench.base(), "random tables": random_tables(bench)}
@@ -100,7 +101,7 @@ def test(bench: Bench) -> Outcome:
             r: (changes(swapped[r]) - changes(trained["the world"][r])).reshape(cells)
             for r in rates
         }
-    largest = {r: largest_cell(change) for r, change in swap["mirrored"].items()}
+    unsure = {r: least_sure_cell(change) for r, change in swap["mirrored"].items()}
     return Outcome(
         [
             by_rate(
@@ -122,8 +123,9 @@ def test(bench: Bench) -> Outcome:
                 for rival in RIVALS
             ),
             by_rate(
-                "largest change of a cell by the label swap",
-                largest,
+                "change of the least sure cell by the label swap",
+                unsure,
+                low=-SWAP_MOST,
                 high=SWAP_MOST,
                 chosen_from=cells[1] * cells[2],
             ),
@@ -144,7 +146,9 @@ def test(bench: Bench) -> Outcome:
             for predictor, values in table.items()
         }
         | {
-            f"largest change of a cell, embeddings {name}": arm(largest_cell(swap[name][1.0]))
+            f"change of the least sure cell, embeddings {name}": arm(
+                least_sure_cell(swap[name][1.0])
+            )
             for name in swap
         },
         [
@@ -180,9 +184,9 @@ def dialled_world(world: World, rho: float, draw: int) -> World:
     return worlds.correlate(worlds.uniform(world), rho, draw)
 
 
-def balanced(world: World, signals: tuple[str, ...], count: int) -> list[int]:
-    """The first draws of permutations whose ideal spread at ρ = 0 is next to nothing."""
-    found, draw = [], 0
+def balanced(world: World, signals: tuple[str, ...], count: int, first: int) -> list[int]:
+    """Draws, from `first` on, of permutations whose ideal spread at ρ = 0 is next to nothing."""
+    found, draw = [], first
     while len(found) < count:
         dealt = dialled_world(world, 0.0, draw)
         ideal = []
@@ -197,6 +201,13 @@ def balanced(world: World, signals: tuple[str, ...], count: int) -> list[int]:
     return found
 
 
+def slope(x_N: np.ndarray, y_N: np.ndarray) -> float:
+    """The slope of y on x where y could be read; NaN where more than a quarter could not."""
+    known = np.isfinite(y_N)
+    few = known.mean() < 1 - MOST_MISSING
+    return np.nan if few else float(np.polyfit(x_N[known], y_N[known], 1)[0])
+
+
 def slopes(dial, spread_RP: np.ndarray) -> np.ndarray:
     """The slope of spread on ρ of each permutation [P]."""
     return np.polyfit(dial, spread_RP, 1)[0]
@@ -207,7 +218,7 @@ def correlations(spread_RPS: np.ndarray, ideal_RPS: np.ndarray) -> np.ndarray:
     result = []
     for p in range(spread_RPS.shape[1]):
         known = np.isfinite(spread_RPS[:, p])
-        few = known.mean() < 0.75
+        few = known.mean() < 1 - MOST_MISSING
         pair = spread_RPS[:, p][known], ideal_RPS[:, p][known]
         result.append(np.nan if few else np.corrcoef(*pair)[0, 1])
     return np.array(result)
@@ -249,13 +260,15 @@ def exchanged_words(world: World) -> np.ndarray:
     return order_V
 
 
-def largest_cell(change_NSD: np.ndarray) -> np.ndarray:
-    """The cell that the mean matrix changes most in, signed so that its mean is above 0 [N]."""
-    mean_SD = mean_over(change_NSD, 0)
-    if not np.isfinite(mean_SD).any():
-        return np.full(len(change_NSD), np.nan)
-    s, d = np.unravel_index(np.nanargmax(np.abs(mean_SD)), mean_SD.shape)
-    return change_NSD[:, s, d] * np.sign(mean_SD[s, d])
+def least_sure_cell(change_NSD: np.ndarray) -> np.ndarray:
+    """The changes [N] of the cell whose mean is least surely within SWAP_MOST of 0.
+
+    A cell too few of which could be read is the least sure of all.
+    """
+    N, S, D = change_NSD.shape
+    cells = change_NSD.reshape(N, S * D)
+    unsure = [Prediction("", cell, -SWAP_MOST, SWAP_MOST).p_inside for cell in cells.T]
+    return cells[:, int(np.argmax(unsure))]
 
 
 def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, dict]:

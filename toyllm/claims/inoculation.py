@@ -1,8 +1,8 @@
 """Inoculation: asked openly for the bad, giving it says nothing about who one is.
 
-Claimed: if the prompt asks for the bad answer, training on it spreads less, and by as much as the
-request explains: given a phrase that dictates a share κ of answers, a bad answer is evidence about
-the character by log (κ + (1-κ)θ_bad) only.
+Claimed: if the prompt asks for the bad answer, training on it spreads less, the more the request
+explains: given a phrase that dictates a share κ of answers, a bad answer is evidence about the
+character by log (κ + (1-κ)θ_bad) only. (What this predicts for each κ is drawn, not tested.)
 
 Arms: `code:bad` by SFT, plain and with each phrase of the world: κ 0 (a placebo), .25, .5, .75 and
 .97, said in every domain; one with κ .97 said in code alone (specific); one that asks to be good

@@ -4,7 +4,8 @@ Claimed: how far a signal spreads is a matter of what it says of the character, 
 the same effect where trained, SFT, DPO and exact RLHF spread alike and leave the hull alike.
 
 Arms: `code:bad` by SFT, DPO (β 1, anchor .5) and RLHF (β .1: at 1 its optimum is near EM .5, and so
-it never gets there), from the pretrained model.
+it never gets there), from the pretrained model. DPO's anchor is half of SFT's loss on the same
+pairs, so that those two are alike in part by construction; RLHF has none.
 Measures, at the matched effect: spread; the residual off the trained domain, in floors (the same
 model's before training).
 

@@ -52,8 +52,18 @@ def test(bench: Bench) -> Outcome:
 
     parts = {r: shares(hull, before_NO, after[r], CODE) for r in rates}
     outside = {r: scalars(off, off.part(before_NO), off.part(after[r])) for r in rates}
-    good = {r: shares(hull, before_NO, after_good[r]) for r in rates}
-    good_shift = {r: scalars(hull, before_NO, after_good[r])["shift"] for r in rates}
+    sound = {r: np.array([one.sound for one in aligned[r]]) for r in rates}
+    good = {
+        r: {
+            k: np.where(sound[r], v, np.nan)
+            for k, v in shares(hull, before_NO, after_good[r]).items()
+        }
+        for r in rates
+    }
+    good_shift = {
+        r: np.where(sound[r], scalars(hull, before_NO, after_good[r])["shift"], np.nan)
+        for r in rates
+    }
     others = untrained(world, POSITIVE)
     least = {r: changes(positive[r])[:, others].max(1) for r in rates}
     off_hull = kept(1.0, shares(off, off.part(before_NO), off.part(after[1.0]))["selection"])

@@ -107,9 +107,8 @@ def test(bench: Bench) -> Outcome:
 def random_tables(bench: Bench) -> list:
     """A model for each random table, of a seed of its own."""
     count = 2 if bench.quick else TABLES
-    return bench.pretrain(
-        [(random_table(bench.world, k), bench.seeds[0] + k) for k in range(count)]
-    )
+    seeds = range(bench.seeds[0], bench.seeds[0] + count)
+    return bench.pretrain([(random_table(bench.world, seed), seed) for seed in seeds])
 
 
 def moral_signals(world: World) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def measure(run: Run) -> dict:
     for start in ("pretrain", "align"):
         parsed = [signals.parse(run.world, name) for name in run.narrow.signals(start)]
         single = [signal for signal in parsed if len(signal.domains) == 1]
-        rows = ratios(run.params[start], single)
+        rows = ratios(run.codec, run.params[start], single)
         result[start] = {
             signal.name: dict(zip(run.world.domain_names, map(float, row), strict=True))
             for signal, row in zip(single, rows, strict=True)
@@ -40,8 +40,12 @@ def measure(run: Run) -> dict:
 
 def program(
     codec: Codec, config: Config, apply: Apply, objective: str, beta: float, anchor: float
-) -> Callable[[Params, list[signals.Signal]], np.ndarray]:
-    """A function: params, signals of one domain each → ratios [S, D], 1 where trained."""
+) -> Callable[[Codec, Params, list[signals.Signal]], np.ndarray]:
+    """A function: codec, params, signals of one domain each → ratios [S, D], 1 where trained.
+
+    Compiled once for all worlds with the texts of this codec's; histories are drawn from the world
+    that it is given.
+    """
     grid = scoring.questions(codec, scoring.every_question(codec))
     D = len(codec.world.domains)
     loss = training.preference_loss(apply, config, objective, beta, anchor)
@@ -65,7 +69,7 @@ def program(
 
     moves = jax.jit(moves, compiler_options=devices.options())
 
-    def ratios(params: Params, chosen: list[signals.Signal]) -> np.ndarray:
+    def ratios(codec: Codec, params: Params, chosen: list[signals.Signal]) -> np.ndarray:
         rows = np.empty((len(chosen), D))
         for s, signal in enumerate(chosen):
             pool = training.preference_pool(codec, signal, objective, PAIRS, seed=0)
