@@ -10,7 +10,10 @@ from toyllm import figures
 from toyllm.files import plain
 from toyllm.verdicts import Prediction
 
+PREDICTED = ", predicted"
 MOST_COLUMNS = 3  # of panels beside each other
+MOST_TICKS = 10
+LEAST_COLOUR = 0.1  # a grid's fullest colour is of no less than this
 MOST_DOTS = 16  # values of an arm that are shown one by one
 
 
@@ -26,7 +29,10 @@ def dots(title: str, label: str, arms: dict, marks: dict | None = None) -> dict:
 
 
 def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = False) -> dict:
-    """Lines over x: the mean of [N, len(x)] values with its 95% interval, or one line [len(x)]."""
+    """Lines over x: the mean of [N, len(x)] values with its 95% interval, or one line [len(x)].
+
+    One line named as another series and ", predicted" has that one's colour.
+    """
     words = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
     return {"kind": "curves", **words, "x": plain(x), "series": plain(series), "log": log}
 
@@ -95,11 +101,14 @@ def _dots(axis, panel: dict, c: dict) -> None:
 
 def _curves(axis, panel: dict, c: dict) -> None:
     x = np.array(panel["x"], float)
+    colours = {name: f"C{k}" for k, name in enumerate(panel["series"])}
     for k, (name, rows) in enumerate(panel["series"].items()):
         values = np.array(rows, float)
         one = values.ndim == 1
         y = values if one else np.array([Prediction("", column).effect for column in values.T])
-        style = {"ls": "--", "color": c["soft"]} if one else {"color": f"C{k}", "marker": "."}
+        beside = colours.get(name.removesuffix(PREDICTED), c["soft"])  # of what is measured
+        beside = c["soft"] if beside == colours[name] else beside
+        style = {"ls": "--", "color": beside} if one else {"color": colours[name], "marker": "."}
         axis.plot(x, y, lw=1.6, label=name, **style)
         if not one and len(values) > 1:
             spans = [Prediction("", column).interval() or (np.nan,) * 2 for column in values.T]
@@ -107,7 +116,8 @@ def _curves(axis, panel: dict, c: dict) -> None:
     if panel["log"]:
         axis.set_xscale("log")
         axis.minorticks_off()
-    axis.set_xticks(x, [f"{value:g}" for value in x])
+    shown = x[:: -(-len(x) // MOST_TICKS)]
+    axis.set_xticks(shown, [f"{value:g}" for value in shown])
     axis.axhline(0, color=c["soft"], lw=0.8)
     axis.set_xlabel(panel["xlabel"])
     axis.set_ylabel(panel["ylabel"])
@@ -133,10 +143,12 @@ def _points(axis, panel: dict, c: dict) -> None:
 
 def _grid(axis, panel: dict, c: dict) -> None:
     values = np.array(panel["values"], float)
-    most = np.max(np.abs(values), initial=1e-9, where=np.isfinite(values))
+    known = np.isfinite(values)
+    most = np.max(np.abs(values), initial=LEAST_COLOUR, where=known)
+    sign = "+" if np.any(values < 0, where=known) else ""
     axis.imshow(values, cmap=figures.diverging(c), vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        text = "" if np.isnan(value) else f"{value:+.2f}".replace("0.", ".")
+        text = "" if np.isnan(value) else f"{value:{sign}.2f}".replace("0.", ".")
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=c["ink"])
     axis.set_xticks(range(len(panel["columns"])), panel["columns"], fontsize=8)
     axis.set_yticks(range(len(panel["rows"])), panel["rows"], fontsize=8)
