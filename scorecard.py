@@ -81,7 +81,8 @@ def main(args: Args) -> None:
     console.width = max(console.width, 110)
     file = args.run / "scorecard.json"
     with ExitStack() as held:
-        held.enter_context(lock.take(args.run))
+        held.enter_context(lock.take(args.run, mark="trained"))
+        (args.run / "trained").mkdir(exist_ok=True)
         stop = held.enter_context(Stop())
         bench = Bench(args.run, world, args.quick, mesh, stop, progress)
         records = {}

@@ -358,6 +358,29 @@ def test_what_was_trained_elsewhere_is_told(tiny, compact, monkeypatch):
     assert here.store.elsewhere == [f"jax: {now['jax']}, now 9.9"]
 
 
+def test_the_scorecard_goes_on_where_it_was(tiny, monkeypatch, capsys):
+    folder = tiny / "run"
+    args = scorecard.Args(run=folder, claim=(("mixture",),), quick=True, compile_cache=False)
+    scorecard.main(args)
+    first = json.loads((folder / "scorecard.json").read_text())
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Bench, "_pretrain", never)
+    scorecard.main(args)
+    (again,) = json.loads((folder / "scorecard.json").read_text())
+    assert again["effect"] == first[0]["effect"]
+    assert again["verdict"] == "undecided (quick)"
+    monkeypatch.setattr(scorecard, "source", lambda module: "of another text")
+    other = dataclasses.replace(args, claim=(("backdoor",),))
+    with pytest.raises(AssertionError, match="trained again"):
+        scorecard.main(other)  # what it says of a claim that has changed is not kept
+    assert "'mixture' is of another claim" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no trained, expected a new or empty folder"):
+        scorecard.main(dataclasses.replace(args, run=ROOT / "corpora"))
+
+
 def test_the_scorecard_lists_its_claims_and_names_the_nearest():
     listed = start("scorecard.py", "--list")
     assert listed.wait() == 0

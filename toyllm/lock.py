@@ -58,10 +58,11 @@ class Lock:
         os.close(self.file)
 
 
-def take(folder: Path) -> Lock:
+def take(folder: Path, mark: str = "config.json") -> Lock:
     """Take a run folder for this process, and make it where there is none (see `Lock`).
 
-    Raises InputError where the folder is in use, or is no run folder.
+    mark: what a folder of this kind has. Raises InputError where the folder is in use, or has other
+    files without it.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run {folder}: found a file, expected a folder")
@@ -69,9 +70,9 @@ def take(folder: Path) -> Lock:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--run {folder}: {error.strerror}, expected a folder to make") from error
-    ours = ("lock", "config.json", "config.json.tmp")  # a process may die having made them
-    if not (folder / "config.json").exists() and any(p.name not in ours for p in folder.iterdir()):
-        raise InputError(f"{folder}: has files but no config.json, expected a new or empty folder")
+    ours = ("lock", mark, f"{mark}.tmp")  # a process may die having made them
+    if not (folder / mark).exists() and any(p.name not in ours for p in folder.iterdir()):
+        raise InputError(f"{folder}: has files but no {mark}, expected a new or empty folder")
     held = Lock(folder)
     try:
         files.check_plain(folder)
