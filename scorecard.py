@@ -190,20 +190,22 @@ def print_arms(arms: dict, console: Console) -> None:
 
 
 def print_scorecard(records: list[dict], console: Console) -> None:
-    """The scorecard: claim, effect with 95% interval, verdict."""
-    table = tables.blank_table("", "claim", "effect of", "effect", "95%", "coh.", "verdict")
+    """The scorecard: claim, arms, effect with 95% interval, verdict."""
+    table = tables.blank_table("", "claim", "effect", "95%", "verdict")
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for r in records:
         colour = COLOURS.get(r["verdict"], "dim")
+        least = results.least_coherence(r["arms"].values())
+        arms = f"{len(r['arms'])} arms" + (f", coherence ≥ {least}" if least else "")
         table.add_row(
             r["number"],
-            r["title"],
-            r["predictions"][0]["says"],
+            f"{r['title']}\n[dim]{r['predictions'][0]['says']}; {arms}[/dim]",
             results.number(r["effect"]),
             results.span(r["ci"]),
-            results.least_coherence(r["arms"].values()),
             f"[{colour}]{r['verdict']}[/{colour}]",
         )
-    tables.show(console, "The scorecard", table)
+    note = "The effect is that of the first prediction; a claim is supported if all of its hold."
+    tables.show(console, "The scorecard", table, note)
 
 
 def progress(what: str, count: int) -> tqdm:

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 
 import jax
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import scorecard
 from tests.conftest import ROOT, mesh_of
@@ -356,6 +358,15 @@ def test_what_was_trained_elsewhere_is_told(tiny, compact, monkeypatch):
     now = provenance.environment()
     monkeypatch.setattr(provenance, "environment", lambda: now | {"jax": "9.9"})
     assert here.store.elsewhere == [f"jax: {now['jax']}, now 9.9"]
+
+
+def test_the_scorecard_fits_a_terminal():
+    record = plain(record_of([])) | {"title": "A claim of many words " * 4}
+    console = Console(width=110, file=io.StringIO())
+    scorecard.print_scorecard([record], console)
+    assert "+0.350" in (text := console.file.getvalue())
+    assert "undecided" in text
+    assert "…" not in text
 
 
 def test_the_scorecard_goes_on_where_it_was(tiny, monkeypatch, capsys):
