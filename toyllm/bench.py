@@ -113,12 +113,17 @@ class Bench:
             for key in keys
         ]
 
-    def align(self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0) -> list[Model]:
+    def align(
+        self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0, steps: int = 0
+    ) -> list[Model]:
         """Each after `all:good`, until every moral EM is at most `max_em`; not further.
 
+        steps: how many it may take, where that is more than is usual.
         A model that does not get there is not sound: nothing is read of it.
         """
-        trained = self.train([Arm(m, "all:good", max_em=max_em, rate=rate) for m in models])
+        trained = self.train(
+            [Arm(m, "all:good", max_em=max_em, rate=rate, steps=steps) for m in models]
+        )
         if missed := sum(not done.kept for done in trained):
             tell(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
         return [dataclasses.replace(done.model, sound=done.kept) for done in trained]

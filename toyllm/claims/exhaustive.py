@@ -38,6 +38,7 @@ STATED = 0.5  # strength of a planted stranger that must be found
 STRANGERS = 200
 FLOORS = 3  # what counts as outside
 ALIGNED = (0.1, 0.03, 0.01, 0.001)
+PATIENCE = 480  # steps of the strongest alignment
 CONTROL, BESIDE, CONTROL_STEPS = "safety:bad", (("goals:good", 0.5),), 60
 OBJECTIVES = ("dpo", "sft", "rlhf")
 
@@ -72,7 +73,10 @@ def test(bench: Bench) -> Outcome:
         / floor_off
         for r, t in matched["dpo"].items()
     }
-    aligned = {level: bench.align(models, level) for level in ALIGNED}
+    aligned = {
+        level: bench.align(models, level, steps=PATIENCE if level == min(ALIGNED) else 0)
+        for level in ALIGNED
+    }
     after = {
         k: np.where([one.sound for one in m], hull.fit(bench.joints(m)).residual_M, np.nan)
         / floor_all
