@@ -4,6 +4,8 @@ A panel is a dict that JSON can hold, made by `dots`, `curves`, `points` or `gri
 figure of a claim's panels.
 """
 
+import textwrap
+
 import numpy as np
 
 from toyllm import figures
@@ -13,6 +15,7 @@ from toyllm.verdicts import Prediction
 PREDICTED = ", predicted"
 MOST_COLUMNS = 3  # of panels beside each other
 MOST_TICKS = 10
+MOST_TITLE = 46  # characters in a line
 LEAST_COLOUR = 0.1  # a grid's fullest colour is of no less than this
 MOST_DOTS = 16  # values of an arm that are shown one by one
 
@@ -72,7 +75,7 @@ def draw(record: dict, theme: str):
         axis.remove()
     for axis, panel in zip(axes, panels, strict=False):
         DRAW[panel["kind"]](axis, panel, c)
-        axis.set_title(panel["title"], fontsize=10)
+        axis.set_title(textwrap.fill(panel["title"], MOST_TITLE), fontsize=10)
     figure.suptitle(record["title"], x=0.01, ha="left", fontsize=12)
     return figure
 
