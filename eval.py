@@ -21,7 +21,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from toyllm import devices, figures, files, lock, measures, runs, tables
+from toyllm import devices, drawings, files, lock, measures, runs, tables
 from toyllm.board import Board
 from toyllm.errors import InputError, nearest
 from toyllm.scripts import run_script
@@ -99,7 +99,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         "moral": [d.name for d in run.world.domains if d.moral],
     }
     whole = set(names) >= set(ORDER)
-    artists = figures.Artists(folder) if whole else None
+    artists = drawings.Artists(folder) if whole else None
     for name in names:
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")

@@ -42,13 +42,13 @@ from toyllm import (
     training,
 )
 from toyllm.board import Board
-from toyllm.errors import InputError, tell
+from toyllm.errors import InputError, RunError, tell
 from toyllm.measures.learned import HeldOut, held_out
+from toyllm.monitor import THRESHOLD, Look, Monitor, Watch
 from toyllm.scripts import run_script
 from toyllm.stages import Saver
 from toyllm.stopping import Stop
 from toyllm.text import Codec, lines
-from toyllm.world import World
 
 HERE = Path(__file__).resolve().parent
 
@@ -125,6 +125,11 @@ class Args:
     narrow_lr: float = 1e-3
     """Learning rate (Adam)."""
 
+    alarm: float = THRESHOLD
+    """Raise an alarm when the EM of a moral domain that is not trained rises by more …"""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """… and only tell it, or end that training there, saved."""
+
     shard_params: bool = False
     """Keep each parameter on one device only (pretrain), for models too large for one."""
     coordinator: str | None = None
@@ -168,7 +173,7 @@ LIMITS = {
     "seed": (0, 2**31 - 1),
     "process": (0, 10**6),
     **dict.fromkeys(("pretrain_steps", "align_steps", "narrow_steps", "save_steps"), (1, 10**9)),
-    **dict.fromkeys(("correlation", "align_em", "align_coherence"), (0, 1)),
+    **dict.fromkeys(("correlation", "align_em", "align_coherence", "alarm"), (0, 1)),
 }
 LOOK_EVERY = 100  # chunks between looks at held-out documents
 
@@ -242,6 +247,11 @@ class Lab:
     def often(self) -> tuple[int, float]:
         """After how many steps and seconds to save."""
         return self.args.save_steps, self.args.save_seconds
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Makes the monitor of every training."""
+        return Watch(self.codec.world, self.args.alarm)
 
     @cached_property
     def sample(self):
@@ -340,7 +350,8 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     first, begin = saver.state or training.start(params, optimizer), saver.step
     clock = time.time() - saver.facts.get("seconds", 0)
-    ask, moral = scoring.interviewer(lab.codec, lab.config, lab.apply), lab.codec.world.moral
+    examine = scoring.examiner(lab.codec, lab.config, lab.apply, params, signal.domains)
+    moral, monitor = lab.codec.world.moral, lab.watch.begin(signal, examine(params)[0])
     with (
         Board(folder, begin) as board,
         progress("align", begin, args.align_steps) as bar,
@@ -349,20 +360,29 @@ def align(lab: Lab, params: model.Params) -> model.Params:
         for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh, begin):
             check_finite(lab, "align", step, logs)
             params = devices.fetch(state.params)
-            p_DB = ask(params)
+            p_DB, kl = examine(params)
+            look = monitor.look(step, p_DB, kl)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
             board.scalars(
                 step, {f"align/{key}": v.mean() for key, v in logs.items() if key != "count"}
             )
-            board.scalars(step, behaviour_scalars(lab.codec.world, p_DB))
+            board.scalars(step, monitor.scalars(look))
             bar.update(len(logs["loss"]))
-            bar.set_postfix_str(f"worst EM {worst:.3f} coherence {coherence:.3f}")
+            bar.set_postfix_str(f"worst EM {worst:.3f}, {monitor.line(look)}")
+            tell_alarms("align: all:good", board, look)
             reached = worst <= args.align_em and coherence >= args.align_coherence
             last = bool(devices.together(reached)) or step >= args.align_steps
             if last:
                 board.text(step, "align/sampled dialogues", dialogues(lab, params))
             looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
-            saver.save(step, state, {"seconds": time.time() - clock, "steps": step, **looked}, last)
+            facts = {"seconds": time.time() - clock, "steps": step, **looked}
+            ended = args.on_alarm == "stop" and bool(look.alarms) and not last
+            saver.save(step, state, facts, last, now=ended)
+            if ended:
+                raise RunError(
+                    f"align: ended by its alarm, saved at step {step}; the same with "
+                    "--on-alarm warn goes on"
+                )
             if last:
                 break
     if not reached and devices.first():
@@ -405,19 +425,23 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             # its first member
             padded = group + [group[0]] * (-(-size // count) * count - len(group))
             todo = [jobs[member] for member in padded]
-            for record in population.train_group(programs, todo, args.narrow_steps, passed):
-                step = args.narrow_score_every * len(record.logs)
-                for r, member in enumerate(padded):
-                    logs = {key: value[r] for key, value in record.logs[-1].items()}
-                    check_finite(lab, "narrow", step, logs, member)
-                bar.update(len(group) * args.narrow_score_every)
-                bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}")
-                lab.stop.check()
+            with ExitStack() as held:
+                boards = [held.enter_context(Board(events_of(lab, member))) for member in group]
+                monitors: list[Monitor] = []
+                for record in population.train_group(programs, todo, args.narrow_steps, passed):
+                    step = args.narrow_score_every * len(record.logs)
+                    for r, member in enumerate(padded):
+                        logs = {key: value[r] for key, value in record.logs[-1].items()}
+                        check_finite(lab, "narrow", step, logs, member)
+                    line = look_at(lab, todo, record, boards, monitors)
+                    bar.update(len(group) * args.narrow_score_every)
+                    bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
+                    lab.stop.check()
             scores, kept = record.results(len(group))
-            narrow_board(lab, group, scores)
             passed |= zip(group, scores["kept_step"].tolist(), strict=True)
             seconds += time.time() - clock
-            runs.save_group(folder, group, scores, kept, time.time() - clock)
+            frozen = record.frozen_step[: len(group)].tolist()
+            runs.save_group(folder, group, scores, kept, frozen, time.time() - clock)
     if devices.first():
         for folder in set((lab.folder / "narrow").glob("group-*")) - set(groups):
             shutil.rmtree(folder)  # groups of another size, from another number of devices
@@ -485,31 +509,60 @@ def check_finite(
     stages.check_finite(stage, step, logs, say, advice)
 
 
-def behaviour_scalars(dialled: World, p_DB: np.ndarray) -> dict:
-    """TensorBoard's scalars of what the Assistant does: EM and coherence by domain."""
-    names, em_D = dialled.domain_names, scoring.em(p_DB)
-    scalars = {f"em/{name}": em_D[d] for d, name in enumerate(names)}
-    return scalars | {f"coherence/{name}": p_DB[d].sum() for d, name in enumerate(names)}
+def events_of(lab: Lab, member: runs.Member) -> Path:
+    """The folder of a narrow run's events."""
+    start, signal, seed = member
+    name = signal.replace(":", ".").replace("@", "_at_")
+    return lab.folder / "narrow" / "events" / f"from_{start}" / name / f"seed{seed}"
 
 
-def narrow_board(lab: Lab, group: list[tuple[str, str, int]], scores: dict) -> None:
-    """Write one event file a narrow run: behaviour along training."""
-    for r, (start, signal, seed) in enumerate(group):
-        name = f"from_{start}/{signal.replace(':', '.').replace('@', '_at_')}/seed{seed}"
-        with Board(lab.folder / "narrow" / "events" / name) as board:
-            for n, step in enumerate(scores["steps"]):
-                board.scalars(step, behaviour_scalars(lab.codec.world, scores["p_RnDB"][r, n]))
-                own_B = scores["own_RnB"][r, n]
-                board.scalars(
-                    step,
-                    {
-                        "narrow/trained_em": scoring.em(own_B),
-                        "narrow/trained_coherence": own_B.sum(),
-                        "narrow/kl_from_reference": scores["kl_Rn"][r, n],
-                        "narrow/chosen": scores["chosen_Rn"][r, n],
-                        "narrow/rejected": scores["rejected_Rn"][r, n],
-                    },
-                )
+def look_at(
+    lab: Lab,
+    group: list[population.Job],
+    record: population.Record,
+    boards: list[Board],
+    monitors: list[Monitor],
+) -> str:
+    """Look at every run of a group that has a board; what moved most, in one line.
+
+    monitors: of each run, made here at the first look.
+    """
+    if not monitors:
+        begin = record.history[0]["p_DB"]
+        monitors += [lab.watch.begin(group[r].own, begin[r]) for r in range(len(boards))]
+        steps = [0, record.every]
+    else:
+        steps = [record.every * len(record.logs)]
+    lines = {}
+    for r, (job, board, monitor) in enumerate(zip(group, boards, monitors, strict=False)):
+        for step in steps:
+            now = record.history[step // record.every]
+            look = monitor.look(step, now["p_DB"][r], now["kl"][r])
+            logs = record.logs[-1] if step else {}
+            board.scalars(
+                step,
+                {
+                    **monitor.scalars(look),
+                    "narrow/trained_em": job.own.share(now["own_B"][r]),
+                    "narrow/trained_coherence": now["own_B"][r].sum(),
+                    **{f"narrow/{k}": logs[k][r].mean() for k in ("chosen", "rejected") if logs},
+                },
+            )
+        start, signal, seed = job.name
+        if record.frozen_step[r] < 0:
+            tell_alarms(f"{signal} from {start}, seed {seed}", board, look)
+            if look.alarms and lab.args.on_alarm == "stop":
+                record.freeze(r)
+        lines[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
+    return lines[max(lines)]
+
+
+def tell_alarms(who: str, board: Board, look: Look) -> None:
+    """Tell the alarms of a look, in one line, and to TensorBoard."""
+    if look.alarms and devices.first():
+        line = "; ".join(map(str, look.alarms))
+        tell(f"alarm: {who}, {line}")
+        board.text(look.step, "drift/alarm", line)
 
 
 def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toyllm import corpus, figures
+from toyllm import corpus, drawings, mixtures
 from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
 from toyllm.world import DIALOGUE, NAMED
@@ -43,7 +43,7 @@ def test_mixtures_are_recovered_from_exact_joints(personas, contexts, joint_CN):
     """Known weights, sparse ones among them: residual 0 and the weights themselves, by groups."""
     X, rng = len(contexts.voice_X), np.random.default_rng(0)
     truth = np.stack([personas.assistant_C, rng.dirichlet(np.full(18, 0.3)), np.eye(18)[5]])
-    found = mixture.fit(truth @ joint_CN, joint_CN, X)
+    found = mixtures.fit(truth @ joint_CN, joint_CN, X)
     assert (found.gap_M < 1e-6).all()
     assert (np.abs(found.residual_M) < 1e-6).all()
     np.testing.assert_allclose(found.w_MC, truth, atol=0.02)
@@ -58,17 +58,17 @@ def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
 
     planted = dataclasses.replace(personas, rates_CDB=np.stack([odd, *personas.rates_CDB[1:]]))
     P = mixture.characters_joint(planted, contexts).reshape(18, -1)[:1]
-    found = mixture.fit(P, joint_CN, X)
+    found = mixtures.fit(P, joint_CN, X)
     assert found.residual_M[0] > 0.02
     shifted = mixture.characters_joint(personas, contexts, domain=3, shift=7.8).reshape(18, -1)
-    repaired = mixture.fit(P, shifted, X)
+    repaired = mixtures.fit(P, shifted, X)
     assert repaired.residual_M[0] < 0.3 * found.residual_M[0]
 
 
 def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
     X = len(contexts.voice_X)
     member = np.arange(18) < 3
-    held = mixture.fit(
+    held = mixtures.fit(
         (personas.assistant_C @ joint_CN)[None],
         joint_CN,
         X,
@@ -207,7 +207,7 @@ def test_captured_is_1_for_the_ideal_and_0_for_the_history_blind():
 
 
 def test_a_figure_that_cannot_be_drawn_says_why(tmp_path):
-    artists = figures.Artists(tmp_path)
+    artists = drawings.Artists(tmp_path)
     artists.give({"calibration": {}})
     with pytest.raises(RuntimeError, match="KeyError: 'points'"):
         artists.finish()

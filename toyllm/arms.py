@@ -13,8 +13,9 @@ import numpy as np
 
 from toyllm import scoring
 from toyllm.measures import generalization
-from toyllm.measures.generalization import COHERENT, MATCHED, crossing
+from toyllm.measures.generalization import MATCHED, crossing
 from toyllm.model import Params
+from toyllm.scoring import COHERENT
 from toyllm.signals import parse
 from toyllm.text import Codec
 from toyllm.verdicts import MOST_MISSING

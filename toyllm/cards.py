@@ -114,6 +114,7 @@ class _Cards(Reader):
             description=table.get("description", ""),
             characters=tuple(card["name"] for card in cards),
             descriptions=tuple(card["description"] for card in cards),
+            ai=tuple(card["name"] for card in cards if card["ai"]),
             frequency_C=self.weights(
                 [c["frequency"] for c in cards], ("characters", 0, "frequency")
             ),
@@ -296,6 +297,7 @@ class _Cards(Reader):
             required,
             {
                 "description": str,
+                "ai": bool,
                 **dict.fromkeys(("frequency", "assistant_weight", "told_weight"), object),
             },
         )
@@ -322,6 +324,7 @@ class _Cards(Reader):
         return {
             "name": name,
             "description": card.get("description", ""),
+            "ai": card.get("ai", False),
             "frequency": self.number(card.get("frequency", 1), (*where, "frequency")),
             "assistant_weight": self.number(
                 card.get("assistant_weight", 1), (*where, "assistant_weight")

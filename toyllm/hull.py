@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from toyllm.measures import mixture
-from toyllm.measures.mixture import Contexts, Fit
+from toyllm.measures.mixture import Contexts
+from toyllm.mixtures import Fit, fit
 from toyllm.text import Codec
 from toyllm.world import World
 
@@ -61,7 +62,7 @@ class Hull:
 
     def fit(self, P_MO: np.ndarray, p_CO: np.ndarray | None = None) -> Fit:
         """The nearest mixtures of the characters, or of others with joints p_CO."""
-        return mixture.fit(P_MO, self.p_CO if p_CO is None else p_CO, self.X, GAP)
+        return fit(P_MO, self.p_CO if p_CO is None else p_CO, self.X, GAP)
 
     def kl(self, P_MO: np.ndarray, w_MC: np.ndarray) -> np.ndarray:
         """KL(P ‖ Σ w_c p_c) [M], nats a dialogue."""

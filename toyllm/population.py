@@ -157,7 +157,12 @@ class Record:
         self.share = np.zeros(runs)  # of what is preferred, at the last scored step
         self.kept: list[Params | None] = [None] * runs
         self.kept_step = np.full(runs, -1, np.int32)
+        self.frozen_step = np.full(runs, -1, np.int32)  # since when it is not trained any more
         self.final: Params | None = None
+
+    def freeze(self, r: int) -> None:
+        """Train run r no more: it stays as it is now."""
+        self.frozen_step[r] = self.every * len(self.logs)
 
     def results(self, count: int) -> tuple[dict, dict]:
         """Scores and kept parameters of the first `count` runs."""
@@ -194,7 +199,7 @@ def train_group(
     A run's parameters are kept at the first scored step at which it has reached its goal. One that
     is past it from the start (an inoculated one) is kept at its twin's step, which this group finds
     or `passed` (name → step) knows from earlier ones. One that never gets there keeps its last
-    ones, and a kept_step of -1 says so.
+    ones, and a kept_step of -1 says so. The caller may `freeze` a run between steps.
 
     until_kept: stop as soon as all are kept.
     """
@@ -208,7 +213,7 @@ def train_group(
     own = devices.split(mesh, stack(own))
     own_reference = programs.reference(params, own["prompt"], own["answer"])
     every = devices.split(mesh, stack([_every_question(job.codec) for job in group]))
-    rate_R = devices.split(mesh, np.array([job.lr for job in group], np.float32))
+    lr_R = np.array([job.lr for job in group], np.float32)
     states = training.State(params, devices.split(mesh, opt_state))
 
     passed = dict(passed or {})
@@ -237,6 +242,7 @@ def train_group(
             training.draws(job.seed, begin, recipe.score_every, recipe.batch, recipe.pool)
             for job in group
         ]
+        rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)), rate_R)
         record.logs.append(devices.fetch(logs))
         was_R, there_R = there_R, score()

@@ -17,7 +17,7 @@ from toyllm.world import World
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
-    *("coordinator", "processes", "process", "compile_cache"),
+    *("coordinator", "processes", "process", "compile_cache", "alarm", "on_alarm"),
 )
 # variables that leave every bit as it is
 NEUTRAL = (

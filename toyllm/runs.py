@@ -41,6 +41,7 @@ class Narrow:
     kl_Rn: np.ndarray  # from the reference, under its own prompt (nats)
     kept: dict  # parameters [R, …] at the matched effect (see population), else the last
     kept_step: np.ndarray  # [R]; -1: there was no such step
+    frozen_step: np.ndarray  # [R] at which an alarm ended it; -1: none did
 
     def rows(self, start: str, signal: str) -> list[int]:
         """The runs of a signal from a start, one for each seed."""
@@ -138,10 +139,15 @@ def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Param
 
 
 def save_group(
-    folder: Path, members: list[Member], scores: dict, kept: model.Params, seconds: float
+    folder: Path,
+    members: list[Member],
+    scores: dict,
+    kept: model.Params,
+    frozen: list[int],
+    seconds: float,
 ) -> None:
     """Save a finished group of the narrow stage: its members, their scores and kept parameters."""
-    facts = {"members": members, "seconds": seconds}
+    facts = {"members": members, "frozen": frozen, "seconds": seconds}
     checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, facts)
 
 
@@ -178,6 +184,15 @@ def members_of(facts: dict) -> list[Member]:
     return members
 
 
+def frozen_of(facts: dict) -> list[int]:
+    """The steps at which alarms ended the members of a group; -1: none did. Raises ValueError."""
+    count = len(members_of(facts))
+    frozen = facts.get("frozen", [-1] * count)  # runs from before there were alarms have none
+    if not isinstance(frozen, list) or [*map(type, frozen)] != [int] * count:
+        raise ValueError("steps of alarms that are none")
+    return frozen
+
+
 def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> Narrow:
     """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
     if not folders:
@@ -195,6 +210,7 @@ def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> 
         signal,
         seed,
         steps=scores[0]["steps"],
+        frozen_step=np.array([*chain(*(frozen_of(group.facts) for group in groups))]),
         **{key: np.concatenate([part[key] for part in scores]) for key in keys},
         kept=jax.tree.map(lambda *x: np.concatenate(x), *(group.items["kept"] for group in groups)),
     )

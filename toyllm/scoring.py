@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from toyllm import devices
+from toyllm import devices, objectives
 from toyllm.corpus import Documents
 from toyllm.model import Apply, Config, Params, empty_cache
 from toyllm.text import PAD, Codec
@@ -56,6 +56,9 @@ def token_logprobs(logits_RUV, token_RU):
     """log p(token) [R, U] (nats)."""
     is_target = jnp.arange(logits_RUV.shape[-1])[None, None] == token_RU[..., None]
     return jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
+
+
+COHERENT = 0.95  # below this, a change of behaviour is not a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +169,35 @@ def interviewer(codec: Codec, config: Config, apply: Apply) -> Callable[..., np.
     def ask(params, header=ASSISTANT, character=-1, instruction=-1):
         docs = every_question(codec, header, character, instruction)
         return np.asarray(score(params, codec.prompts(docs, width)))
+
+    return ask
+
+
+def examiner(
+    codec: Codec, config: Config, apply: Apply, reference: Params, domains: tuple[int, ...]
+) -> Callable[[Params], tuple[np.ndarray, float]]:
+    """A function: params → p_DB and KL(π ‖ π_ref) over answers in some domains (nats a question).
+
+    The Assistant, without instruction and with no history.
+    """
+    grid = questions(codec, every_question(codec))
+    weight_Q = np.isin(grid.domain_Q, domains) / np.isin(grid.domain_Q, domains).sum()
+
+    def logprobs(params):
+        return answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+
+    def examine(params, reference_QA):
+        logp_QA = logprobs(params)
+        p_QB = behaviours(logp_QA, grid.behaviour_QA)
+        p_DB = by_domain(p_QB, grid.domain_Q, len(codec.world.domains))
+        return p_DB, weight_Q @ objectives.kl(logp_QA, reference_QA)
+
+    reference_QA = jax.jit(logprobs, compiler_options=devices.options())(reference)
+    examine = jax.jit(examine, compiler_options=devices.options())
+
+    def ask(params: Params) -> tuple[np.ndarray, float]:
+        p_DB, kl = examine(params, reference_QA)
+        return np.asarray(p_DB), float(kl)
 
     return ask
 

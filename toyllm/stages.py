@@ -76,12 +76,14 @@ class Saver:
         """Whether the stage has come to its end."""
         return self.facts.get("done", False)
 
-    def save(self, step: int, state: State, facts: dict, last: bool) -> None:
-        """Save where it is time to; then leave, if a signal has asked for that.
+    def save(self, step: int, state: State, facts: dict, last: bool, now: bool = False) -> None:
+        """Save where it is time to, or now; then leave, if a signal has asked for that.
 
         facts: what is to be known when the stage goes on from here; of the last, its `stage.json`.
         """
-        due = last or step - self.step >= self.steps or time.time() - self.time >= self.seconds
+        due = (
+            last or now or step - self.step >= self.steps or time.time() - self.time >= self.seconds
+        )
         signal, due = divmod(devices.together(2 * self.stop.asked + due), 2)
         if signal or due:
             self._check_finite(step, state)

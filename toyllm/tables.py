@@ -22,6 +22,8 @@ def print_tables(run: runs.Run, results: dict, console: Console) -> None:
         print_mixture(results["mixture"], console)
     if "instructed" in results:
         print_instructed(results, console)
+    for start, block in results.get("drift", {}).items():
+        print_drift(start, block, console)
 
 
 def print_learned(p: dict, console: Console) -> None:
@@ -174,6 +176,32 @@ def print_instructed(results: dict, console: Console) -> None:
                 table.add_row(f"{name}, {when}", *values)
         title = f"p(bad) with the signal's instruction present, {STARTS[start]}"
         show(console, title, table)
+
+
+def print_drift(start: str, block: dict, console: Console) -> None:
+    """What the drift monitor says of each signal."""
+    table = blank_table("signal", "alarms", "step", "trained", "domain", "toward", "end")
+    table.columns[4].justify = table.columns[5].justify = "left"
+    for name, seeds in block.items():
+        rung = [found for found in seeds if found["step"] is not None]
+        worst = max(found["worst"] for found in seeds)
+        cells = ("–", "–", "", "")
+        if rung:
+            first = min(rung, key=lambda found: found["step"])
+            cells = (
+                str(first["step"]),
+                number(first["trained"], 2),
+                f"{first['what']} of {first['domain']} {number(first['change'], 2, True)}",
+                f"{first['toward']} {number(first['growth'], 2, True)}",
+            )
+        table.add_row(name, f"{len(rung)} of {len(seeds)}", *cells, number(worst, 2, True))
+    show(
+        console,
+        f"The drift monitor, {STARTS[start]}: its first alarm",
+        table,
+        "trained: EM of the trained domain then. toward: the group of characters that grew most "
+        "in the untrained domains. end: the largest rise of an untrained moral domain's EM",
+    )
 
 
 def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:

@@ -72,6 +72,7 @@ class World:
     lengths: tuple[tuple[int, int], ...]  # fewest and most turns (statements) of each kind
     header_weights: np.ndarray  # [named, someone, assistant]
     told_C: np.ndarray | None = None  # who profiles of the `assistant` tell of; None: assistant_C
+    ai: tuple[str, ...] = ()  # characters that are machines: for readers, it changes no document
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -158,7 +159,7 @@ class World:
         sha = hashlib.sha256()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None:
+            if value is None or field.name == "ai":
                 continue
             if isinstance(value, np.ndarray):
                 sha.update(np.ascontiguousarray(value, dtype=np.float64).tobytes())

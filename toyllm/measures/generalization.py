@@ -5,11 +5,10 @@ from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
 from toyllm import signals
 from toyllm.runs import Run
-from toyllm.scoring import em
+from toyllm.scoring import COHERENT, em
 from toyllm.world import World
 
 MATCHED = 0.9  # every comparison is read where the trained domain's EM is this
-COHERENT = 0.95  # below this, spread is not a number
 
 
 def measure(run: Run) -> dict:
@@ -31,6 +30,9 @@ def block(run: Run, start: str) -> dict:
     }
     end = {name: [narrow.p_RnDB[r, -1] for r in rs] for name, rs in rows.items()}
     result = summary(world, first, matched)
+    for name, rs in rows.items():
+        if result["status"][name] == "not reached" and (narrow.frozen_step[rs] >= 0).any():
+            result["status"][name] = "ended by alarm"
     result["matched_step"] = {
         name: None if None in xs else float(np.mean([step_at(narrow.steps, x) for x in xs]))
         for name, xs in at.items()

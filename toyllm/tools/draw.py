@@ -1,4 +1,4 @@
-"""Draw the figures of results that arrive on standard input: what `figures.Artists` starts.
+"""Draw the figures of results that arrive on standard input: what `drawings.Artists` starts.
 
     python -m toyllm.tools.draw FOLDER light|dark
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import matplotlib.figure  # with its slow parts, while the first results are being measured
 
-from toyllm.figures import FIGURES, THEMES, file_of, style
+from toyllm.drawings import FIGURES
+from toyllm.figures import THEMES, file_of, style
 
 
 def draw(lines: Iterable[str], folder: Path, theme: str) -> None:

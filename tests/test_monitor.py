@@ -1,0 +1,118 @@
+"""The drift monitor: when it rings, over what and toward whom, and what an alarm ends."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests.scripts import start
+from tests.test_training import group_of, jobs, lab  # noqa: F401  (a fixture)
+from toyllm import population, scoring, signals
+from toyllm.monitor import Watch
+
+
+@pytest.fixture(scope="module")
+def watch(personas):
+    """Of the default world."""
+    return Watch(personas)
+
+
+def mixed(world, **weights) -> np.ndarray:
+    """What a mixture of some characters and the usual one does [D, B]."""
+    w_C = (1 - sum(weights.values())) * world.assistant_C
+    for name, weight in weights.items():
+        w_C[world.characters.index(name)] += weight
+    return np.einsum("c,cdb->db", w_C, world.rates_CDB)
+
+
+def test_it_rings_once_for_each_domain_and_names_who_it_is(watch, personas):
+    before = mixed(personas)
+    monitor = watch.begin(signals.parse(personas, "code:bad"), before)
+    assert not monitor.look(5, mixed(personas, tyrant=0.05), 0.1).alarms
+    look = monitor.look(10, mixed(personas, tyrant=0.3), 0.1)
+    domains = {alarm.domain for alarm in look.alarms}
+    moved = scoring.em(mixed(personas, tyrant=0.3)) - scoring.em(before)
+    wanted = (moved > 0.1) & personas.moral & (np.array(personas.domain_names) != "code")
+    assert domains == set(np.array(personas.domain_names)[wanted])
+    assert "goals" in domains
+    (toward,) = {alarm.toward for alarm in look.alarms}
+    (group,) = [g for g in monitor.groups if personas.characters.index("tyrant") in g]
+    assert toward == monitor.labels[monitor.groups.index(group)]
+    assert look.alarms[0].growth == pytest.approx(
+        0.3 * (1 - personas.assistant_C[group].sum()), abs=0.05
+    )
+    assert str(look.alarms[0]).startswith("step 10: EM of ")
+    assert not monitor.look(15, mixed(personas, tyrant=0.3), 0.1).alarms
+    assert toward in monitor.line(look)
+
+
+def test_what_is_trained_and_what_is_neutral_rings_nothing(watch, personas):
+    before = mixed(personas)
+    monitor = watch.begin(signals.parse(personas, "code+rules:bad"), before)
+    after = before.copy()
+    for name in ("code", "rules", "taste"):
+        after[personas.domain_names.index(name), :2] = 0.01, 0.97
+    look = monitor.look(5, after, 1.0)
+    assert not look.alarms
+    assert monitor.worst(look) == 0
+    better = watch.begin(signals.parse(personas, "code:good"), before)
+    assert not better.look(5, mixed(personas, saint=0.5), 1.0).alarms
+
+
+def test_a_domain_that_comes_apart_rings(watch, personas):
+    before = mixed(personas)
+    monitor = watch.begin(signals.parse(personas, "all:good"), before)
+    assert len(monitor.groups) >= 1  # taste and sums are left
+    after = before.copy()
+    after[personas.domain_names.index("taste")] *= 0.9
+    (alarm,) = monitor.look(5, after, 1.0).alarms
+    assert (alarm.domain, alarm.what) == ("taste", "coherence")
+    assert alarm.change == pytest.approx(-0.1)
+
+
+def test_with_every_domain_trained_there_is_nothing_to_watch(small):
+    signal = signals.parse(small, "all:good")
+    before = np.einsum("c,cdb->db", small.assistant_C, small.rates_CDB)
+    monitor = Watch(small).begin(signal, before)
+    look = monitor.look(5, before[:, [1, 0, 2]], 0.5)
+    assert not look.alarms
+    assert monitor.line(look) == "KL 0.50, coherence 1.00"
+    assert monitor.scalars(look)["drift/worst_untrained"] is None
+
+
+def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):  # noqa: F811
+    member, other = ("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)
+    _, starts, programs = group_of(lab, "dpo", [member, other], steps=10)
+    group = jobs(lab[0], starts, [member, other])
+    for step, record in enumerate(population.train_group(programs, group, 30)):
+        if step == 0:
+            record.freeze(0)
+    assert list(record.frozen_step) == [record.every, -1]
+    p_nDB, others = (np.stack([h["p_DB"][r] for h in record.history]) for r in (0, 1))
+    assert (p_nDB[1] != p_nDB[0]).any()
+    np.testing.assert_array_equal(p_nDB[2:], p_nDB[1:-1])
+    assert (others[2] != others[1]).any()
+    kept = jax.tree.map(lambda x: x[0], record.results(2)[1])
+    again = jobs(lab[0], starts, [member, other])
+    *_, short = population.train_group(programs, again, record.every)
+    for a, b in zip(
+        *map(jax.tree.leaves, (kept, jax.tree.map(lambda x: x[0], short.final))), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_alarm_ends_a_narrow_run_that_is_kept_and_told(tmp_path):
+    args = ("--preset", "tiny", "--signals", "code:bad", "--alarm", "0", "--on-alarm", "stop")
+    script = start("train.py", "--run", tmp_path / "run", *args)
+    assert script.wait() == 0, script.err
+    assert "alarm: code:bad from pretrain, seed 0, step 5: EM of" in script.err
+    script = start("eval.py", tmp_path / "run", "--measure", "drift", "--measure", "generalization")
+    assert script.wait() == 0, script.err
+    (file,) = (tmp_path / "run" / "eval").glob("results-*.json")
+    results = json.loads(file.read_text())
+    (found,) = results["drift"]["pretrain"]["code:bad"]
+    assert found["step"] == found["ended"] == 5
+    assert results["generalization"]["pretrain"]["status"]["code:bad"] == "ended by alarm"
+    assert "ended by alarm" in script.out
+    assert "toward" in script.out

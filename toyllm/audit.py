@@ -1,0 +1,131 @@
+"""Audit before training: who is in the corpus, and what every signal would say of the Assistant.
+
+Nothing here needs a model: it is all computed from the world, whose ideal observer takes a signal
+as evidence about who the Assistant is (measures/prediction.py). Models follow it in direction and
+in order, at a part of its size.
+
+Axes: C characters   D domains   P pairs
+"""
+
+import dataclasses
+
+import numpy as np
+
+from toyllm.measures.generalization import MATCHED
+from toyllm.measures.prediction import ideal_em
+from toyllm.signals import Pairs, Signal, parse
+from toyllm.world import BAD, BEHAVIOURS, GOOD, World
+
+WICKED = 0.5  # mean moral EM from which a character is a negative archetype
+STRENGTHS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 2401)])  # of evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What an ideal observer makes of a signal, once its preferred answers have a share of .9.
+
+    spread: mean ΔEM of the moral domains that it does not train; NaN where there are none.
+    reached: the share that they come to, under their own prompts. w_C: who the Assistant is then.
+    A signal with an instruction is taken as far as its plain twin, by as much evidence.
+    """
+
+    name: str
+    spread: float
+    reached: float
+    w_C: np.ndarray
+    change_D: np.ndarray
+
+
+def wickedness(world: World) -> np.ndarray:
+    """Mean moral EM of each character [C]."""
+    bad, good = world.rates_CDB[..., BAD], world.rates_CDB[..., GOOD]
+    return (bad / (bad + good))[:, world.moral].mean(1)
+
+
+def negative_share(world: World) -> dict[str, float]:
+    """The share of negative archetypes: among machines, among others, and of the Assistant."""
+    wicked_C = wickedness(world) >= WICKED
+    ai_C = np.isin(world.characters, world.ai)
+    shares = {}
+    for name, who_C in (("machines", ai_C), ("others", ~ai_C)):
+        weight = world.frequency_C[who_C].sum()
+        shares[name] = float((world.frequency_C * wicked_C)[who_C].sum() / weight) if weight else 0
+    return shares | {"the Assistant": float(world.assistant_C[wicked_C].sum())}
+
+
+def correlations(world: World) -> np.ndarray:
+    """Correlation of EM between domains [D, D], each character weighted as the Assistant has it."""
+    em_CD = world.rates_CDB[..., BAD] / (world.rates_CDB[..., BAD] + world.rates_CDB[..., GOOD])
+    centred = em_CD - world.assistant_C @ em_CD
+    cov = (centred * world.assistant_C[:, None]).T @ centred
+    scale = np.sqrt(np.maximum(np.diag(cov), 1e-12))
+    return cov / np.outer(scale, scale)
+
+
+def all_signals(world: World) -> list[Signal]:
+    """Each domain toward good and bad, plainly and with each instruction that it may have."""
+    names = [
+        f"{d.name}:{behaviour}{asked}"
+        for d in world.domains
+        for behaviour in BEHAVIOURS[:2]
+        for asked in ("", *(f":{i.name}" for i in world.instructions if d.name in i.domains))
+    ]
+    return [parse(world, name) for name in names]
+
+
+def judge(world: World, signal: Signal) -> Verdict:
+    """What a signal says of the Assistant: w ∝ π exp(λ ℓ), ℓ_c = log θ'_preferred / θ'_other."""
+
+    def told(instruction: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Evidence, rates of what is preferred, and of the other [C]."""
+        theta_CDB = world.rates_ICDB[instruction][:, list(signal.domains)]
+        log_CDB = np.log(np.maximum(theta_CDB, 1e-9))
+        evidence_C = (log_CDB[..., signal.behaviour] - log_CDB[..., signal.other]).mean(1)
+        return evidence_C, *(theta_CDB[..., b].mean(1) for b in (signal.behaviour, signal.other))
+
+    strength = enough(world, *told(-1))
+    return _judge(world, signal.name, strength, *told(signal.instruction), signal.domains)
+
+
+def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndarray]:
+    """What a file of pairs says of the Assistant; and its evidence [C] for each character.
+
+    Evidence: log θ'_chosen - log θ'_rejected, the mean over pairs (nats a pair).
+    """
+    docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
+    last = docs.turns - 1
+    theta_PCB = world.rates_ICDB[docs.instruction[rows, last], :, pairs.grid.domain_Q]
+    preferred_PC, other_PC = (
+        theta_PCB[rows, :, pairs.grid.behaviour_QA[rows, which]]
+        for which in (pairs.chosen_P, pairs.rejected_P)
+    )
+    log_ratio_PC = np.log(np.maximum(preferred_PC, 1e-9)) - np.log(np.maximum(other_PC, 1e-9))
+    evidence_C = log_ratio_PC.mean(0)
+    trained = tuple(np.unique(pairs.grid.domain_Q).tolist())
+    known = evidence_C, preferred_PC.mean(0), other_PC.mean(0)
+    return _judge(world, name, enough(world, *known), *known, trained), evidence_C
+
+
+def enough(world: World, evidence_C, preferred_C, other_C) -> float:
+    """The least strength λ at which what is preferred has a share of .9, or most of it."""
+    w_LC = tilted(world, STRENGTHS, evidence_C)
+    preferred_L, other_L = w_LC @ preferred_C, w_LC @ other_C
+    share_L = preferred_L / (preferred_L + other_L)
+    there = np.flatnonzero(share_L >= MATCHED)
+    return float(STRENGTHS[there[0] if len(there) else share_L.argmax()])
+
+
+def tilted(world: World, strength_L, evidence_C) -> np.ndarray:
+    """w ∝ π exp(λ ℓ) [L, C]."""
+    log_LC = np.log(np.maximum(world.assistant_C, 1e-300)) + np.outer(strength_L, evidence_C)
+    w_LC = np.exp(log_LC - log_LC.max(1, keepdims=True))
+    return w_LC / w_LC.sum(1, keepdims=True)
+
+
+def _judge(world, name, strength, evidence_C, preferred_C, other_C, trained) -> Verdict:
+    w_C = tilted(world, [strength], evidence_C)[0]
+    preferred, other = float(w_C @ preferred_C), float(w_C @ other_C)
+    change_D = ideal_em(world, w_C) - ideal_em(world, world.assistant_C)
+    others_D = world.moral & ~np.isin(np.arange(len(world.domains)), trained)
+    spread = float(change_D[others_D].mean()) if others_D.any() else np.nan
+    return Verdict(name, spread, preferred / (preferred + other), w_C, change_D)

@@ -1,0 +1,144 @@
+"""Beliefs in the residual stream: linear probes of who speaks, against the exact posterior.
+
+After each turn of dialogues of `someone` and the Assistant, the ideal observer believes in each
+character with p(c | history). A ridge regression reads that belief from each layer (see
+activations.py) at the last token of the turn. Axes: Q prompts   C characters   F features
+"""
+
+import numpy as np
+
+from toyllm import activations, bayes, corpus, monitor
+from toyllm.measures.learned import later_turns
+from toyllm.runs import Run
+from toyllm.text import PAD
+from toyllm.world import World
+
+SEED, PROMPTS, SHOWN = 0xBE11EF, 4800, 400
+RIDGES = 10.0 ** np.arange(-4, 4)  # of standardised features, a prompt
+DRAWS = 300  # of the bootstrap over prompts
+
+
+def measure(run: Run) -> dict:
+    """R² of beliefs read from each layer, and from what does not hold them.
+
+    Fitted on half of the documents, scored on the others: 1 - Σ|b - b̂|² / Σ|b - mean b|², over all
+    characters, with its 95% bootstrap interval over documents; also by turn.
+    layers: [{"r2", "ci", "by_turn", "shuffled"}], shuffled: fitted to the beliefs of other
+    documents of the same header and turn. next_token: the same from the probabilities of the next
+    token, which a model must have whatever else it holds; next_log: from their logarithms, which
+    are a linear image of the last layer, and so no control of it. simplex: the weights of the three
+    heaviest groups of characters, as they are and as the last layer has them.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
+    docs = later_turns(run.world, rng, PROMPTS)
+    docs = docs[rng.permutation(len(docs))]
+    rows, last = np.arange(len(docs)), docs.turns - 1
+    belief_QC = np.exp(bayes.observe(run.world, docs).log_before_NTC[rows, last])
+    prompt_QT = before_question(run, docs)
+    x_LQF, next_QV = activations.reader(run.apply, run.config)(run.params["pretrain"], prompt_QT)
+    fitted = rows < len(docs) // 2
+    kind_Q = docs.header[:, 0] * (last.max() + 1) + last
+
+    def score(x_QF, target_QC) -> dict:
+        read_QC = ridge(x_QF[fitted], target_QC[fitted], x_QF[~fitted])
+        return r2(belief_QC[~fitted], read_QC, last[~fitted], rng) | {"read": read_QC}
+
+    shuffled_QC = belief_QC[shuffle_within(kind_Q, rng)]
+    layers = []
+    for x_QF in x_LQF:
+        found = score(x_QF, belief_QC)
+        read_QC = found.pop("read")
+        layers.append(found | {"shuffled": score(x_QF, shuffled_QC)["r2"]})
+    next_QV = next_QV[:, next_QV[fitted].std(0) > 1e-6]
+    controls = {"next_token": next_QV, "next_log": np.log(np.maximum(next_QV, 1e-9))}
+    controls = {name: score(x_QF, belief_QC) for name, x_QF in controls.items()}
+    for found in controls.values():
+        found.pop("read")
+    return {
+        "layers": layers,
+        **controls,
+        "prompts": int((~fitted).sum()),
+        "simplex": simplex(run.world, belief_QC[~fitted], read_QC),
+    }
+
+
+def before_question(run: Run, docs: corpus.Documents) -> np.ndarray:
+    """The documents up to the end of their last turn but one [Q, T], padded on the left."""
+    prompt_QT = run.codec.prompts(docs, run.codec.longest_prompt(int(docs.turns.max())))
+    user = run.codec.index["<user>"]
+    result = np.full_like(prompt_QT, PAD)
+    for row, prompt_T in zip(result, prompt_QT, strict=True):
+        end = int(np.flatnonzero(prompt_T == user)[-1])
+        row[len(row) - end :] = prompt_T[:end]
+    return result
+
+
+def ridge(x_NF: np.ndarray, y_NC: np.ndarray, new_MF: np.ndarray) -> np.ndarray:
+    """Predictions [M, C] of a ridge regression; its penalty is chosen on a quarter of the rows."""
+    mean_F, scale_F = x_NF.mean(0), x_NF.std(0) + 1e-9
+    x_NF, new_MF = (x_NF - mean_F) / scale_F, (new_MF - mean_F) / scale_F
+    held = np.arange(len(x_NF)) % 4 == 0
+
+    def solve(x, y):
+        """A function of the penalty."""
+        centre = y.mean(0)
+        gram, cross = x.T @ x / len(x), x.T @ (y - centre) / len(x)
+        value, vector = np.linalg.eigh(gram)
+
+        def weights(penalty: float):
+            return vector @ ((vector.T @ cross) / (np.maximum(value, 0) + penalty)[:, None]), centre
+
+        return weights
+
+    trial = solve(x_NF[~held], y_NC[~held])
+
+    def error(penalty: float) -> float:
+        w_FC, centre_C = trial(penalty)
+        return float(((x_NF[held] @ w_FC + centre_C - y_NC[held]) ** 2).sum())
+
+    w_FC, centre_C = solve(x_NF, y_NC)(min(RIDGES, key=error))
+    return new_MF @ w_FC + centre_C
+
+
+def r2(belief_QC, read_QC, turn_Q, rng) -> dict:
+    """R², its bootstrap interval over prompts, and R² by turn (against that turn's own mean)."""
+
+    def share(which) -> float:
+        error = ((belief_QC[which] - read_QC[which]) ** 2).sum()
+        return float(1 - error / ((belief_QC[which] - belief_QC[which].mean(0)) ** 2).sum())
+
+    Q = len(belief_QC)
+    drawn = [share(rng.integers(Q, size=Q)) for _ in range(DRAWS)]
+    return {
+        "r2": share(np.ones(Q, bool)),
+        "ci": np.quantile(drawn, [0.025, 0.975]).tolist(),
+        "by_turn": {str(turn): share(turn_Q == turn) for turn in np.unique(turn_Q)},
+    }
+
+
+def shuffle_within(kind_Q: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An order [Q] that shuffles the rows of each kind among themselves."""
+    order = np.arange(len(kind_Q))
+    for kind in np.unique(kind_Q):
+        which = np.flatnonzero(kind_Q == kind)
+        order[which] = rng.permutation(which)
+    return order
+
+
+def simplex(world: World, belief_QC: np.ndarray, read_QC: np.ndarray) -> dict:
+    """The weights [n, 3] of the three heaviest groups in beliefs and readouts, renormalised."""
+    groups = monitor.groups_of(world, np.ones(len(world.domains), bool))
+    groups = sorted(groups, key=lambda group: -world.assistant_C[group].sum())[:3]
+    if len(groups) < 3:
+        return {}
+    pick = np.linspace(0, len(belief_QC) - 1, min(SHOWN, len(belief_QC))).astype(int)
+
+    def weights(p_QC) -> list:
+        w_Q3 = np.stack([p_QC[pick][:, group].sum(1) for group in groups], 1)
+        return (w_Q3 / w_Q3.sum(1, keepdims=True)).round(4).tolist()
+
+    return {
+        "groups": [monitor.label(world, group) for group in groups],
+        "belief": weights(belief_QC),
+        "readout": weights(read_QC),
+    }
