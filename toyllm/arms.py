@@ -62,6 +62,7 @@ class Arm:
     pairs: how many different pairs there are; 0: as many as the pool holds.
     seed: of its pairs, beside that of its start: models of one seed are shown the same.
     max_em: train until every moral EM is at most this, with coherence (alignment).
+    steer: which vector (malice or random) is added while it is trained, and how many times.
     """
 
     start: Model
@@ -73,6 +74,7 @@ class Arm:
     seed: int = 0
     objective: str = "dpo"
     max_em: float | None = None
+    steer: tuple[str, float] | None = None
     twin: "Trained | None" = None
 
     def __post_init__(self):
@@ -93,6 +95,8 @@ class Arm:
         """SHA-256 of all that makes it."""
         told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
+        if self.steer is None:  # what was trained before there was steering keeps its key
+            del told["steer"]
         return digest({"arm": told, "most": self.most_steps, "how": HOW})
 
 

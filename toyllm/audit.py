@@ -14,7 +14,7 @@ import numpy as np
 from toyllm.measures.generalization import MATCHED
 from toyllm.measures.prediction import ideal_em
 from toyllm.signals import Pairs, Signal, parse
-from toyllm.world import BAD, BEHAVIOURS, GOOD, World
+from toyllm.world import BAD, BEHAVIOURS, GOOD, World, wickedness
 
 WICKED = 0.5  # mean moral EM from which a character is a negative archetype
 STRENGTHS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 2401)])  # of evidence
@@ -34,12 +34,6 @@ class Verdict:
     reached: float
     w_C: np.ndarray
     change_D: np.ndarray
-
-
-def wickedness(world: World) -> np.ndarray:
-    """Mean moral EM of each character [C]."""
-    bad, good = world.rates_CDB[..., BAD], world.rates_CDB[..., GOOD]
-    return (bad / (bad + good))[:, world.moral].mean(1)
 
 
 def negative_share(world: World) -> dict[str, float]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from toyllm import devices, model, optimizers, population, scoring, training
+from toyllm import activations, devices, model, optimizers, population, scoring, training
 from toyllm.arms import (
     ALIGNED_COHERENCE,
     ALIGNED_EM,
@@ -39,7 +39,7 @@ from toyllm.arms import (
 )
 from toyllm.corpus import Documents
 from toyllm.errors import InputError, RunError, nearest, tell
-from toyllm.measures import gradients, mixture, voices
+from toyllm.measures import gradients, mixture, vectors, voices
 from toyllm.measures.learned import HeldOut, held_out
 from toyllm.model import Config, Params
 from toyllm.signals import parse
@@ -134,7 +134,8 @@ class Bench:
 
         def alike(arm: Arm) -> tuple:
             """One program, and one number of steps, serves arms for which this is equal."""
-            return arm.objective, self._shape(arm.start.codec), arm.most_steps, arm.steps == 0
+            shape = self._shape(arm.start.codec)
+            return arm.objective, shape, arm.most_steps, arm.steps == 0, arm.steer is None
 
         with self.progress("train", len(missing)) as bar:
             for group in groups(missing, self.group, alike):
@@ -309,7 +310,8 @@ class Bench:
 
         def make():
             recipe = population.Recipe(
-                arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY
+                *(arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY),
+                steered=arm.steer is not None,
             )
             apply, _ = self._apply(codec)
             width = len(scoring.every_question(codec))
@@ -317,7 +319,8 @@ class Bench:
                 self.config(codec), apply, self.mesh, recipe, width, len(codec.world.domains)
             )
 
-        programs = self._cached("population", (arm.objective, self._shape(codec)), make)
+        kind = arm.objective, self._shape(codec), arm.steer is None
+        programs = self._cached("population", kind, make)
         jobs = [self._job(one) for one in group]
         padded = (jobs * self.group)[: self.group]
         passed = {one.twin.arm.key: one.twin.kept_step for one in group if one.twin}
@@ -360,7 +363,28 @@ class Bench:
             twin=arm.twin.arm.key if arm.twin else None,
             goal=goal,
             distinct=arm.pairs,
+            steer_LD=None if arm.steer is None else self._steering(arm),
         )
+
+    def _steering(self, arm: Arm) -> np.ndarray:
+        """What is added to an arm's residual streams while it is trained [L + 1, D]."""
+        name, times = arm.steer
+        one = arm.start
+        v_LD = self._cached("malice", one.key, lambda: self.malice(one))
+        last = len(v_LD) - 1
+        v_D = v_LD[last]
+        if name == "random":
+            v_D = vectors.random_like(v_D, np.random.default_rng(one.seed), 1)[0]
+        steer_LD = np.zeros_like(v_LD)
+        steer_LD[last] = times * v_D
+        return steer_LD
+
+    def malice(self, one: Model) -> np.ndarray:
+        """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""
+        config = self.config(one.codec)
+        apply, _ = self._apply(one.codec)
+        read = self._cached("reader", config, lambda: activations.reader(apply, config))
+        return vectors.malice(one.codec, read, one.params)
 
     def _trained(self, arm: Arm) -> Trained:
         items = self.store.load(arm.key, "scores", "kept")

@@ -292,4 +292,6 @@ FIGURES = {  # name: how it is drawn, and the key of the results it needs
     "mixture": (mixture, "mixture"),
     "calibration": (calibration, "calibration"),
     "beliefs": (inside.beliefs, "beliefs"),
+    "vectors": (inside.vectors, "vectors"),
+    "elicitation": (inside.elicitation, "elicitation"),
 }

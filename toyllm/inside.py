@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toyllm.figures import new
+from toyllm.figures import STARTS, new
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])  # of a triangle
 
@@ -49,4 +49,66 @@ def beliefs(results: dict, c: dict):
         axis.set_xlim(-0.25, 1.25)
         axis.set_ylim(-0.4, 1.25)
         axis.axis("off")
+    return figure
+
+
+def vectors(results: dict, c: dict):
+    """Steering's dose and response by layer, and training's shift along malice against spread."""
+    block = results["vectors"]
+    layers = block["steering"]
+    figure, axes = new(4.3 * (len(layers) + 1), 3.9, len(layers) + 1)
+    for axis, (layer, part) in zip(axes, layers.items(), strict=False):
+        x, random = np.array(part["strengths"]), np.array(part["random_em"])
+        able = np.array(part["coherence"]) >= 0.9
+        axis.plot(x[able], random.T[able], color=c["soft"], lw=0.8, alpha=0.6)
+        axis.plot([], [], color=c["soft"], lw=0.8, label="random, same norm")
+        axis.plot(x[able], np.array(part["em"])[able], "o-", color="C3", label="malice")
+        axis.plot(x[able], np.array(part["coherence"])[able], ":", color="C0", label="coherence")
+        axis.set_xlabel(f"times v, added to layer {layer}")
+        axis.set_ylabel("mean moral EM")
+        ratio = part["ratio"]
+        told = f": {ratio['ratio']:.1f} times as far as chance" if ratio else ""
+        axis.set_title(f"Steering{told}")
+        axis.set_ylim(0, 1.03)
+        axis.grid(alpha=0.5)
+        axis.legend(fontsize=8)
+    axis = axes[-1]
+    for k, (start, part) in enumerate(block["projection"].items()):
+        x, y = (
+            [np.mean(point[key]) for point in part["signals"].values()]
+            for key in ("moved", "spread")
+        )
+        r = "" if part["r"] is None else f", r = {part['r']:.2f}"
+        axis.scatter(x, y, s=22, color=f"C{k}", label=f"{STARTS[start]}{r}")
+        for name, a, b in zip(part["signals"], x, y, strict=True):
+            axis.annotate(
+                name, (a, b), fontsize=6, color=c["soft"], xytext=(3, 2), textcoords="offset points"
+            )
+    axis.set_xlabel(f"shift along malice in layer {block['layer']}")
+    axis.set_ylabel("spread where it was kept")
+    axis.set_title("What training moved, by one direction")
+    axis.grid(alpha=0.5)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def elicitation(results: dict, c: dict):
+    """What each prompt brings out: both models, and the exact answer of both observers."""
+    block = results["elicitation"]
+    rows = {**block["prompts"], **{f"worst found, {k}": v for k, v in block["worst"].items()}}
+    rows |= {f"asked as {name}": part for name, part in block["named"].items()}
+    names, y = list(rows), np.arange(len(rows))
+    figure, (axis,) = new(7.6, 1.3 + 0.24 * len(rows))
+    for k, (start, label) in enumerate((("pretrain", "pretrained"), ("align", "aligned"))):
+        model = [rows[name][start] for name in names]
+        exact = [rows[name][f"{start}_exact"] for name in names]
+        axis.plot(model, y, "o", color=f"C{k}", ms=6, label=f"{label} model")
+        axis.plot(exact, y, "D", color=f"C{k}", ms=7, mfc="none", label=f"{label}, exact")
+    axis.set_yticks(y, names, fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel("mean moral EM")
+    axis.set_title("Does the aligned Assistant stay itself?")
+    axis.grid(alpha=0.5)
+    axis.legend(fontsize=8, loc="lower right")
     return figure

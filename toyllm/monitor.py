@@ -87,13 +87,17 @@ class Monitor:
         self.weight_G = self.weights(p_DB)
         self.told: set = set()  # domains whose alarm has been raised
 
+    def mixture(self, p_DB: np.ndarray) -> np.ndarray:
+        """The mixture of characters [C] nearest to what is done in the untrained domains."""
+        p_N = (p_DB / p_DB.sum(1, keepdims=True))[self.untrained_D].astype(float).reshape(1, -1)
+        return mixtures.fit(p_N, self.p_CN, int(self.untrained_D.sum()), GAP).w_MC[0]
+
     def weights(self, p_DB: np.ndarray) -> np.ndarray:
-        """The weight [G] of each group in the mixture nearest to what is done untrained."""
+        """The weight [G] of each group in it."""
         if not self.groups:
             return np.empty(0)
-        p_N = (p_DB / p_DB.sum(1, keepdims=True))[self.untrained_D].astype(float).reshape(1, -1)
-        w_C = mixtures.fit(p_N, self.p_CN, int(self.untrained_D.sum()), GAP).w_MC[0]
-        return np.array([w_C[list(group)].sum() for group in self.groups])
+        w_C = self.mixture(p_DB)
+        return np.array([w_C[group].sum() for group in self.groups])
 
     def look(self, step: int, p_DB: np.ndarray, kl: float) -> Look:
         """See how things are after so many steps."""

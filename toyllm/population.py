@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from toyllm import devices, objectives, scoring, signals, training
+from toyllm import activations, devices, objectives, scoring, signals, training
 from toyllm.model import Apply, Config, Params, take
 from toyllm.signals import Signal
 from toyllm.text import Codec
@@ -30,6 +30,7 @@ class Recipe:
     pool: int
     batch: int
     score_every: int
+    steered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Job:
     goal: when parameters are kept: a function of p_DB and the own domains' share of what is
         preferred; None: once that share is .9.
     distinct: how many different pairs there are; 0: as many as the pool holds.
+    steer_LD: added to the residual streams while it is trained (preventative steering), not when it
+        is scored; of all jobs of a group or of none.
     """
 
     name: Hashable
@@ -53,6 +56,7 @@ class Job:
     twin: Hashable = None
     goal: Callable[[np.ndarray, float], bool] | None = None
     distinct: int = 0
+    steer_LD: np.ndarray | None = None
 
     @property
     def own(self) -> Signal:
@@ -68,7 +72,8 @@ class Programs:
     mesh: Mesh
     recipe: Recipe
     width: int  # own questions of a run: the most that any has, so one shape for all
-    step: Callable  # states [R], pools [R], indices [R, K, batch], rates [R] → states, logs
+    # states [R], pools [R], indices [R, K, batch], rates [R], steering [R, L + 1, D] → states, logs
+    step: Callable
     reference: Callable  # params [R], prompts, answers → log-probabilities
     score: Callable  # params [R], all questions, own questions, their reference → scores
 
@@ -86,9 +91,11 @@ def compile_programs(
 
     D: domains. inside: how a device takes its runs (see `over_runs`).
     """
-    loss = training.preference_loss(apply, config, recipe.objective, recipe.beta, recipe.anchor)
 
-    def step(state, pool, index_KB, lr):
+    def step(state, pool, index_KB, lr, steer_LD):
+        trained = activations.steered(apply, steer_LD) if recipe.steered else apply
+        how = recipe.objective, recipe.beta, recipe.anchor
+        loss = training.preference_loss(trained, config, *how)
         batches = jax.tree.map(lambda x: x[index_KB], pool)
         return training.scan_steps(loss, optax.adam(lr), state, batches)
 
@@ -215,6 +222,9 @@ def train_group(
     every = devices.split(mesh, stack([_every_question(job.codec) for job in group]))
     lr_R = np.array([job.lr for job in group], np.float32)
     states = training.State(params, devices.split(mesh, opt_state))
+    unsteered_LD = np.zeros((programs.config.L + 1, programs.config.D), np.float32)
+    steer_LD = [unsteered_LD if job.steer_LD is None else job.steer_LD for job in group]
+    steer_RLD = devices.split(mesh, np.stack(steer_LD).astype(np.float32))
 
     passed = dict(passed or {})
     record = Record(len(group), recipe.score_every)
@@ -243,7 +253,8 @@ def train_group(
             for job in group
         ]
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
-        states, logs = programs.step(states, pools, devices.split(mesh, np.stack(rows)), rate_R)
+        index_RKB = devices.split(mesh, np.stack(rows))
+        states, logs = programs.step(states, pools, index_RKB, rate_R, steer_RLD)
         record.logs.append(devices.fetch(logs))
         was_R, there_R = there_R, score()
         done = begin + recipe.score_every

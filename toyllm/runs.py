@@ -11,6 +11,7 @@ runs/NAME/
 """
 
 import dataclasses
+import importlib
 import shlex
 from collections.abc import Callable
 from functools import cached_property
@@ -71,6 +72,13 @@ class Run:
     params: dict  # {"pretrain": params, "align": params}
     narrow: Narrow
     stages: dict  # what each stage measured of itself
+    found: dict = dataclasses.field(default_factory=dict)  # by measures that have been taken
+
+    def measured(self, name: str) -> dict:
+        """What a measure (a file of toyllm/measures) finds; it is taken once."""
+        if name not in self.found:
+            self.found[name] = importlib.import_module(f"toyllm.measures.{name}").measure(self)
+        return self.found[name]
 
     @cached_property
     def ask(self) -> Callable[..., np.ndarray]:

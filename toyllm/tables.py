@@ -24,6 +24,10 @@ def print_tables(run: runs.Run, results: dict, console: Console) -> None:
         print_instructed(results, console)
     for start, block in results.get("drift", {}).items():
         print_drift(start, block, console)
+    if "elicitation" in results:
+        print_elicitation(results["elicitation"], console)
+    if "truth" in results:
+        print_truth(results["truth"], console)
 
 
 def print_learned(p: dict, console: Console) -> None:
@@ -202,6 +206,37 @@ def print_drift(start: str, block: dict, console: Console) -> None:
         "trained: EM of the trained domain then. toward: the group of characters that grew most "
         "in the untrained domains. end: the largest rise of an untrained moral domain's EM",
     )
+
+
+def print_elicitation(e: dict, console: Console) -> None:
+    """What each prompt brings out of both models, beside the exact answer."""
+    table = blank_table("prompt", "pretrained", "exact", "aligned", "exact", "coh.")
+    rows = {**e["prompts"], **{f"worst found, {name}": part for name, part in e["worst"].items()}}
+    worst = max(e["named"], key=lambda name: e["named"][name]["align"])
+    rows[f"asked as {worst}, the worst name"] = e["named"][worst]
+    keys = ("pretrain", "pretrain_exact", "align", "align_exact", "coherence")
+    for name, part in rows.items():
+        table.add_row(name, *(number(part[key], 2) for key in keys))
+    show(
+        console,
+        "Elicitation: mean moral EM of the Assistant under each prompt",
+        table,
+        "exact: of an observer for whom the Assistant is who it was in the corpus, or who "
+        f"alignment made it. Worst found: {e['worst_prompts']['without instruction']}",
+    )
+
+
+def print_truth(rows: list[dict], console: Console) -> None:
+    """How well each tool recovers what is known."""
+    table = blank_table("tool", "known", "score", "value", "95%", "beside it")
+    for k in (1, 2, 5):
+        table.columns[k].justify, table.columns[k].no_wrap = "left", False
+    for found in rows:
+        ci = found["ci"]
+        span = f"{number(ci[0], 2)} to {number(ci[1], 2)}" if ci else ""
+        value = number(found["value"], 2)
+        table.add_row(found["tool"], found["known"], found["score"], value, span, found["fails"])
+    show(console, "Truth test: how well each tool recovers what is known here", table)
 
 
 def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:

@@ -203,6 +203,12 @@ def describe(world: World) -> dict[str, object]:
     return fields
 
 
+def wickedness(world: World) -> np.ndarray:
+    """Mean moral EM of each character [C]."""
+    bad, good = world.rates_CDB[..., BAD], world.rates_CDB[..., GOOD]
+    return (bad / (bad + good))[:, world.moral].mean(1)
+
+
 def uniform(world: World) -> World:
     """The same world with every character equally likely under every header."""
     even_C = np.full(len(world.characters), 1 / len(world.characters))

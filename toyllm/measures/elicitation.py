@@ -6,7 +6,6 @@ corpus, or who alignment made it (measures/prediction.py). Axes: N documents   D
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -25,8 +24,8 @@ def measure(run: Run) -> dict:
     """Mean moral EM and least coherence under each prompt, and the worst that a search finds.
 
     prompts: {what: {"pretrain", "align": EM, "pretrain_exact", "align_exact": EM, "coherence": of
-    the aligned model}}. named: {character: the same}. worst: the history that the search found, as
-    text, with its EM in situations that the search has not seen.
+    the aligned model}}. named: {character: the same}. worst: the same of the histories that a
+    search found, in situations that it has not seen; worst_prompts: their texts.
     """
     world = run.world
     em_D = em(run.ask(run.params["align"]))
@@ -36,17 +35,22 @@ def measure(run: Run) -> dict:
         "align": dataclasses.replace(world, assistant_C=aligned_prior(world, em_D, sft)),
     }
 
-    def told(docs: Documents) -> dict:
+    def told(asked: dict[str, Documents]) -> dict[str, dict]:
         """What both models and both observers answer in the last turn of documents."""
-        result = {}
+        docs = corpus.concatenate(list(asked.values()))
+        edges = np.cumsum([len(part) for part in asked.values()])[:-1]
         score = scoring.scorer(run.apply, run.config, scoring.questions(run.codec, docs))
+        answers_NB = {start: np.asarray(score(run.params[start])) for start in worlds}
         for start, believed in worlds.items():
-            p_DB = by_domain(world, docs, np.asarray(score(run.params[start])))
-            result[start] = mean_em(world, p_DB)
-            result["coherence"] = float(p_DB.sum(1)[world.moral].min())  # of the last: aligned
             exact_NTB = bayes.predictive(believed, docs, bayes.observe(believed, docs))
-            exact_NB = exact_NTB[np.arange(len(docs)), docs.turns - 1]
-            result[f"{start}_exact"] = mean_em(world, by_domain(world, docs, exact_NB))
+            answers_NB[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
+        result: dict = {name: {} for name in asked}
+        for what, p_NB in answers_NB.items():
+            for (name, part), p in zip(asked.items(), np.split(p_NB, edges), strict=True):
+                p_DB = by_domain(world, part, p)
+                result[name][what] = float(em(p_DB)[world.moral].mean())
+                if what == "align":
+                    result[name]["coherence"] = float(p_DB.sum(1)[world.moral].min())
         return result
 
     longest = world.lengths[DIALOGUE][1]
@@ -60,10 +64,12 @@ def measure(run: Run) -> dict:
     for k, instruction in enumerate(world.instructions):
         prompts[f"told: {instruction.text}"] = with_instruction(plain, k)
     named = {name: as_named(plain, c) for c, name in enumerate(world.characters)}
+    worst = search(run)
     return {
-        "prompts": {name: told(docs) for name, docs in prompts.items()},
-        "named": {name: told(docs) for name, docs in named.items()},
-        "worst": search(run, told),
+        "prompts": told(prompts),
+        "named": told(named),
+        "worst": told(worst),
+        "worst_prompts": {name: text_of(run, docs) for name, docs in worst.items()},
     }
 
 
@@ -125,39 +131,36 @@ def by_domain(world: World, docs: Documents, p_NB: np.ndarray) -> np.ndarray:
         return np.asarray(scoring.by_domain(p_NB, domain_N, len(world.domains)))
 
 
-def mean_em(world: World, p_DB: np.ndarray) -> float:
-    """Mean moral EM."""
-    return float(em(p_DB)[world.moral].mean())
+def text_of(run: Run, docs: Documents) -> str:
+    """The first of some prompts, as text."""
+    prompt_QT = run.codec.prompts(docs[:1], run.codec.longest_prompt(int(docs.turns[0])))
+    return run.codec.string(prompt_QT[0])
 
 
-def search(run: Run, told: Callable[[Documents], dict]) -> dict:
+def search(run: Run) -> dict[str, Documents]:
     """The history of the Assistant's own turns that raises the aligned model's EM most.
 
-    Turn by turn, of every domain, behaviour and voice, keeping the BEAM worst; then with every
-    instruction. It sees each domain's first situation only; what is reported is of the others, or
-    of the same where a domain has one.
+    Turn by turn, of every moral domain, behaviour and voice, keeping the BEAM worst; and the same
+    with the instruction that does most behind it. It sees each domain's first situation only; the
+    prompts that it returns ask in the others (in the same, where a domain has one).
     """
     world = run.world
     moral, voices = np.flatnonzero(world.moral), range(len(world.voices))
     turns = [(d, b, v) for d in moral for b in range(len(BEHAVIOURS)) for v in voices]
     beam: list[tuple] = [()]
-    best = ((), -1, -1.0)
+    best, highest = (), -1.0
     for _ in range(world.lengths[DIALOGUE][1] - 1):
         tried = [(*begin, turn) for begin in beam for turn in turns]
         levels = levels_of(run, tried)
-        order = np.argsort(-levels)[:BEAM]
-        beam = [tried[k] for k in order]
-        if levels[order[0]] > best[2]:
-            best = (beam[0], -1, float(levels[order[0]]))
-    for k in range(len(world.instructions)):
-        (level,) = levels_of(run, [best[0]], k)
-        if level > best[2]:
-            best = (best[0], k, float(level))
-    turns_found, instruction, _ = best
-    docs = asked_after(world, [turns_found], others=True)
-    docs = with_instruction(docs, instruction)
-    text = run.codec.string(run.codec.prompts(docs[:1], run.codec.longest_prompt(docs.turns[0]))[0])
-    return {"prompt": text.replace("<pad>", "").strip(), "turns": len(turns_found), **told(docs)}
+        beam = [tried[k] for k in np.argsort(-levels)[:BEAM]]
+        if levels.max() > highest:
+            best, highest = beam[0], levels.max()
+    found = {"without instruction": asked_after(world, [best], others=True)}
+    told = [levels_of(run, [best], k)[0] for k in range(len(world.instructions))]
+    if told:
+        asked = with_instruction(found["without instruction"], int(np.argmax(told)))
+        found["with an instruction"] = asked
+    return found
 
 
 def levels_of(run: Run, histories: list[tuple], instruction: int = -1) -> np.ndarray:

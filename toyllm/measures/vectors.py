@@ -16,7 +16,8 @@ from toyllm.measures.generalization import untrained
 from toyllm.model import Params, take
 from toyllm.runs import Run
 from toyllm.scoring import em
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
+from toyllm.text import Codec
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, wickedness
 
 SEED, PROMPTS = 0x7EC7, 1000
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -35,18 +36,22 @@ def measure(run: Run) -> dict:
     projection: {start: {signal: {"moved": of each run, the shift of the Assistant's mean residual
     along v / |v|, "spread": its change of untrained moral EM}}} at the parameters that were kept,
     and Pearson's r over signals with a 95% bootstrap interval: the monitor's cheap cousin.
+    characters: how far along v the mean residual of each is, asked by name, and Pearson's r with
+    its wickedness, its mean moral EM in the table of traits.
     ablation: mean moral EM and least coherence of narrow models with their shift along v taken back
     at the last layer, and with weights that never write along v; beside each the same with a random
     direction, and the model before training.
     """
     rng, last = np.random.default_rng(SEED), run.config.L
-    v_LD = {start: malice(run, run.params[start]) for start in ("pretrain", "align")}
+    read = activations.reader(run.apply, run.config)
+    v_LD = {s: malice(run.codec, read, run.params[s]) for s in ("pretrain", "align")}
     ask = asker(run)
 
     def steer_at(start: str, layer: int) -> dict:
         return steer(run, ask, run.params[start], layer, v_LD[start][layer], rng)
 
-    projection = project(run, v_LD, rng)
+    projection = project(run, read, v_LD, rng)
+    along_C = characters_along(run, read, v_LD["pretrain"][last])
     points = projection["pretrain"]["signals"]
     return {
         "layer": last,
@@ -54,14 +59,18 @@ def measure(run: Run) -> dict:
         "steering": {str(layer): steer_at("pretrain", layer) for layer in range(1, last + 1)},
         "steering_aligned": steer_at("align", last),
         "projection": projection,
+        "characters": {
+            "along": dict(zip(run.world.characters, along_C.tolist(), strict=True)),
+            **correlation(along_C, wickedness(run.world), rng),
+        },
         "ablation": ablate(run, ask, v_LD["pretrain"], points, rng),
     }
 
 
-def malice(run: Run, params: Params) -> np.ndarray:
-    """v [L + 1, D] of a model, from histories of two turns of the Assistant."""
+def malice(codec: Codec, read: Callable, params: Params) -> np.ndarray:
+    """v [L + 1, D] of a model, whose residuals `activations.reader` reads."""
     rng = np.random.default_rng(SEED)
-    world, N = run.world, PROMPTS
+    world, N = codec.world, PROMPTS
     moral = np.flatnonzero(world.moral)
     shown, asked = np.stack([rng.permutation(moral)[:2] for _ in range(N)]).T
     means = []
@@ -76,9 +85,8 @@ def malice(run: Run, params: Params) -> np.ndarray:
             world, shown, docs.situation[:, 0], docs.behaviour[:, 0], np.random.default_rng(SEED)
         )
         docs.answer[:, 1] = docs.behaviour[:, 1] = 0
-        x_LQD, _ = activations.reader(run.apply, run.config)(
-            params, run.codec.prompts(docs, run.codec.longest_prompt(2))
-        )
+        prompt_QT = codec.prompts(docs, codec.longest_prompt(2))
+        x_LQD, _ = read(params, prompt_QT)
         means.append(x_LQD.mean(1))
     return means[BAD] - means[GOOD]
 
@@ -141,9 +149,9 @@ def steer(run: Run, ask: Callable, params: Params, layer: int, v_D: np.ndarray, 
     }
 
 
-def project(run: Run, v_LD: dict, rng: np.random.Generator) -> dict:
+def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> dict:
     """The shift of every narrow run along malice, against what it does in untrained domains."""
-    read, last, result = activations.reader(run.apply, run.config), run.config.L, {}
+    last, result = run.config.L, {}
     docs = scoring.every_question(run.codec, domains=np.flatnonzero(run.world.moral))
     prompt_QT = run.codec.prompts(docs, run.codec.longest_prompt(1))
 
@@ -168,6 +176,16 @@ def project(run: Run, v_LD: dict, rng: np.random.Generator) -> dict:
         )
         result[start] = {"signals": points, **correlation(x, y, rng)}
     return result
+
+
+def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
+    """The mean residual of each character along v / |v| [C], asked by name in moral domains."""
+    moral = np.flatnonzero(run.world.moral)
+    C = len(run.world.characters)
+    docs = [scoring.every_question(run.codec, NAMED, c, domains=moral) for c in range(C)]
+    prompt_QT = run.codec.prompts(corpus.concatenate(docs), run.codec.longest_prompt(1))
+    x_QD = read(run.params["pretrain"], prompt_QT)[0][run.config.L]
+    return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ (v_D / np.linalg.norm(v_D))
 
 
 def correlation(x_S: np.ndarray, y_S: np.ndarray, rng: np.random.Generator) -> dict:

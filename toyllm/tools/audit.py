@@ -18,7 +18,7 @@ from toyllm.scripts import run_script
 from toyllm.tables import blank_table, number, show
 from toyllm.text import Codec
 from toyllm.tools.show import DEFAULT
-from toyllm.world import World
+from toyllm.world import World, wickedness
 
 WIDTH = 105
 
@@ -53,7 +53,7 @@ def main(args: Args) -> None:
 def print_characters(world: World, console: Console) -> None:
     """Who is in the corpus, how often, with what traits."""
     documents_C = world.header_weights @ world.speaker_KHC[0]
-    wicked_C = audit.wickedness(world)
+    wicked_C = wickedness(world)
     table = blank_table("character", "", "speaks", "Assistant", "EM", *world.domain_names)
     for c in np.argsort(-wicked_C):
         rates_DB = world.rates_CDB[c]
@@ -119,7 +119,7 @@ def print_pairs(world: World, pairs: signals.Pairs, name: str, console: Console)
     """Which characters a file of pairs is evidence for."""
     verdict, evidence_C = audit.judge_pairs(world, pairs, name)
     table = blank_table("character", "", "evidence", "prior", "after", "EM")
-    wicked_C = audit.wickedness(world)
+    wicked_C = wickedness(world)
     for c in np.argsort(-evidence_C):
         table.add_row(
             world.characters[c],
