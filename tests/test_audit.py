@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.scripts import start
-from toyllm import audit, preferences, signals
+from toyllm import preferences, signals
+from toyllm.measures import audit
 from toyllm.measures.prediction import ideal_change
 from toyllm.text import Codec
 from toyllm.tools import audit as tool

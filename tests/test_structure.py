@@ -40,7 +40,6 @@ LAYERS = [
     "mixtures",
     "monitor",
     "measures",
-    "audit",
     "verdicts",
     "hull",
     "arms",

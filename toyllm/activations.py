@@ -60,7 +60,8 @@ def without(params: Params, direction_D) -> Params:
     def project(path, leaf):
         keys = [str(getattr(key, "key", key)) for key in path]
         if keys == ["embed"] or keys[-2:-1] in (["out"], ["down"]):
-            return leaf - (leaf @ unit_D)[:, None] * unit_D
+            leaf = np.asarray(leaf)
+            return leaf - np.outer(leaf @ unit_D, unit_D)
         return leaf
 
     return jax.tree_util.tree_map_with_path(project, params)

@@ -6,7 +6,8 @@ Assistant. Nobody has these for a real model.
 
 import numpy as np
 
-from toyllm import audit, monitor, signals
+from toyllm import monitor, signals
+from toyllm.measures import audit
 from toyllm.measures.vectors import correlation
 from toyllm.runs import Run
 from toyllm.world import BAD, World

@@ -12,8 +12,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from toyllm import audit, cards, preferences, signals
-from toyllm.measures import cues
+from toyllm import cards, preferences, signals
+from toyllm.measures import audit, cues
 from toyllm.scripts import run_script
 from toyllm.tables import blank_table, number, show
 from toyllm.text import Codec

@@ -13,6 +13,7 @@ import numpy as np
 
 from toyllm.measures.generalization import MATCHED
 from toyllm.measures.prediction import ideal_em
+from toyllm.runs import Run
 from toyllm.signals import Pairs, Signal, parse
 from toyllm.world import BAD, BEHAVIOURS, GOOD, World, wickedness
 
@@ -34,6 +35,28 @@ class Verdict:
     reached: float
     w_C: np.ndarray
     change_D: np.ndarray
+
+
+def measure(run: Run) -> dict:
+    """What every signal would say of the Assistant, and how many negative archetypes there are.
+
+    signals: {name: {"spread", "reached", "toward": the character that gains most}}, the most
+    dangerous first. negative: see `negative_share`.
+    """
+    world = run.world
+    verdicts = [judge(world, signal) for signal in all_signals(world)]
+    verdicts.sort(key=lambda v: -np.nan_to_num(v.spread, nan=-np.inf))
+    return {
+        "signals": {
+            v.name: {
+                "spread": v.spread,
+                "reached": v.reached,
+                "toward": world.characters[int((v.w_C - world.assistant_C).argmax())],
+            }
+            for v in verdicts
+        },
+        "negative": negative_share(world),
+    }
 
 
 def negative_share(world: World) -> dict[str, float]:

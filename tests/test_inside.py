@@ -1,0 +1,157 @@
+"""Activations, probes, vectors and prompts: against what can be worked out by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.test_training import group_of, jobs, lab  # noqa: F401  (a fixture)
+from toyllm import activations, bayes, corpus, population, scoring
+from toyllm.measures import beliefs, elicitation, truth, vectors
+from toyllm.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
+
+
+@pytest.fixture(scope="module")
+def model_of(lab):  # noqa: F811
+    """(codec, config, apply, params) of a very small model, not trained."""
+    codec, config, apply, init = lab
+    return codec, config, apply, init(jax.random.key(0))
+
+
+def prompts(codec, count=70, turns=2):
+    rng = np.random.default_rng(0)
+    docs = corpus.sample(codec.world, count, rng, DIALOGUE, ASSISTANT, turns=turns)
+    return docs, codec.prompts(docs, codec.longest_prompt(turns))
+
+
+def test_layer_0_is_the_embedding_and_the_last_enters_the_last_norm(model_of):
+    codec, config, apply, params = model_of
+    _, prompt_QT = prompts(codec)  # more than a chunk of them
+    x_LQD, p_QV = activations.reader(apply, config)(params, prompt_QT)
+    assert x_LQD.shape == (config.L + 1, 70, config.D)
+    np.testing.assert_allclose(x_LQD[0], params["embed"][prompt_QT[:, -1]], rtol=1e-5)
+    x = x_LQD[-1]
+    norm = (
+        x
+        / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps)
+        * np.asarray(params["norm"]["scale"])
+    )
+    p = jax.nn.softmax(norm @ params["unembed"]["kernel"])
+    np.testing.assert_allclose(p_QV, p, atol=1e-5)
+
+
+def test_steering_adds_a_vector_at_every_token(model_of):
+    codec, config, apply, params = model_of
+    _, prompt_QT = prompts(codec, 5)
+    tokens = jnp.asarray(prompt_QT)
+    plain, residuals, _ = apply(params, tokens, jnp.sign(tokens))
+    none = activations.steered(apply, np.zeros((config.L + 1, config.D)))
+    np.testing.assert_array_equal(none(params, tokens, jnp.sign(tokens))[0], plain)
+    add_LD = np.zeros((config.L + 1, config.D), np.float32)
+    add_LD[-1] = np.arange(config.D)
+    moved = activations.steered(apply, add_LD)(params, tokens, jnp.sign(tokens))[1]
+    np.testing.assert_allclose(
+        moved[-1] - residuals[-1], np.broadcast_to(add_LD[-1], moved[-1].shape), atol=1e-4
+    )
+    np.testing.assert_array_equal(moved[0], residuals[0])
+
+
+def test_without_a_direction_no_layer_has_any_of_it(model_of):
+    codec, config, apply, params = model_of
+    _, prompt_QT = prompts(codec, 9)
+    direction = np.random.default_rng(0).normal(size=config.D)
+    unit = direction / np.linalg.norm(direction)
+    read = activations.reader(apply, config)
+    assert np.abs(read(params, prompt_QT)[0] @ unit).max() > 0.01
+    ablated = activations.without(params, direction)
+    np.testing.assert_allclose(read(ablated, prompt_QT)[0] @ unit, 0, atol=1e-5)
+
+
+def test_a_ridge_finds_a_linear_belief_and_nothing_in_noise():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(900, 7)), rng.normal(size=(7, 3))
+    y = x @ w + 0.5
+    read = beliefs.ridge(x[:600], y[:600], x[600:])
+    np.testing.assert_allclose(read, y[600:], atol=0.02)
+    turn = np.repeat([1, 2], 150)
+    score = beliefs.r2(y[600:], read, turn, rng)
+    assert score["r2"] > 0.999
+    assert score["ci"][0] > 0.999
+    noise = beliefs.r2(
+        y[600:], beliefs.ridge(x[:600], rng.permutation(y[:600]), x[600:]), turn, rng
+    )
+    assert noise["r2"] < 0.05
+    kind = np.repeat([0, 1, 2], 5)
+    order = beliefs.shuffle_within(kind, rng)
+    np.testing.assert_array_equal(kind[order], kind)
+    assert (order != np.arange(15)).any()
+
+
+def test_probes_read_where_a_turn_has_ended(small_codec):
+    class Run:
+        codec = small_codec
+
+    docs, _ = prompts(small_codec, 20)
+    for row, doc in zip(beliefs.before_question(Run, docs), range(20), strict=True):
+        text = small_codec.string(row)
+        assert text.count("<reply>") == 1
+        assert not text.endswith("<user>")
+        whole = small_codec.string(small_codec.pad(docs[[doc]], 48)[0])
+        assert whole.startswith(text)
+
+
+def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small):
+    docs = elicitation.history(small, 1, BAD)
+    assert (docs.behaviour[:, 0] == BAD).all()
+    exact = bayes.predictive(small, docs, bayes.observe(small, docs))[:, 1]
+    alone = elicitation.history(small, 0)
+    prior = bayes.predictive(small, alone, bayes.observe(small, alone))[:, 0]
+    em = {
+        "shown": scoring.em(elicitation.by_domain(small, docs, exact)),
+        "alone": scoring.em(elicitation.by_domain(small, alone, prior)),
+    }
+    assert (em["shown"] > em["alone"] + 0.1).all()
+    scene = elicitation.in_scene(docs)
+    assert (scene.header == [SOMEONE, ASSISTANT]).all()
+    heard = bayes.predictive(small, scene, bayes.observe(small, scene))[:, 1]
+    np.testing.assert_allclose(
+        scoring.em(elicitation.by_domain(small, scene, heard)), em["alone"], rtol=1e-6
+    )
+    asked = elicitation.asked_after(small, [((0, BAD, 1),), ((1, 0, 0),)])
+    np.testing.assert_array_equal(asked.domain[:, 0], [0, 0, 1, 1])
+    np.testing.assert_array_equal(asked.domain[:, 1], [0, 1, 0, 1])
+    np.testing.assert_array_equal(asked.voice[:, 0], [1, 1, 0, 0])
+
+
+def test_malice_is_a_difference_between_histories(model_of):
+    codec, config, apply, params = model_of
+    v_LD = vectors.malice(codec, activations.reader(apply, config), params)
+    assert v_LD.shape == (config.L + 1, config.D)
+    np.testing.assert_allclose(v_LD[0], 0, atol=1e-6)  # both end with the same token
+    assert np.abs(v_LD[-1]).max() > 1e-4
+    random = vectors.random_like(v_LD[-1], np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.norm(random, axis=1), np.linalg.norm(v_LD[-1]))
+
+
+def test_preventative_steering_changes_training_and_not_the_scoring(lab):  # noqa: F811
+    members = [("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)]
+    codec, config, apply, _ = lab
+    record, starts, programs = group_of(lab, "dpo", members, steps=10)
+    recipe = dataclasses.replace(programs.recipe, steered=True)
+    steered = population.compile_programs(
+        config, apply, programs.mesh, recipe, programs.width, len(codec.world.domains)
+    )
+    group = jobs(codec, starts, members, 1e-3)
+    add_LD = np.full((config.L + 1, config.D), 0.5, np.float32)
+    group = [group[0], dataclasses.replace(group[1], steer_LD=add_LD)]
+    *_, other = population.train_group(steered, group, 10)
+    plain, now = (np.stack([h["p_DB"] for h in r.history], 1) for r in (record, other))
+    np.testing.assert_allclose(now[0], plain[0], rtol=1e-4)
+    np.testing.assert_allclose(now[1, 0], plain[1, 0], rtol=1e-4)
+    assert np.abs(now[1, -1] - plain[1, -1]).max() > 1e-3
+
+
+def test_ranks_are_from_the_least():
+    np.testing.assert_array_equal(truth.ranks([3.0, 1.0, 2.0]), [2, 0, 1])
