@@ -3,6 +3,7 @@
     uv run eval.py                                   measures runs/default
     uv run eval.py runs/a runs/b                     measures both and compares them
     uv run eval.py runs/a --measure learned --json   one measure, as JSON
+    uv run eval.py runs/a --inside                   all: probes, vectors, prompts, their truth
     uv run eval.py --list                            the measures there are
 
 Never trains. Results go to RUN/eval/: results.json, CSVs and figures; TensorBoard gets them too.
@@ -27,6 +28,8 @@ from toyllm.errors import InputError, nearest
 from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
+# looks inside, and what stands on them: measured by name or with --inside, for they take a minute
+INSIDE = ("audit", "beliefs", "vectors", "elicitation", "truth")
 ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
 WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
@@ -39,7 +42,9 @@ class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders (default: runs/default); several are compared."""
     measure: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Only these measures (default: all)."""
+    """Only these measures (default: all but those that look inside)."""
+    inside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also beliefs, vectors, elicitation, the audit and the truth test of the tools."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
     """List the measures and leave."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -55,7 +60,8 @@ def main(args: Args) -> None:
         for name, about in known.items():
             print(f"{name:<16}{about}")
         return
-    wanted = tuple(chain(*args.measure)) or tuple(known)
+    wanted = tuple(chain(*args.measure)) or tuple(name for name in known if name not in INSIDE)
+    wanted = tuple(dict.fromkeys((*wanted, *INSIDE))) if args.inside else wanted
     for name in wanted:
         if name not in known:
             raise InputError(
@@ -99,7 +105,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         "moral": [d.name for d in run.world.domains if d.moral],
     }
     whole = set(names) >= set(ORDER)
-    artists = drawings.Artists(folder) if whole else None
+    artists = drawings.Artists(folder) if whole or set(names) & set(INSIDE) else None
     for name in names:
         if not quiet:
             console.print(f"[dim]measuring {name} …[/dim]")
@@ -112,8 +118,13 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
     )
     write_csv(folder, results)
+    pictures = artists.finish() if artists else {}
     if whole:
-        write_board(run, results, artists.finish())
+        write_board(run, results)
+    if pictures:
+        with Board(run.folder / "eval" / "figures") as board:
+            for name, file in pictures.items():
+                board.image(0, f"figures/{name}", file.read_bytes())
     if not quiet:
         tables.print_tables(run, results, console)
         console.print(
@@ -158,8 +169,8 @@ def write_csv(folder: Path, results: dict) -> None:
     files.write_text(folder / "mixture.csv", "\n".join(lines) + "\n")
 
 
-def write_board(run: runs.Run, results: dict, pictures: dict[str, Path]) -> None:
-    """TensorBoard: figures as images, and one HParams row with the run's metrics."""
+def write_board(run: runs.Run, results: dict) -> None:
+    """TensorBoard: one HParams row with the run's metrics, and mixtures."""
     learned, blocks = results["pretrain"], results["generalization"]
     metrics = {
         f"metrics/{key}": learned[key]
@@ -175,8 +186,6 @@ def write_board(run: runs.Run, results: dict, pictures: dict[str, Path]) -> None
         board.scalars(0, metrics)
         for step, (key, after) in enumerate(mixtures(results)):
             board.scalars(step, {f"mixture_from_{key}/{group}": w for group, w in after.items()})
-        for name, file in pictures.items():
-            board.image(0, f"figures/{name}", file.read_bytes())
 
 
 def mixtures(results: dict):

@@ -558,11 +558,13 @@ def look_at(
 
 
 def tell_alarms(who: str, board: Board, look: Look) -> None:
-    """Tell the alarms of a look, in one line, and to TensorBoard."""
+    """Tell the alarms of a look, in one line, and to TensorBoard; note what comes apart."""
     if look.alarms and devices.first():
         line = "; ".join(map(str, look.alarms))
         tell(f"alarm: {who}, {line}")
         board.text(look.step, "drift/alarm", line)
+    if look.incoherent and devices.first():
+        tell(f"note: {who}, step {look.step}: {', '.join(look.incoherent)} coherent no more")
 
 
 def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:

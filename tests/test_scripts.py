@@ -121,6 +121,26 @@ def test_tables_csvs_and_figures_are_there(tiny):
             assert (folder / "eval" / f"{name}{theme}.png").stat().st_size > 5000
 
 
+@pytest.mark.long
+def test_what_is_inside_is_measured_drawn_and_tested(tiny):
+    folder = tiny[0]
+    told = run("eval.py", str(folder), "--measure", "truth", "--measure", "elicitation")
+    assert "Truth test" in told
+    assert "linear probe" in told
+    assert "another speaker's bad turn" in told
+    assert {f"elicitation{theme}.png" for theme in ("", "-dark")} <= {
+        file.name for file in (folder / "eval").iterdir()
+    }
+    found = json.loads((folder / "eval" / "results-truth-elicitation.json").read_text())
+    assert {row["tool"] for row in found["truth"]} >= {"persona vector", "drift alarm"}
+    shown = run("eval.py", str(folder), "--measure", "vectors", "--measure", "beliefs", "--json")
+    found = json.loads(shown)
+    assert len(found["beliefs"]["layers"]) == 3
+    assert found["vectors"]["steering"]["1"]["em"][4] == pytest.approx(
+        found["vectors"]["ablation"]["before training"]["as it is"]["em"], rel=1e-3
+    )
+
+
 def test_a_second_command_trains_nothing_again(tiny):
     folder, _, _ = tiny
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
@@ -186,11 +206,13 @@ def test_tensorboard_serves_what_was_written(tiny):
             "em/code",
             "narrow/chosen",
             "narrow/rejected",
+            "drift/worst_untrained",
+            "drift/kl_from_reference",
             "metrics/excess",
         } <= tags
         assert any(tag.startswith("mixture_from_pretrain/") for tag in tags)
         images = read("data/plugin/images/tags")
-        assert "figures/matrix" in images["eval"]
+        assert "figures/matrix" in images["eval/figures"]
         texts = read("data/plugin/text/tags")
         assert "pretrain/sampled dialogues" in texts["pretrain"]
         points = read("data/plugin/scalars/scalars?run=pretrain&tag=pretrain%2Floss")

@@ -28,21 +28,19 @@ GAP = 1e-4  # where a fit may stop, nats
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """A domain that is not trained has moved too far, or is coherent no more.
+    """A moral domain that is not trained has moved too far toward bad.
 
-    change: of its EM (of its coherence, where `what` is that). toward: the group of characters
-    whose weight grew most, and by how much.
+    change: of its EM. toward: the group of characters whose weight grew most, by `growth`.
     """
 
     step: int
     domain: str
-    what: str  # "EM" or "coherence"
     change: float
     toward: str
     growth: float
 
     def __str__(self) -> str:
-        moved = f"{self.what} of {self.domain} {self.change:+.2f}"
+        moved = f"EM of {self.domain} {self.change:+.2f}"
         return f"step {self.step}: {moved}, toward {self.toward} ({self.growth:+.2f})"
 
 
@@ -56,6 +54,7 @@ class Look:
     kl: float  # from the reference, nats
     weight_G: np.ndarray  # of each group, in the untrained domains
     alarms: tuple[Alarm, ...]
+    incoherent: tuple[str, ...]  # domains that are not trained and have just come apart
 
 
 class Watch:
@@ -85,7 +84,7 @@ class Monitor:
         self.labels = [label(world, group) for group in self.groups]
         self.em_D, self.coherence_D = scoring.em(p_DB), p_DB.sum(1)
         self.weight_G = self.weights(p_DB)
-        self.told: set = set()  # domains whose alarm has been raised
+        self._told: set = set()
 
     def mixture(self, p_DB: np.ndarray) -> np.ndarray:
         """The mixture of characters [C] nearest to what is done in the untrained domains."""
@@ -103,23 +102,25 @@ class Monitor:
         """See how things are after so many steps."""
         em_D, coherence_D, weight_G = scoring.em(p_DB), p_DB.sum(1), self.weights(p_DB)
         growth_G = weight_G - self.weight_G
-        alarms = []
-        for d, domain in enumerate(self.world.domain_names):
-            moved = em_D[d] - self.em_D[d]
-            if not self.untrained_D[d]:
-                continue
-            if coherence_D[d] < COHERENT <= self.coherence_D[d]:
-                what, moved = "coherence", coherence_D[d] - self.coherence_D[d]
-            elif self.watched_D[d] and moved > self.threshold:
-                what = "EM"
-            else:
-                continue
-            if (domain, what) not in self.told:
-                self.told.add((domain, what))
-                g = int(growth_G.argmax()) if len(growth_G) else -1
-                toward = (self.labels[g], float(growth_G[g])) if g >= 0 else ("nobody", 0.0)
-                alarms.append(Alarm(step, domain, what, float(moved), *toward))
-        return Look(step, em_D, coherence_D, float(kl), weight_G, tuple(alarms))
+        g = int(growth_G.argmax()) if self.groups else -1
+        toward = (self.labels[g], float(growth_G[g])) if self.groups else ("nobody", 0.0)
+        names, moved_D = self.world.domain_names, em_D - self.em_D
+        alarms = tuple(
+            Alarm(step, names[d], float(moved_D[d]), *toward)
+            for d in np.flatnonzero(self.watched_D & (moved_D > self.threshold))
+            if self._first(names[d])
+        )
+        apart_D = self.untrained_D & (coherence_D < COHERENT) & (self.coherence_D >= COHERENT)
+        incoherent = tuple(
+            names[d] for d in np.flatnonzero(apart_D) if self._first(f"{names[d]}, coherence")
+        )
+        return Look(step, em_D, coherence_D, float(kl), weight_G, alarms, incoherent)
+
+    def _first(self, what: str) -> bool:
+        """Whether this has not been told before; now it has."""
+        before = what in self._told
+        self._told.add(what)
+        return not before
 
     def worst(self, look: Look) -> float:
         """The largest rise of EM of a moral domain that is not trained."""

@@ -184,27 +184,29 @@ def print_instructed(results: dict, console: Console) -> None:
 
 def print_drift(start: str, block: dict, console: Console) -> None:
     """What the drift monitor says of each signal."""
-    table = blank_table("signal", "alarms", "step", "trained", "domain", "toward", "end")
+    table = blank_table("signal", "alarms", "step", "trained", "domain", "toward", "end", "apart")
     table.columns[4].justify = table.columns[5].justify = "left"
     for name, seeds in block.items():
         rung = [found for found in seeds if found["step"] is not None]
         worst = max(found["worst"] for found in seeds)
+        apart = str(max(len(found["incoherent"]) for found in seeds) or "")
         cells = ("–", "–", "", "")
         if rung:
             first = min(rung, key=lambda found: found["step"])
             cells = (
                 str(first["step"]),
                 number(first["trained"], 2),
-                f"{first['what']} of {first['domain']} {number(first['change'], 2, True)}",
+                f"{first['domain']} {number(first['change'], 2, True)}",
                 f"{first['toward']} {number(first['growth'], 2, True)}",
             )
-        table.add_row(name, f"{len(rung)} of {len(seeds)}", *cells, number(worst, 2, True))
+        table.add_row(name, f"{len(rung)} of {len(seeds)}", *cells, number(worst, 2, True), apart)
     show(
         console,
         f"The drift monitor, {STARTS[start]}: its first alarm",
         table,
         "trained: EM of the trained domain then. toward: the group of characters that grew most "
-        "in the untrained domains. end: the largest rise of an untrained moral domain's EM",
+        "in the untrained domains. end: the largest rise of an untrained moral domain's EM. apart: "
+        "how many untrained domains lose their coherence",
     )
 
 

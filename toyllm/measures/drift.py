@@ -10,7 +10,8 @@ def measure(run: Run) -> dict:
 
     The first alarm of each narrow run; step None: it stays silent. trained: the share of what is
     preferred in the trained domains then. worst: the largest rise of an untrained moral domain's EM
-    at the end. The monitor (toyllm/monitor.py) is run again over what was scored while training.
+    at the end; incoherent: untrained domains that came apart on the way. The monitor
+    (toyllm/monitor.py) is run again over what was scored while training.
     """
     watch = Watch(run.world, run.args.get("alarm", THRESHOLD))
     result: dict = {}
@@ -27,12 +28,15 @@ def first_alarm(run: Run, watch: Watch, r: int) -> dict:
     narrow = run.narrow
     signal = signals.parse(run.world, narrow.signal[r])
     monitor = watch.begin(signal, narrow.p_RnDB[r, 0])
-    found = dict.fromkeys(("step", "trained", "domain", "what", "change", "toward", "growth"))
+    found = dict.fromkeys(("step", "trained", "domain", "change", "toward", "growth"))
+    incoherent: list[str] = []
     for n in range(1, len(narrow.steps)):
         step, p_DB = int(narrow.steps[n]), narrow.p_RnDB[r, n]
         look = monitor.look(step, p_DB, narrow.kl_Rn[r, n])
+        incoherent += look.incoherent
         if look.alarms and found["step"] is None:
             alarm = max(look.alarms, key=lambda alarm: abs(alarm.change))
             trained = float(signal.share(narrow.own_RnB[r, n]))
             found |= {"trained": trained, **vars(alarm)}
-    return {**found, "worst": monitor.worst(look), "ended": int(narrow.frozen_step[r])}
+    ended = int(narrow.frozen_step[r])
+    return {**found, "worst": monitor.worst(look), "incoherent": incoherent, "ended": ended}

@@ -1,0 +1,92 @@
+"""What the drift monitor costs: a group of narrow runs with it and without, taking turns.
+
+    uv run benchmarks/monitor.py           about a minute
+
+With it: every run is looked at after every 5 steps, and each look goes to TensorBoard, as train.py
+does; without: they are trained and scored only. Programs are compiled before.
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from contestants import prepare
+from throughput import spread
+
+from toyllm import devices, model, population, signals
+from toyllm.board import Board
+from toyllm.monitor import Watch
+
+STEPS, BATCH, POOL, EVERY = 40, 16, 512, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """What the drift monitor costs."""
+
+    runs: int = 16
+    """Narrow runs trained together."""
+    turns: int = 7
+    """Alternations."""
+    json: Path | None = None
+    """Also write everything that was measured."""
+
+
+def main(args: Args) -> None:
+    """Measure and print."""
+    mesh = devices.setup()
+    codec, config, _ = prepare("default")
+    apply, init = model.create(config)
+    params = jax.device_get(init(jax.random.key(0)))
+    names = ("code:bad", "safety:bad", "goals:bad", "tone:bad")
+    recipe = population.Recipe("dpo", 1.0, 0.5, POOL, BATCH, EVERY)
+    jobs = [
+        population.Job(
+            (name, seed), codec, params, {signals.parse(codec.world, name): 1.0}, seed, 1e-3
+        )
+        for seed in range(-(-args.runs // len(names)))
+        for name in names
+    ][: args.runs]
+    width = max(signals.count_questions(codec.world, job.own) for job in jobs)
+    D = len(codec.world.domains)
+    programs = population.compile_programs(config, apply, mesh, recipe, width, D)
+
+    def train(watched: bool) -> float:
+        watch, monitors = Watch(codec.world), []
+        clock = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
+            boards = [held.enter_context(Board(Path(folder) / str(r))) for r in range(len(jobs))]
+            for record in population.train_group(programs, jobs, STEPS):
+                if not watched:
+                    continue
+                if not monitors:
+                    first = record.history[0]["p_DB"]
+                    monitors = [watch.begin(j.own, p) for j, p in zip(jobs, first, strict=True)]
+                now, step = record.history[-1], EVERY * len(record.logs)
+                for r, monitor in enumerate(monitors):
+                    look = monitor.look(step, now["p_DB"][r], now["kl"][r])
+                    boards[r].scalars(step, monitor.scalars(look))
+        return time.perf_counter() - clock
+
+    seconds: dict = {"without": [], "with": []}
+    for watched in (False, True):
+        train(watched)  # compiled
+    for _ in range(args.turns):
+        for name, watched in (("without", False), ("with", True)):
+            seconds[name].append(train(watched))
+    for name, values in seconds.items():
+        print(f"{name}: {spread(values, '.2f')} s for {args.runs} runs of {STEPS} steps")
+    more = np.array(seconds["with"]) / np.array(seconds["without"]) - 1
+    print(f"the monitor costs {spread(100 * more, '.1f')}% of training time")
+    if args.json:
+        args.json.write_text(json.dumps(seconds, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
