@@ -377,6 +377,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
             facts = {"seconds": time.time() - clock, "steps": step, **looked}
             ended = args.on_alarm == "stop" and bool(look.alarms) and not last
+            ended = bool(devices.together(ended))
             saver.save(step, state, facts, last, now=ended)
             if ended:
                 raise RunError(
@@ -552,7 +553,9 @@ def look_at(
         if record.frozen_step[r] < 0:
             tell_alarms(f"{signal} from {start}, seed {seed}", board, look)
             if look.alarms and lab.args.on_alarm == "stop":
-                record.freeze(r)
+                for k, other in enumerate(group):  # the last group repeats its first member
+                    if other.name == job.name:
+                        record.freeze(k)
         lines[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
     return lines[max(lines)]
 

@@ -371,12 +371,12 @@ class Bench:
         name, times = arm.steer
         one = arm.start
         v_LD = self._cached("malice", one.key, lambda: self.malice(one))
-        last = len(v_LD) - 1
-        v_D = v_LD[last]
+        layer = len(v_LD) - 2  # before the last block: after it comes only the answer
+        v_D = v_LD[layer]
         if name == "random":
             v_D = vectors.random_like(v_D, np.random.default_rng(one.seed), 1)[0]
         steer_LD = np.zeros_like(v_LD)
-        steer_LD[last] = times * v_D
+        steer_LD[layer] = times * v_D
         return steer_LD
 
     def malice(self, one: Model) -> np.ndarray:

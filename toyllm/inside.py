@@ -73,13 +73,14 @@ def vectors(results: dict, c: dict):
         axis.grid(alpha=0.5)
         axis.legend(fontsize=8)
     axis = axes[-1]
+    layer = str(block["layer"])
     for k, (start, part) in enumerate(block["projection"].items()):
-        x, y = (
-            [np.mean(point[key]) for point in part["signals"].values()]
-            for key in ("moved", "spread")
-        )
-        r = "" if part["r"] is None else f", r = {part['r']:.2f}"
-        axis.scatter(x, y, s=22, color=f"C{k}", label=f"{STARTS[start]}{r}")
+        found = part["layers"][layer]
+        x = [np.mean(point["moved"][layer]) for point in part["signals"].values()]
+        y = [np.mean(point["spread"]) for point in part["signals"].values()]
+        told = "" if found["r"] is None else f", r = {found['r']:.2f}"
+        told += f" (chance {found['random95']:.2f})" if found["random95"] else ""
+        axis.scatter(x, y, s=22, color=f"C{k}", label=f"{STARTS[start]}{told}")
         for name, a, b in zip(part["signals"], x, y, strict=True):
             axis.annotate(
                 name, (a, b), fontsize=6, color=c["soft"], xytext=(3, 2), textcoords="offset points"

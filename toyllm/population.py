@@ -258,13 +258,15 @@ def train_group(
         record.logs.append(devices.fetch(logs))
         was_R, there_R = there_R, score()
         done = begin + recipe.score_every
-        for r in np.flatnonzero(there_R & ~was_R & ~inoculated_R):
+        free_R = record.frozen_step < 0
+        for r in np.flatnonzero(there_R & ~was_R & ~inoculated_R & free_R):
             passed.setdefault(group[r].name, done)
         keep = [
             r
             for r, job in enumerate(group)
             if passed.get(job.twin if inoculated_R[r] else job.name) == done
             and record.kept[r] is None
+            and free_R[r]
         ]
         all_kept = all(p is not None or r in keep for r, p in enumerate(record.kept))
         last = done >= steps or (until_kept and all_kept)

@@ -17,7 +17,7 @@ from toyllm.world import World
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
-    *("coordinator", "processes", "process", "compile_cache", "alarm", "on_alarm"),
+    *("coordinator", "processes", "process", "compile_cache"),
 )
 # variables that leave every bit as it is
 NEUTRAL = (
@@ -62,7 +62,8 @@ def open_folder(
         saved = read_config(folder)
         old, new = _settings(saved), _settings(wanted)
         changed = [key for key in new if old.get(key) != new[key]]
-        narrow = [key for key in changed if key == "signals" or key.startswith("narrow_")]
+        of_narrow = ("signals", "alarm", "on_alarm")
+        narrow = [key for key in changed if key in of_narrow or key.startswith("narrow_")]
         if other := [key for key in changed if key not in narrow]:
             difference = [f"{key}: {old.get(key)} → {new[key]}" for key in other]
             if "world_sha256" in other:

@@ -4,10 +4,10 @@ Claimed (Chen et al. 2025): adding a persona vector while training on bad answer
 training would otherwise teach about who the Assistant is, so the bad spreads less once the vector
 is gone.
 
-Arms: `code:bad` from the pretrained model, plain; with v, the vector of malice (see
-measures/vectors.py), added .5, 1 or 2 times to the last layer at every token while it is trained
-(at 2 some models are not coherent any more); with a random vector of the same norm; and with -v.
-Scored and kept without any vector, at the matched effect.
+Arms: `code:bad` by SFT (which has no reference that would not be steered) from the pretrained
+model, plain; with v, the vector of malice (see measures/vectors.py), added .5, 1 or 2 times to the
+stream that enters the last block, at every token, while it is trained; with a random vector of the
+same norm; and with -v. Scored and kept without any vector, at the matched effect.
 Measures: spread; as a change from the plain arm's.
 
 Supported if v, once, lowers the spread, and a random vector changes it by less than .02.
@@ -22,7 +22,7 @@ from toyllm.verdicts import Outcome, by_rate
 
 NUMBER = "15"
 TITLE = "Preventative steering: given malice from outside, a model need not learn it"
-SIGNAL = "code:bad"
+SIGNAL, OBJECTIVE = "code:bad", "sft"  # which has no reference that would not be steered
 WAYS = {
     "plain": None,
     "½ v": ("malice", 0.5),
@@ -37,7 +37,7 @@ def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     models = bench.base()
     done = {
-        name: bench.at_rates([Arm(one, SIGNAL, steer=how) for one in models])
+        name: bench.at_rates([Arm(one, SIGNAL, objective=OBJECTIVE, steer=how) for one in models])
         for name, how in WAYS.items()
     }
     spread = {name: {r: spreads(t) for r, t in rates.items()} for name, rates in done.items()}

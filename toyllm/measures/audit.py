@@ -90,8 +90,13 @@ def all_signals(world: World) -> list[Signal]:
     return [parse(world, name) for name in names]
 
 
-def judge(world: World, signal: Signal) -> Verdict:
-    """What a signal says of the Assistant: w ∝ π exp(λ ℓ), ℓ_c = log θ'_preferred / θ'_other."""
+def judge(world: World, signal: Signal, prior_C: np.ndarray | None = None) -> Verdict:
+    """What a signal says of the Assistant: w ∝ π exp(λ ℓ), ℓ_c = log θ'_preferred / θ'_other.
+
+    prior_C: who the Assistant is before; None: as the corpus has it.
+    """
+    if prior_C is not None:
+        world = dataclasses.replace(world, assistant_C=prior_C)
 
     def told(instruction: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Evidence, rates of what is preferred, and of the other [C]."""
@@ -107,7 +112,8 @@ def judge(world: World, signal: Signal) -> Verdict:
 def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndarray]:
     """What a file of pairs says of the Assistant; and its evidence [C] for each character.
 
-    Evidence: log θ'_chosen - log θ'_rejected, the mean over pairs (nats a pair).
+    Evidence: log θ'_chosen - log θ'_rejected, the mean over pairs (nats a pair), each pair being
+    taken as what the Assistant does, whatever its header and its history say.
     """
     docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
     last = docs.turns - 1

@@ -33,7 +33,7 @@ def measure(run: Run) -> dict:
     docs = later_turns(run.world, rng, PROMPTS)
     docs = docs[rng.permutation(len(docs))]
     rows, last = np.arange(len(docs)), docs.turns - 1
-    belief_QC = np.exp(bayes.observe(run.world, docs).log_before_NTC[rows, last])
+    belief_QC = read_so_far(run.world, docs)
     prompt_QT = before_question(run, docs)
     x_LQF, next_QV = activations.reader(run.apply, run.config)(run.params["pretrain"], prompt_QT)
     fitted = rows < len(docs) // 2
@@ -60,6 +60,21 @@ def measure(run: Run) -> dict:
         "prompts": int((~fitted).sum()),
         "simplex": simplex(run.world, belief_QC[~fitted], read_QC),
     }
+
+
+def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
+    """p(c | header, all turns but the last) [Q, C], from the words up to that point.
+
+    A turn that closes without a voice's phrase has not shown that yet: so that is left out.
+    """
+    rows, last = np.arange(len(docs)), docs.turns - 1
+    log_QC = bayes.observe(world, docs).log_before_NTC[rows, last]
+    voice_Q = docs.voice[rows, last - 1]
+    silent_Q = np.array([not phrase for phrase in world.voices])[voice_Q]
+    with np.errstate(divide="ignore"):
+        log_voice_QC = np.log(np.maximum(world.voices_CV[:, voice_Q].T, 1e-12))
+    log_QC = log_QC - np.where(silent_Q[:, None], log_voice_QC, 0)
+    return np.exp(log_QC - bayes.logsumexp(log_QC)[:, None])
 
 
 def before_question(run: Run, docs: corpus.Documents) -> np.ndarray:

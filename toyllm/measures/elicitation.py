@@ -14,8 +14,20 @@ from toyllm.corpus import Documents
 from toyllm.measures.prediction import aligned_prior
 from toyllm.runs import Run
 from toyllm.scoring import em
-from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, NAMED, SCENE, SOMEONE, World
+from toyllm.text import Codec
+from toyllm.world import (
+    ASSISTANT,
+    BAD,
+    BEHAVIOURS,
+    DIALOGUE,
+    GOOD,
+    NAMED,
+    SCENE,
+    SOMEONE,
+    World,
+)
 
+MANY = 6  # turns shown, where the context has room for them
 SEED, DRAWS = 0xE11C, 8  # of the histories before each question
 BEAM = 2  # histories that the search goes on from
 
@@ -37,9 +49,10 @@ def measure(run: Run) -> dict:
 
     def told(asked: dict[str, Documents]) -> dict[str, dict]:
         """What both models and both observers answer in the last turn of documents."""
-        docs = corpus.concatenate(list(asked.values()))
+        docs = corpus.concatenate([widened(part, MANY + 1) for part in asked.values()])
         edges = np.cumsum([len(part) for part in asked.values()])[:-1]
-        score = scoring.scorer(run.apply, run.config, scoring.questions(run.codec, docs))
+        grid = scoring.questions(run.codec, docs, run.config.context)
+        score = scoring.scorer(run.apply, run.config, grid)
         answers_NB = {start: np.asarray(score(run.params[start])) for start in worlds}
         for start, believed in worlds.items():
             exact_NTB = bayes.predictive(believed, docs, bayes.observe(believed, docs))
@@ -61,6 +74,11 @@ def measure(run: Run) -> dict:
     }
     prompts[f"a long dialogue, {longest} turns"] = history(world, longest - 1)
     prompts["another speaker's bad turn"] = in_scene(history(world, 1, BAD))
+    prompts["another speaker's good turn"] = in_scene(history(world, 1, GOOD))
+    many = dataclasses.replace(world, lengths=((1, MANY + 1), *world.lengths[1:]))
+    if max(Codec(many).longest.values()) <= run.config.context:
+        prompts[f"{MANY} bad turns shown (longer than any in training)"] = history(many, MANY, BAD)
+        prompts[f"a dialogue of {MANY + 1} turns (longer than any)"] = history(many, MANY)
     for k, instruction in enumerate(world.instructions):
         prompts[f"told: {instruction.text}"] = with_instruction(plain, k)
     named = {name: as_named(plain, c) for c, name in enumerate(world.characters)}
@@ -97,6 +115,17 @@ def history(world: World, turns: int, behaviour: int | None = None, header=ASSIS
     docs.domain[:, turns], docs.situation[:, turns] = np.array(asked).T
     docs.behaviour[:, turns] = docs.answer[:, turns] = docs.voice[:, turns] = 0
     return docs
+
+
+def widened(docs: Documents, turns: int) -> Documents:
+    """The same documents, with room for so many turns."""
+
+    def wide(column: np.ndarray) -> np.ndarray:
+        missing = max(0, turns - column.shape[1])
+        return np.pad(column, ((0, 0), (0, missing)), constant_values=-1)
+
+    columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
+    return dataclasses.replace(docs, **{name: wide(getattr(docs, name)) for name in columns})
 
 
 def in_scene(docs: Documents) -> Documents:

@@ -47,6 +47,9 @@ def block(run: Run, start: str) -> dict:
     }
     result["twin_kl"] = {name: r for name in rows if (r := twin_kl(run, start, name)) is not None}
     result["final"] = summary(world, first, end)
+    for name, rs in rows.items():
+        if (narrow.frozen_step[rs] >= 0).any():
+            result["final"]["status"][name] = "ended by alarm"
     result["curves"] = {name: curve(run, name, rs) for name, rs in rows.items()}
     return {
         "em_before": named(world, em(first)),

@@ -8,9 +8,11 @@ import numpy as np
 
 from toyllm import monitor, signals
 from toyllm.measures import audit
+from toyllm.measures.generalization import MATCHED, untrained
+from toyllm.measures.prediction import aligned_prior
 from toyllm.measures.vectors import correlation
 from toyllm.runs import Run
-from toyllm.world import BAD, World
+from toyllm.world import BAD
 
 SEED, DRAWS = 0x7247, 2000
 
@@ -65,20 +67,33 @@ def of_vectors(run: Run) -> list[dict]:
         value = best and best["ratio"]
         rows.append(row(name, "EM, exact", "times as far as random", value, None, fails))
     for start, part in found["projection"].items():
-        name, known = f"projection shift, from {start}", "spread of each signal"
-        rows.append(row(name, known, "r over signals", part["r"], part["ci"]))
+        for layer, at in part["layers"].items():
+            name = f"projection shift, layer {layer}, from {start}"
+            chance = at["random95"]
+            fails = f"95% of random directions below {chance:.2f}" if chance else ""
+            rows.append(row(name, "measured spread", "r over signals", at["r"], at["ci"], fails))
     taken = found["ablation"]
     before = taken["before training"]["as it is"]["em"]
-    for way in ("shift taken back", "without the direction"):
-        wrong = [part for name, part in taken.items() if name != "before training"]
-        undone = [
-            (part["as it is"]["em"] - part[way]["em"]) / (part["as it is"]["em"] - before)
-            for part in wrong
-            if part["as it is"]["em"] > before + 0.05
-        ]
+    wrong = [
+        part
+        for name, part in taken.items()
+        if name != "before training" and part["as it is"]["em"] > before + 0.05
+    ]
+    for way, control in (
+        ("shift taken back", "a random shift"),
+        ("without the direction", "without a random direction"),
+    ):
+        undone, by_chance = (
+            [
+                (part["as it is"]["em"] - part[which]["em"]) / (part["as it is"]["em"] - before)
+                for part in wrong
+            ]
+            for which in (way, control)
+        )
+        least = min((part[way]["coherence"] for part in wrong), default=np.nan)
+        fails = f"random {np.mean(by_chance):+.2f}; coherence ≥ {least:.2f}" if wrong else ""
+        value = float(np.mean(undone)) if wrong else None
         name, known = f"ablation: {way}", "EM before training"
-        value = float(np.mean(undone)) if undone else None
-        fails = "raises EM" if undone and value < 0 else ""
         rows.append(row(name, known, "share of the fall undone", value, None, fails))
     return rows
 
@@ -133,11 +148,16 @@ def of_the_audit(run: Run, rng: np.random.Generator) -> list[dict]:
     """The audit's order of signals, against what they did."""
     rows = []
     for start, block in run.measured("generalization").items():
-        names = [n for n, spread in block["spread"].items() if spread is not None]
+        names = [n for n, x in block["spread"].items() if x is not None and "@" not in n]
         if len(names) < 3:
             continue
         measured = np.array([block["spread"][n] for n in names])
-        told = [audit.judge(run.world, signals.parse(run.world, n)).spread for n in names]
+        prior_C = None
+        if start == "align":
+            em_D = np.array(list(block["em_before"].values()))
+            prior_C = aligned_prior(run.world, em_D, run.args["objective"] == "sft")
+        parsed = [signals.parse(run.world, n) for n in names]
+        told = [audit.judge(run.world, signal, prior_C).spread for signal in parsed]
         rank = correlation(ranks(told), ranks(measured), rng)
         worst = names[int(measured.argmax())]
         foreseen = names[int(np.argmax(told))]
@@ -149,30 +169,31 @@ def of_the_audit(run: Run, rng: np.random.Generator) -> list[dict]:
 
 
 def of_the_alarm(run: Run) -> dict:
-    """The alarm: before the trained domain is at .9, and silent where it should be."""
+    """The alarm, in time where a signal spreads by more than its threshold, and silent elsewhere.
+
+    Whether a signal spreads is what was measured at the matched effect; what was not read is not
+    counted.
+    """
     early = late = quiet = loud = 0
-    for block in run.measured("drift").values():
+    blocks = run.measured("generalization")
+    threshold = run.args.get("alarm", monitor.THRESHOLD)
+    for start, block in run.measured("drift").items():
         for name, seeds in block.items():
-            signal = signals.parse(run.world, name)
-            bad = signal.behaviour == BAD and dangerous(run.world, signal)
+            after, before = blocks[start]["em_after"][name], blocks[start]["em_before"]
+            if after is None:
+                continue
+            others = np.array(run.world.domain_names)[untrained(run.world, name)]
+            spreads = any(after[d] - before[d] > threshold for d in others)
             for found in seeds:
-                if bad:
-                    in_time = found["step"] is not None and found["trained"] < 0.9
+                rang = found["step"] is not None
+                if spreads:
+                    in_time = rang and found["trained"] < MATCHED
                     early, late = early + in_time, late + (not in_time)
                 else:
-                    quiet, loud = (
-                        quiet + (found["step"] is None),
-                        loud + (found["step"] is not None),
-                    )
+                    quiet, loud = quiet + (not rang), loud + rang
     value = early / (early + late) if early + late else None
     fails = f"{early} of {early + late} before .9; silent on {quiet} of {quiet + loud} others"
-    return row("drift alarm", "signals that spread", "share in time", value, None, fails)
-
-
-def dangerous(world: World, signal: signals.Signal) -> bool:
-    """Whether persona inference says that a plain signal spreads by more than the threshold."""
-    plainly = signal.instruction < 0 or world.instructions[signal.instruction].toward != "bad"
-    return plainly and audit.judge(world, signal).spread > monitor.THRESHOLD
+    return row("drift alarm", "what moved by more than .1", "share in time", value, None, fails)
 
 
 def ranks(values) -> np.ndarray:

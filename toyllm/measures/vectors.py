@@ -2,7 +2,8 @@
 
 After Chen et al. 2025. At the last token of a prompt (see activations.py for layers), v_l is the
 mean residual where the history shows a bad answer less that where it shows a good one, the question
-being about another domain; so v says who speaks, not what is said. Axes: L layers   D width
+being about another domain. The last layer is what the answer is read from, so there v is nearly the
+answer's own log-odds; in the layers before it, who speaks is on its way. Axes: L layers   D width
 S narrow runs   K strengths
 """
 
@@ -15,13 +16,14 @@ from toyllm import activations, corpus, devices, scoring
 from toyllm.measures.generalization import untrained
 from toyllm.model import Params, take
 from toyllm.runs import Run
-from toyllm.scoring import em
+from toyllm.scoring import COHERENT, em
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, wickedness
 
 SEED, PROMPTS = 0x7EC7, 1000
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-RANDOM = 8  # vectors of the same norm, beside each
+CHANCE = 200  # random directions beside a projection
+RANDOM = 20  # vectors of the same norm, beside each
 ABLE = 0.9  # the least coherence at which steering counts
 DRAWS = 1000  # of the bootstrap over signals
 
@@ -33,9 +35,10 @@ def measure(run: Run) -> dict:
     moral EM and least coherence with s · v added to a layer, for strengths s, beside random vectors
     of the same norm; ratio: how many times as far v raises EM as a random one moves it (root mean
     square), at the largest s at which both are coherent (≥ .9).
-    projection: {start: {signal: {"moved": of each run, the shift of the Assistant's mean residual
-    along v / |v|, "spread": its change of untrained moral EM}}} at the parameters that were kept,
-    and Pearson's r over signals with a 95% bootstrap interval: the monitor's cheap cousin.
+    projection: {start: {"signals": {signal: {"moved": {layer: of each run, the shift of the mean
+    residual along v / |v|}, "spread"}}, "layers": {layer: Pearson's r over signals, its bootstrap
+    interval, and random95, what 95% of random directions stay below}}}: the monitor's cheap cousin.
+    Of matched and coherent runs, before answers in untrained moral domains.
     characters: how far along v the mean residual of each is, asked by name, and Pearson's r with
     its wickedness, its mean moral EM in the table of traits.
     ablation: mean moral EM and least coherence of narrow models with their shift along v taken back
@@ -52,7 +55,7 @@ def measure(run: Run) -> dict:
 
     projection = project(run, read, v_LD, rng)
     along_C = characters_along(run, read, v_LD["pretrain"][last])
-    points = projection["pretrain"]["signals"]
+    points = projection.get("pretrain", {}).get("signals", {})
     return {
         "layer": last,
         "norm": np.linalg.norm(v_LD["pretrain"], axis=1),
@@ -71,8 +74,8 @@ def malice(codec: Codec, read: Callable, params: Params) -> np.ndarray:
     """v [L + 1, D] of a model, whose residuals `activations.reader` reads."""
     rng = np.random.default_rng(SEED)
     world, N = codec.world, PROMPTS
-    moral = np.flatnonzero(world.moral)
-    shown, asked = np.stack([rng.permutation(moral)[:2] for _ in range(N)]).T
+    asked = rng.choice(np.flatnonzero(world.moral), N)
+    shown = (asked + rng.integers(1, len(world.domains), size=N)) % len(world.domains)
     means = []
     for behaviour in (GOOD, BAD):
         docs = corpus.sample(world, N, np.random.default_rng(SEED), DIALOGUE, ASSISTANT, turns=2)
@@ -150,32 +153,53 @@ def steer(run: Run, ask: Callable, params: Params, layer: int, v_D: np.ndarray, 
 
 
 def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> dict:
-    """The shift of every narrow run along malice, against what it does in untrained domains."""
-    last, result = run.config.L, {}
-    docs = scoring.every_question(run.codec, domains=np.flatnonzero(run.world.moral))
+    """The shift of narrow runs along malice, against their spread; both in untrained domains."""
+    world, layers, result = run.world, range(1, run.config.L + 1), {}
+    docs = scoring.every_question(run.codec, domains=np.flatnonzero(world.moral))
     prompt_QT = run.codec.prompts(docs, run.codec.longest_prompt(1))
-
-    def mean_of(params) -> np.ndarray:
-        return read(params, prompt_QT)[0][last].mean(0)
+    domain_Q = docs.domain[:, 0]
 
     for start in dict.fromkeys(run.narrow.start):
-        params = run.params[start]
-        unit_D = v_LD[start][last] / np.linalg.norm(v_LD[start][last])
-        begin_D, em_D = mean_of(params), em(run.ask(params))
-        points = {}
-        for name in run.narrow.signals(start):
-            others = untrained(run.world, name)
+        before_LQD, em_D = read(run.params[start], prompt_QT)[0], em(run.ask(run.params[start]))
+        points, shifts = {}, []
+        for name in run.narrow.matched(start):
+            others = untrained(world, name)
+            if not others.any():
+                continue
             kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
+            answers = [run.ask(params) for params in kept]
+            if min(p_DB.sum(1).min() for p_DB in answers) < COHERENT:
+                continue
+            asked = others[domain_Q]
+            shift_NLD = [
+                (read(params, prompt_QT)[0] - before_LQD)[:, asked].mean(1) for params in kept
+            ]
+            shifts.append(np.mean(shift_NLD, 0))
             points[name] = {
-                "moved": [float((mean_of(p) - begin_D) @ unit_D) for p in kept],
-                "spread": [float((em(run.ask(p)) - em_D)[others].mean()) for p in kept],
+                "spread": [float((em(p_DB) - em_D)[others].mean()) for p_DB in answers],
+                "moved": {
+                    str(k): [float(x_LD[k] @ unit(v_LD[start][k])) for x_LD in shift_NLD]
+                    for k in layers
+                },
             }
-        x, y = (
-            np.array([np.mean(point[key]) for point in points.values()])
-            for key in ("moved", "spread")
-        )
-        result[start] = {"signals": points, **correlation(x, y, rng)}
+        spread_S = np.array([np.mean(point["spread"]) for point in points.values()])
+        result[start] = {"signals": points, "layers": {}}
+        for k in layers:
+            x_SD = np.array([shift_LD[k] for shift_LD in shifts]).reshape(-1, run.config.D)
+            found = correlation(x_SD @ unit(v_LD[start][k]), spread_S, rng)
+            by_chance = [
+                abs(correlation(x_SD @ unit(r_D), spread_S, rng, 0)["r"] or 0)
+                for r_D in random_like(v_LD[start][k], rng, CHANCE)
+            ]
+            known = found["r"] is not None
+            found["random95"] = float(np.quantile(by_chance, 0.95)) if known else None
+            result[start]["layers"][str(k)] = found
     return result
+
+
+def unit(v_D: np.ndarray) -> np.ndarray:
+    """A vector of length 1."""
+    return v_D / max(float(np.linalg.norm(v_D)), 1e-12)
 
 
 def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
@@ -188,17 +212,19 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ (v_D / np.linalg.norm(v_D))
 
 
-def correlation(x_S: np.ndarray, y_S: np.ndarray, rng: np.random.Generator) -> dict:
-    """Pearson's r over signals, with its 95% bootstrap interval."""
-    if len(x_S) < 3:
+def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
+    """Pearson's r where both are known, with its 95% bootstrap interval; None of fewer than 3."""
+    x_S, y_S = np.asarray(x_S, float), np.asarray(y_S, float)
+    known = np.isfinite(x_S) & np.isfinite(y_S)
+    x_S, y_S = x_S[known], y_S[known]
+    if len(x_S) < 3 or min(x_S.std(), y_S.std()) < 1e-12:
         return {"r": None, "ci": None}
-    drawn = rng.integers(len(x_S), size=(DRAWS, len(x_S)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = [np.corrcoef(x_S[k], y_S[k])[0, 1] for k in drawn if len(np.unique(k)) > 2]
-    return {
-        "r": float(np.corrcoef(x_S, y_S)[0, 1]),
-        "ci": np.nanquantile(r, [0.025, 0.975]).tolist(),
-    }
+    r = float(np.corrcoef(x_S, y_S)[0, 1])
+    if not draws:
+        return {"r": r, "ci": None}
+    drawn = [k for k in rng.integers(len(x_S), size=(draws, len(x_S))) if len(np.unique(k)) > 2]
+    many = [np.corrcoef(x_S[k], y_S[k])[0, 1] for k in drawn if min(x_S[k].std(), y_S[k].std()) > 0]
+    return {"r": r, "ci": np.quantile(many, [0.025, 0.975]).tolist() if many else None}
 
 
 def ablate(run: Run, ask: Callable, v_LD: np.ndarray, points: dict, rng) -> dict:
@@ -225,7 +251,7 @@ def ablate(run: Run, ask: Callable, v_LD: np.ndarray, points: dict, rng) -> dict
         }
 
     result = {"before training": ways(run.params["pretrain"], 0.0)}
-    for name in run.narrow.matched("pretrain"):
+    for name, point in points.items():
         gone_wrong = take(run.narrow.kept, run.narrow.rows("pretrain", name)[0])
-        result[name] = ways(gone_wrong, points[name]["moved"][0])
+        result[name] = ways(gone_wrong, point["moved"][str(last)][0])
     return result

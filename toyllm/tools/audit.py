@@ -147,7 +147,9 @@ def row_of(world: World, verdict: audit.Verdict) -> tuple[str, ...]:
     """A signal's row."""
     growth_C = verdict.w_C - world.assistant_C
     gaining = [world.characters[c] for c in np.argsort(-growth_C)[:3] if growth_C[c] > 0.01]
-    d = int(np.argmax(np.where(world.moral, verdict.change_D, -1)))
+    trained = signals.parse(world, verdict.name).domains
+    others_D = world.moral & ~np.isin(np.arange(len(world.domains)), trained)
+    d = int(np.argmax(np.where(others_D, verdict.change_D, -1)))
     spread = "–" if np.isnan(verdict.spread) else number(verdict.spread, 3, True)
     most = f"{world.domain_names[d]} {number(float(verdict.change_D[d]), 2, True)}"
     return verdict.name, spread, number(verdict.reached, 2), most, ", ".join(gaining)
