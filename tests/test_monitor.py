@@ -73,7 +73,7 @@ def test_a_domain_that_comes_apart_is_noted(watch, personas):
 
 
 def test_with_every_domain_trained_there_is_nothing_to_watch(small):
-    signal = signals.parse(small, "all:good")
+    signal = signals.parse(small, "all:bad")
     before = np.einsum("c,cdb->db", small.assistant_C, small.rates_CDB)
     monitor = Watch(small).begin(signal, before)
     look = monitor.look(5, before[:, [1, 0, 2]], 0.5)
@@ -103,10 +103,24 @@ def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):  # noqa: F811
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_alarm_ends_a_narrow_run_that_is_kept_and_told(tmp_path):
-    args = ("--preset", "tiny", "--signals", "code:bad", "--alarm", "0", "--on-alarm", "stop")
-    script = start("train.py", "--run", tmp_path / "run", *args)
+def test_what_is_trained_toward_good_is_not_to_get_worse(watch, personas):
+    before = mixed(personas)
+    monitor = watch.begin(signals.parse(personas, "all:good"), before)
+    assert "code" in {a.domain for a in monitor.look(5, mixed(personas, hacker=0.5), 1.0).alarms}
+
+
+def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
+    args = ("train.py", "--run", tmp_path / "run", "--preset", "tiny", "--signals", "code:bad")
+    script = start(*args, "--alarm", "0", "--on-alarm", "stop")
+    assert script.wait() == 1, script.err
+    assert "alarm: align: all:good, step 5: EM of" in script.err
+    assert "ended by its alarm, saved at step 5" in script.err
+    assert (tmp_path / "run" / "align" / "checkpoints" / "5").exists()
+    script = start(*args, "--alarm", "0")
     assert script.wait() == 0, script.err
+    script = start(*args, "--alarm", "0", "--on-alarm", "stop")
+    assert script.wait() == 0, script.err
+    assert "on_alarm: warn → stop: narrow is done anew" in script.err
     assert "alarm: code:bad from pretrain, seed 0, step 5: EM of" in script.err
     script = start("eval.py", tmp_path / "run", "--measure", "drift", "--measure", "generalization")
     assert script.wait() == 0, script.err
@@ -114,6 +128,7 @@ def test_an_alarm_ends_a_narrow_run_that_is_kept_and_told(tmp_path):
     results = json.loads(file.read_text())
     (found,) = results["drift"]["pretrain"]["code:bad"]
     assert found["step"] == found["ended"] == 5
-    assert results["generalization"]["pretrain"]["status"]["code:bad"] == "ended by alarm"
+    block = results["generalization"]["pretrain"]
+    assert block["status"]["code:bad"] == block["final"]["status"]["code:bad"] == "ended by alarm"
     assert "ended by alarm" in script.out
     assert "toward" in script.out

@@ -27,7 +27,7 @@ from toyllm.world import (
     World,
 )
 
-MANY = 6  # turns shown, where the context has room for them
+MANY = 5  # turns shown, where the context has room for them
 SEED, DRAWS = 0xE11C, 8  # of the histories before each question
 BEAM = 2  # histories that the search goes on from
 
@@ -76,7 +76,7 @@ def measure(run: Run) -> dict:
     prompts["another speaker's bad turn"] = in_scene(history(world, 1, BAD))
     prompts["another speaker's good turn"] = in_scene(history(world, 1, GOOD))
     many = dataclasses.replace(world, lengths=((1, MANY + 1), *world.lengths[1:]))
-    if max(Codec(many).longest.values()) <= run.config.context:
+    if Codec(many).longest_prompt(MANY + 1) <= run.config.context:
         prompts[f"{MANY} bad turns shown (longer than any in training)"] = history(many, MANY, BAD)
         prompts[f"a dialogue of {MANY + 1} turns (longer than any)"] = history(many, MANY)
     for k, instruction in enumerate(world.instructions):
