@@ -89,7 +89,9 @@ def vectors(results: dict, c: dict):
     axis.set_ylabel("spread where it was kept")
     axis.set_title("What training moved, by one direction")
     axis.grid(alpha=0.5)
-    axis.legend(fontsize=8)
+    axis.margins(x=0.12)
+    axis.set_ylim(top=axis.get_ylim()[1] * 1.25)  # room for the legend
+    axis.legend(fontsize=8, loc="upper left")
     return figure
 
 
