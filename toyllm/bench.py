@@ -74,7 +74,7 @@ class Bench:
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
-        self.steps = STEPS // 2 if quick else STEPS
+        self.steps = STEPS // 3 if quick else STEPS
         self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of every claim
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
         self.store = Store(folder / "trained")
