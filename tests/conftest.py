@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from toyllm import cards
+from toyllm import cards, model
 from toyllm.text import Codec
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -119,3 +119,10 @@ def small_codec(small):
 def personas_codec(personas):
     """The default world's texts and tokens."""
     return Codec(personas)
+
+
+@pytest.fixture(scope="module")
+def lab(small_codec):
+    """(codec, config, apply, init) of a very small model."""
+    config = model.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
+    return small_codec, config, *map(jax.jit, model.create(config))

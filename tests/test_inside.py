@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_training import group_of, jobs, lab  # noqa: F401  (a fixture)
+from tests.test_training import group_of, jobs
 from toyllm import activations, bayes, corpus, population, scoring
 from toyllm.measures import beliefs, elicitation, truth, vectors
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
 
 
 @pytest.fixture(scope="module")
-def model_of(lab):  # noqa: F811
+def model_of(lab):
     """(codec, config, apply, params) of a very small model, not trained."""
     codec, config, apply, init = lab
     return codec, config, apply, init(jax.random.key(0))
@@ -135,7 +135,7 @@ def test_malice_is_a_difference_between_histories(model_of):
     np.testing.assert_allclose(np.linalg.norm(random, axis=1), np.linalg.norm(v_LD[-1]))
 
 
-def test_preventative_steering_changes_training_and_not_the_scoring(lab):  # noqa: F811
+def test_preventative_steering_changes_training_and_not_the_scoring(lab):
     members = [("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)]
     codec, config, apply, _ = lab
     record, starts, programs = group_of(lab, "dpo", members, steps=10)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.scripts import start
-from tests.test_training import group_of, jobs, lab  # noqa: F401  (a fixture)
+from tests.test_training import group_of, jobs
 from toyllm import population, scoring, signals
 from toyllm.monitor import Watch
 
@@ -82,7 +82,7 @@ def test_with_every_domain_trained_there_is_nothing_to_watch(small):
     assert monitor.scalars(look)["drift/worst_untrained"] is None
 
 
-def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):  # noqa: F811
+def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     member, other = ("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)
     _, starts, programs = group_of(lab, "dpo", [member, other], steps=10)
     group = jobs(lab[0], starts, [member, other])

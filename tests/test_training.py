@@ -19,13 +19,6 @@ from toyllm import (
 )
 
 
-@pytest.fixture(scope="module")
-def lab(small_codec):
-    """(codec, config, apply, init) of a very small model."""
-    config = model.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
-    return small_codec, config, *map(jax.jit, model.create(config))
-
-
 def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
     codec, config, apply, init = lab
     mesh = devices.mesh()
