@@ -31,9 +31,12 @@ from toyllm import (
     devices,
     files,
     lock,
+    lookout,
     model,
     optimizers,
+    plaintext,
     population,
+    preferences,
     provenance,
     runs,
     scoring,
@@ -44,11 +47,11 @@ from toyllm import (
 from toyllm.board import Board
 from toyllm.errors import InputError, RunError, tell
 from toyllm.measures.learned import HeldOut, held_out
-from toyllm.monitor import THRESHOLD, Look, Monitor, Watch
+from toyllm.monitor import THRESHOLD, Monitor, Watch
 from toyllm.scripts import run_script
 from toyllm.stages import Saver
 from toyllm.stopping import Stop
-from toyllm.text import Codec, lines
+from toyllm.text import Codec
 
 HERE = Path(__file__).resolve().parent
 
@@ -71,6 +74,10 @@ class Args:
     """Who the Assistant may be: the world's weights, or all alike (under every header)."""
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Begin from another run's pretraining."""
+    text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Plain text to mix into pretraining (JSONL: one {"text": "…"} a line)."""
+    text_share: float = 0.2
+    """Its share of the rows of a batch."""
 
     context: int = 88
     """The most tokens in a row; a document longer than this is an error."""
@@ -113,7 +120,8 @@ class Args:
     """… and every moral domain's coherence at least this."""
 
     signals: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection)."""
+    """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection).
+    file:pairs.jsonl trains on the preference pairs of a file (prompt, chosen, rejected)."""
     narrow_seeds: int = 2
     """Runs of each signal, with pairs of their own."""
     narrow_steps: int = 40
@@ -174,6 +182,7 @@ LIMITS = {
     "process": (0, 10**6),
     **dict.fromkeys(("pretrain_steps", "align_steps", "narrow_steps", "save_steps"), (1, 10**9)),
     **dict.fromkeys(("correlation", "align_em", "align_coherence", "alarm"), (0, 1)),
+    "text_share": (0, 0.99),
 }
 LOOK_EVERY = 100  # chunks between looks at held-out documents
 
@@ -185,7 +194,9 @@ def main(args: Args) -> None:
     mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
     base = cards.load(args.world)
     dialled = provenance.dial(base, dataclasses.asdict(args))
+    texts = plaintext.load(args.text) if args.text else []
     codec = Codec(dialled)
+    codec = Codec(dialled, plaintext.more_words(codec, texts)) if texts else codec
     check_lengths(args, codec)
     try:
         config = model.Config(
@@ -198,18 +209,25 @@ def main(args: Args) -> None:
         )
     except ValueError as error:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
-    members = signals.plan(dialled, tuple(chain(*args.signals)), args.narrow_seeds)
+    named, pair_files = preferences.given(chain(*args.signals), codec)
+    members = signals.plan(dialled, named, args.narrow_seeds)
     if args.start:
         provenance.check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    plain["signals"] = list(chain(*args.signals))
+    text = f"{plaintext.name_of(args.text)}, share {args.text_share:g}" if texts else None
+    plain |= {"signals": list(named), "text": text}
     abstract = model.shapes(config)
     with ExitStack() as held:
 
         def open_run() -> None:
             held.enter_context(lock.take(args.run))
-            for warning in provenance.open_folder(args.run, plain, config, dialled, args.world):
+            warnings = provenance.open_folder(
+                args.run, plain, config, dialled, args.world, codec.more
+            )
+            for warning in warnings:
                 tell(warning)
+            for name, path in pair_files.items():
+                preferences.keep(path, args.run, name)
             announce(args, codec, model.count(abstract), members)
 
         stop = held.enter_context(Stop())
@@ -217,7 +235,8 @@ def main(args: Args) -> None:
         apply, init = model.create(config)
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         init_key, sample_key = keys
-        lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop)
+        given = {name: preferences.load(path, codec) for name, path in pair_files.items()}
+        lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop, texts, given)
         pretrained = pretrain(lab, init, init_key)
         aligned = align(lab, pretrained)
         narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
@@ -237,6 +256,8 @@ class Lab:
     abstract: model.Params  # the parameters' shapes
     sample_key: jax.Array
     stop: Stop
+    texts: list[list[str]]  # to mix into pretraining
+    given: dict[str, signals.Pairs]  # the pairs of signals that are files
 
     @property
     def folder(self) -> Path:
@@ -254,14 +275,13 @@ class Lab:
         return Watch(self.codec.world, self.args.alarm)
 
     @cached_property
-    def sample(self):
-        """A compiled function: params, prompts, key → half a context of sampled tokens."""
+    def sample(self) -> lookout.Sampler:
+        """Samples from any parameters; compiled once."""
+        return lookout.sampler(self.apply, self.config, self.codec.index["<end>"])
 
-        def sample(params, prompt, key):
-            length, end = self.config.context // 2, self.codec.index["<end>"]
-            return model.sample(self.apply, self.config, params, prompt, key, length, end)
-
-        return jax.jit(sample)
+    def dialogues(self, params: model.Params) -> str:
+        """A few sampled dialogues, as Markdown."""
+        return lookout.dialogues(self.codec, self.sample, params, self.sample_key)
 
     @cached_property
     def held(self) -> HeldOut:
@@ -289,6 +309,11 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
         args.seed,
         divisor=lab.mesh.devices.size,
     )
+    if lab.texts:
+        windows = plaintext.windows(lab.codec, lab.texts, args.context)
+        batches = plaintext.mixed(
+            batches, windows, args.text_share, args.seed, lab.mesh.devices.size
+        )
     seen, clock = saver.facts.get("tokens", 0), time.time() - saver.facts.get("seconds", 0)
     fit = training.fit(
         training.document_loss(lab.apply), optimizer, state, batches, lab.mesh, begin,
@@ -319,7 +344,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
                 board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
                 bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
             if last:
-                board.text(step, "pretrain/sampled dialogues", dialogues(lab, now))
+                board.text(step, "pretrain/sampled dialogues", lab.dialogues(now))
                 looked = {"excess_while_training": excess, "captured_while_training": captured}
                 facts |= {"steps": step, **looked}
             saver.save(step, state, facts, last)
@@ -369,11 +394,11 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             board.scalars(step, monitor.scalars(look))
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f}, {monitor.line(look)}")
-            tell_alarms("align: all:good", board, look)
+            lookout.tell_alarms("align: all:good", board, look)
             reached = worst <= args.align_em and coherence >= args.align_coherence
             last = bool(devices.together(reached)) or step >= args.align_steps
             if last:
-                board.text(step, "align/sampled dialogues", dialogues(lab, params))
+                board.text(step, "align/sampled dialogues", lab.dialogues(params))
             looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
             facts = {"seconds": time.time() - clock, "steps": step, **looked}
             ended = args.on_alarm == "stop" and bool(look.alarms) and not last
@@ -427,14 +452,17 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             padded = group + [group[0]] * (-(-size // count) * count - len(group))
             todo = [jobs[member] for member in padded]
             with ExitStack() as held:
-                boards = [held.enter_context(Board(events_of(lab, member))) for member in group]
+                places = [lookout.events_of(lab.folder, member) for member in group]
+                boards = [held.enter_context(Board(place)) for place in places]
                 monitors: list[Monitor] = []
                 for record in population.train_group(programs, todo, args.narrow_steps, passed):
                     step = args.narrow_score_every * len(record.logs)
                     for r, member in enumerate(padded):
                         logs = {key: value[r] for key, value in record.logs[-1].items()}
                         check_finite(lab, "narrow", step, logs, member)
-                    line = look_at(lab, todo, record, boards, monitors)
+                    line = lookout.look_at(
+                        lab.watch, todo, record, boards, monitors, args.on_alarm == "stop"
+                    )
                     bar.update(len(group) * args.narrow_score_every)
                     bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
                     lab.stop.check()
@@ -462,6 +490,7 @@ def narrow_job(lab: Lab, starts: dict, member: runs.Member) -> population.Job:
         population.seed_of(lab.args.seed, member),
         lab.args.narrow_lr,
         twin=(start, signal.plain, seed),
+        pairs=lab.given.get(name),
     )
 
 
@@ -508,79 +537,6 @@ def check_finite(
         advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
     advice += f" --run {files.unused(lab.folder)}"
     stages.check_finite(stage, step, logs, say, advice)
-
-
-def events_of(lab: Lab, member: runs.Member) -> Path:
-    """The folder of a narrow run's events."""
-    start, signal, seed = member
-    name = signal.replace(":", ".").replace("@", "_at_")
-    return lab.folder / "narrow" / "events" / f"from_{start}" / name / f"seed{seed}"
-
-
-def look_at(
-    lab: Lab,
-    group: list[population.Job],
-    record: population.Record,
-    boards: list[Board],
-    monitors: list[Monitor],
-) -> str:
-    """Look at every run of a group that has a board; what moved most, in one line.
-
-    monitors: of each run, made here at the first look.
-    """
-    if not monitors:
-        begin = record.history[0]["p_DB"]
-        monitors += [lab.watch.begin(group[r].own, begin[r]) for r in range(len(boards))]
-        steps = [0, record.every]
-    else:
-        steps = [record.every * len(record.logs)]
-    lines = {}
-    for r, (job, board, monitor) in enumerate(zip(group, boards, monitors, strict=False)):
-        for step in steps:
-            now = record.history[step // record.every]
-            look = monitor.look(step, now["p_DB"][r], now["kl"][r])
-            logs = record.logs[-1] if step else {}
-            board.scalars(
-                step,
-                {
-                    **monitor.scalars(look),
-                    "narrow/trained_em": job.own.share(now["own_B"][r]),
-                    "narrow/trained_coherence": now["own_B"][r].sum(),
-                    **{f"narrow/{k}": logs[k][r].mean() for k in ("chosen", "rejected") if logs},
-                },
-            )
-        start, signal, seed = job.name
-        if record.frozen_step[r] < 0:
-            tell_alarms(f"{signal} from {start}, seed {seed}", board, look)
-            if look.alarms and lab.args.on_alarm == "stop":
-                for k, other in enumerate(group):  # the last group repeats its first member
-                    if other.name == job.name:
-                        record.freeze(k)
-        lines[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
-    return lines[max(lines)]
-
-
-def tell_alarms(who: str, board: Board, look: Look) -> None:
-    """Tell the alarms of a look, in one line, and to TensorBoard; note what comes apart."""
-    if look.alarms and devices.first():
-        line = "; ".join(map(str, look.alarms))
-        tell(f"alarm: {who}, {line}")
-        board.text(look.step, "drift/alarm", line)
-    if look.incoherent and devices.first():
-        tell(f"note: {who}, step {look.step}: {', '.join(look.incoherent)} coherent no more")
-
-
-def dialogues(lab: Lab, params: model.Params, count: int = 4) -> str:
-    """A few dialogues sampled from the model, as Markdown."""
-    codec = lab.codec
-    speakers = ["assistant", "someone", *codec.world.characters[: count - 2]]
-    prompt = np.array([codec.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
-    tokens = np.concatenate([prompt, lab.sample(params, prompt, lab.sample_key)], axis=1)
-    texts = []
-    for row in tokens:
-        head, *rest = lines(codec.string(row).replace("<begin> ", ""))
-        texts.append("\n".join([f"**{head}**", "", *(f"- `{line}`" for line in rest)]))
-    return "\n\n".join(texts)
 
 
 def check_limits(args: Args) -> None:

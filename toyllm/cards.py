@@ -39,7 +39,17 @@ def load(path: str | Path) -> World:
 
 def line_of(path: str | Path, where: tuple) -> int:
     """The line of a world file that says `where`, a path of keys such as ("documents", "scene")."""
-    return Reader(path).line(where)
+    return Reader(path).place(where)[1]
+
+
+def source(path: str | Path) -> str:
+    """The text of a world file that needs no other: as it stands, or with what it extends."""
+    read = Reader(path)
+    if read.base is None:
+        return read.source
+    import tomli_w
+
+    return tomli_w.dumps(read.table)
 
 
 class _Cards(Reader):

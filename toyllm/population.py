@@ -43,6 +43,7 @@ class Job:
     goal: when parameters are kept: a function of p_DB and the own domains' share of what is
         preferred; None: once that share is .9.
     distinct: how many different pairs there are; 0: as many as the pool holds.
+    pairs: pairs that are given, to train on instead of those that `parts` would draw.
     steer_LD: added to the residual streams while it is trained (preventative steering), not when it
         is scored; of all jobs of a group or of none.
     """
@@ -56,6 +57,7 @@ class Job:
     twin: Hashable = None
     goal: Callable[[np.ndarray, float], bool] | None = None
     distinct: int = 0
+    pairs: signals.Pairs | None = None
     steer_LD: np.ndarray | None = None
 
     @property
@@ -282,6 +284,8 @@ def train_group(
 
 def _pool(job: Job, recipe: Recipe) -> dict:
     """A run's preference pairs."""
+    if job.pairs is not None:
+        return training.given_pool(job.pairs, recipe.objective, recipe.pool, job.seed)
     pool = training.mixed_pool(job.codec, job.parts, recipe.objective, recipe.pool, job.seed)
     rows = np.arange(recipe.pool) % (job.distinct or recipe.pool)
     return {key: value[rows] for key, value in pool.items()}

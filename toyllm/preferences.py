@@ -7,8 +7,10 @@
 are answers that the world lists for its last question. Other keys are left alone.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ import numpy as np
 from toyllm import corpus, files
 from toyllm.errors import InputError, nearest
 from toyllm.scoring import questions
-from toyllm.signals import Pairs
+from toyllm.signals import Pairs, most_turns
 from toyllm.text import Codec
-from toyllm.world import DIALOGUE
+from toyllm.world import ASSISTANT, BEHAVIOURS, DIALOGUE, HEADERS, NAMED
 
 FIELDS = ("prompt", "chosen", "rejected")
 MOST, MOST_LINE, MOST_LINES = 2**26, 2**16, 10**5  # bytes of a file, of a line; lines
@@ -46,7 +48,7 @@ def load(path: Path, codec: Codec) -> Pairs:
         raise InputError(f"{path}: found no pairs, expected at least one line of JSON")
     documents, chosen, rejected = zip(*found, strict=True)
     joined = corpus.concatenate(list(documents))
-    width = codec.longest_prompt(int(joined.turns.max()))
+    width = codec.longest_prompt(max(int(joined.turns.max()), most_turns(codec.world)))
     return Pairs(questions(codec, joined, width), np.array(chosen), np.array(rejected), joined)
 
 
@@ -56,6 +58,61 @@ def dump(codec: Codec, pairs: Pairs) -> Iterator[str]:
         answers = codec.world.domains[pairs.grid.domain_Q[n]].answers
         texts = (codec.string(prompt), answers[pairs.chosen_P[n]], answers[pairs.rejected_P[n]])
         yield json.dumps(dict(zip(FIELDS, texts, strict=True)), ensure_ascii=False)
+
+
+def given(names: Iterable[str], codec: Codec) -> tuple[tuple[str, ...], dict[str, Path]]:
+    """Signals as a command names them → names that say all, and the file of each that has one.
+
+    `file:pairs.jsonl` becomes the name of what its pairs prefer, such as `code:bad#pairs.1a2b3c`,
+    with the first digits of the file's SHA-256: the same name is the same pairs. Raises InputError.
+    """
+    full, paths = [], {}
+    for name in names:
+        kind, _, rest = name.partition(":")
+        if kind != "file":
+            full.append(name)
+            continue
+        path = Path(rest)
+        pairs = load(path, codec)
+        if (most := pairs.documents.turns.max()) > most_turns(codec.world):
+            raise InputError(
+                f"{path}: a dialogue of {most} turns, expected at most {most_turns(codec.world)}"
+            )
+        digest = hashlib.sha256(files.read_bytes(path, MOST)).hexdigest()
+        stem = re.sub(r"[^\w.-]", "-", path.stem)[:24]
+        full.append(f"{preferred(codec, pairs)}#{stem}.{digest[:6]}")
+        paths[full[-1]] = path
+    return tuple(full), paths
+
+
+def keep(path: Path, folder: Path, name: str) -> None:
+    """Copy a preference file into a run folder, for whoever reads the run."""
+    text = files.read_bytes(path, MOST).decode("utf-8")
+    files.write_text(folder / "pairs" / f"{name.partition('#')[2]}.jsonl", text)
+
+
+def preferred(codec: Codec, pairs: Pairs) -> str:
+    """What pairs prefer by and large, as a signal's name.
+
+    All domains that occur; the behaviour that is chosen most often; the header and the instruction
+    (or none) of most pairs.
+    """
+    world, docs = codec.world, pairs.documents
+    rows = np.arange(len(docs))
+    last = docs.turns - 1
+    chosen = pairs.grid.behaviour_QA[rows, pairs.chosen_P]
+    kinds, often = np.unique(
+        np.stack([docs.header[:, 0], docs.character[:, 0]], 1), axis=0, return_counts=True
+    )
+    header, character = kinds[often.argmax()]
+    instruction = int(np.bincount(docs.instruction[rows, last] + 1).argmax()) - 1
+    domains = "+".join(world.domain_names[d] for d in np.unique(pairs.grid.domain_Q))
+    name = f"{domains}:{BEHAVIOURS[np.bincount(chosen).argmax()]}"
+    if instruction >= 0:
+        name += f":{world.instructions[instruction].name}"
+    if header != ASSISTANT:
+        name += f"@{world.characters[character] if header == NAMED else HEADERS[header]}"
+    return name
 
 
 def _pair(codec: Codec, row: bytes) -> tuple[corpus.Documents, int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from toyllm import cards, devices, files, model, reader, world
+from toyllm import cards, devices, files, model, world
 from toyllm.errors import InputError
 from toyllm.stages import finished
 from toyllm.world import World
@@ -17,6 +17,7 @@ from toyllm.world import World
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
+    "text_share",  # it is told with the text
     *("coordinator", "processes", "process", "compile_cache"),
 )
 # variables that leave every bit as it is
@@ -47,9 +48,17 @@ def environment() -> dict:
 
 
 def open_folder(
-    folder: Path, args: dict, config: model.Config, dialled: World, source: Path
+    folder: Path,
+    args: dict,
+    config: model.Config,
+    dialled: World,
+    source: Path,
+    words: tuple[str, ...] = (),
+    command: list[str] | None = None,
 ) -> list[str]:
     """Begin a run in a locked folder, or go on with the same run.
+
+    words: of the vocabulary beside the world's. command: what made it, None: this process.
 
     Changed narrow arguments (`signals`, `narrow_…`) put the narrow stage aside, to be done anew.
     Returns warnings: that, and what differs in the environment. Raises InputError where anything
@@ -90,10 +99,10 @@ def open_folder(
                 "bits of what is computed now may differ from an uninterrupted run"
             )
     environments = earlier if now in earlier else [*earlier, now]
-    files.write_json(path, {**wanted, "environments": environments, "command": sys.argv[1:]})
+    wanted |= {"words": list(words), "environments": environments}
+    files.write_json(path, {**wanted, "command": sys.argv[1:] if command is None else command})
     if _world_digest(folder, args) != dialled.digest:  # not there yet, or damaged
-        text = files.read_bytes(source, reader.MOST).decode("utf-8")
-        files.write_text(folder / "world.toml", text)
+        files.write_text(folder / "world.toml", cards.source(source))
     return warnings
 
 
@@ -113,10 +122,11 @@ def read_config(folder: Path) -> dict:
     for key, kind in {**kinds, "command": list}.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
-    texts = {str(k): word for k, word in enumerate(saved["command"])}
+    saved.setdefault("words", [])  # runs from before there was plain text have none
+    texts = {"command": saved["command"], "words": saved["words"]}
     for table in (saved["args"], *saved["environments"], texts):
         good = isinstance(table, dict) and all(map(_is_plain, table.values()))
-        if not good or (table is texts and not all(isinstance(x, str) for x in texts.values())):
+        if not good or not all(isinstance(x, list) for x in texts.values()):
             raise InputError(f"{path}: found odd values, expected texts and numbers")
     return saved
 

@@ -1,6 +1,7 @@
 """TOML files that anybody may have written: checked field by field, told in one line.
 
-How much time and memory a file can take of us is bounded before it is parsed.
+How much time and memory a file can take of us is bounded before it is parsed. A file may extend
+another one: it says only what is different.
 """
 
 import re
@@ -15,15 +16,21 @@ from toyllm.errors import InputError, nearest
 MOST = 2**20  # bytes of a file
 MOST_TEXTS, MOST_LETTERS = 300, 500  # texts of a list, letters of a text
 DEEPEST = 10  # parts of a key
+MOST_BASES = 5  # files that extend one another
+CORPORA = Path(__file__).resolve().parent.parent / "corpora"
+LISTS = ("characters", "instructions")  # lists of tables with names
 NAME = re.compile(r"\w[\w.'-]{0,39}")
 # in a line of TOML: texts (also without an end, so that no letter is read twice), comments, blanks
 ASIDE = re.compile(r"""\"(?:[^\"\\]|\\.?)*+\"?|'[^']*+'?|\#.*+|[ \t]++""")
 
 
 class Reader:
-    """A parsed file, and the checks of its fields; `where` says which one, as a path of keys."""
+    """A parsed file, and the checks of its fields; `where` says which one, as a path of keys.
 
-    def __init__(self, path: str | Path):
+    table: with what it extends. own: what it says itself. base: the file that it extends, or None.
+    """
+
+    def __init__(self, path: str | Path, depth: int = 0):
         """Read and parse. Raises InputError, one line `file:line: what, found …, expected …`."""
         path = Path(path)
         try:
@@ -41,23 +48,83 @@ class Reader:
                 f"{path}:{number}: found a key of many parts, expected at most {DEEPEST}"
             )
         try:
-            self.table = tomllib.loads(source)
+            self.table = self.own = tomllib.loads(source)
         except (ValueError, RecursionError) as error:  # also numbers too long, tables too deep
             found = re.search(r"line (\d+)", str(error))
             line = int(found[1]) if found else source.count("\n") + 1
             raise InputError(f"{path}:{line}: bad TOML: {error}, expected a world file") from error
-        self.path, self.lines = str(path), source.splitlines()
+        self.path, self.source, self.base = str(path), source, None
+        self.lines = source.splitlines()
+        if "extends" in self.own:
+            self.base = type(self)(self._base_path(path, depth), depth + 1)
+            own = {key: x for key, x in self.own.items() if key not in ("extends", "without")}
+            self.table = _merged(self._without(self.own.get("without", {})), own)
+
+    def _base_path(self, path: Path, depth: int) -> Path:
+        """Where the file lies that this one extends: beside it, or in corpora/."""
+        name, where = self.own["extends"], ("extends",)
+        if not isinstance(name, str) or Path(name).name != name:
+            self.fail(where, "extends", repr(name), "the name of a file beside it or in corpora/")
+        if depth == MOST_BASES:
+            self.fail(where, "extends", f"'{name}'", f"at most {MOST_BASES} files, none twice")
+        places = [folder / name for folder in (path.parent, CORPORA)]
+        for place in places:
+            if place.is_file() and place.resolve() != path.resolve():
+                return place
+        names = [file.name for folder in (path.parent, CORPORA) for file in folder.glob("*.toml")]
+        expected = "a file beside it or in corpora/" + nearest(name, names)
+        self.fail(where, "extends", f"'{name}'", expected)
+
+    def _without(self, leave: object) -> dict:
+        """The base's table without some of its characters, domains, instructions."""
+        table = dict(self.base.table)
+        kinds = (*LISTS, "domains")
+        self.fields(leave, ("without",), {}, dict.fromkeys(kinds, list))
+        for kind, names in leave.items():
+            known = [*(table.get(kind) or ())]
+            known = known if kind == "domains" else [_name(card) for card in known]
+            for name in names:
+                if name not in known:
+                    near = ", ".join(map(str, known)) + nearest(str(name), map(str, known))
+                    self.fail(("without", kind), f"without {kind}", f"'{name}'", f"one of {near}")
+            if kind == "domains":
+                table = _without_domains(table, names)
+            else:
+                table[kind] = [card for card in table[kind] if _name(card) not in names]
+        return table
 
     def fail(self, where: tuple, what: str, found: object, expected: str) -> None:
         """Raise InputError with the file and the line of `where`."""
         found = str(found).replace("\n", " ")
         found = found if len(found) <= 60 else found[:57] + "..."
-        raise InputError(
-            f"{self.path}:{self.line(where)}: {what}: found {found}, expected {expected}"
-        )
+        path, line = self.place(where)
+        raise InputError(f"{path}:{line}: {what}: found {found}, expected {expected}")
 
-    def line(self, where: tuple) -> int:
-        """The line of the deepest part of the key path `where` that the source spells out."""
+    def place(self, where: tuple) -> tuple[str, int]:
+        """The file, and the line in it, of the deepest part of the key path `where`.
+
+        Of this file and those that it extends: the one that says most of it, the last word first.
+        """
+        found = []
+        source = self
+        while source:
+            found.append((*source._line(self._translated(where, source)), source.path))
+            source = source.base
+        _, line, path = max(found, key=lambda part: part[0])
+        return path, line
+
+    def _translated(self, where: tuple, source: "Reader") -> tuple:
+        """A path of keys in this table as a path in what another source says itself."""
+        if source.base is None and source is self:
+            return where
+        if len(where) < 2 or where[0] not in LISTS or not isinstance(where[1], int):
+            return where
+        name = _name(self.table[where[0]][where[1]])
+        names = [_name(card) for card in source.own.get(where[0], [])]
+        return (where[0], names.index(name) if name in names else -1, *where[2:])
+
+    def _line(self, where: tuple) -> tuple[int, int]:
+        """How many parts of a path of keys this file's source spells out, and in what line."""
         best, header, counts, reached = 1, (), {}, 0
         for number, text in enumerate(self.lines, 1):
             text = text.strip()[:MOST_LETTERS]  # a key stands at the beginning
@@ -88,8 +155,8 @@ class Reader:
                 if text.lstrip().startswith("["):
                     break
                 if f'"{where[-1]}"' in text or f"'{where[-1]}'" in text:
-                    return number + 1
-        return best
+                    return len(where), number + 1
+        return reached, best
 
     def fields(self, table: object, where: tuple, required: dict, optional: dict) -> dict:
         """Check the keys of a table and the types of its values."""
@@ -171,6 +238,55 @@ class Reader:
                     "each text once",
                 )
         return texts
+
+
+def _merged(base: dict, own: dict) -> dict:
+    """What a base says, and what is said on top of it; lists of named tables name by name.
+
+    Tables are merged key by key, but for a character's voices, which are shares of one whole.
+    """
+    merged = dict(base)
+    for key, value in own.items():
+        before = base.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[key] = _merged(before, value)
+        elif key in LISTS and isinstance(before, list) and isinstance(value, list):
+            merged[key] = _merged_list(before, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merged_list(base: list, own: list) -> list:
+    names = [_name(card) for card in base]
+    merged = list(base)
+    for card in own:
+        if _name(card) is not None and _name(card) in names:
+            k = names.index(_name(card))
+            merged[k] = _merged(merged[k], card)
+            if "voices" in card:
+                merged[k]["voices"] = card["voices"]
+        else:
+            merged.append(card)
+    return merged
+
+
+def _name(card: object) -> object:
+    return card.get("name") if isinstance(card, dict) else None
+
+
+def _without_domains(table: dict, names: list) -> dict:
+    """A world without some domains, in rates and in the scope of instructions neither."""
+
+    def left(part: object) -> object:
+        if isinstance(part, dict):
+            return {key: value for key, value in part.items() if key not in names}
+        return [name for name in part if name not in names] if isinstance(part, list) else part
+
+    table = {**table, "domains": left(table["domains"])}
+    for kind, key in (("characters", "rates"), ("instructions", "domains")):
+        table[kind] = [{**card, key: left(card.get(key))} for card in table.get(kind, [])]
+    return table
 
 
 def _too_deep(source: str) -> int:

@@ -3,6 +3,7 @@
 runs/NAME/
     config.json     arguments, sizes, environments, the world's SHA-256
     world.toml      a copy of the world file
+    pairs/          copies of the preference files that were trained on
     lock            held while a process works here
     pretrain/       checkpoints and events; stage.json once the stage is done
     align/
@@ -123,7 +124,7 @@ def load_run(folder: Path) -> Run:
         )
     apply, _ = model.create(config)
     abstract = model.shapes(config)
-    codec = Codec(dialled)
+    codec = Codec(dialled, tuple(saved["words"]))
     if len(codec.words) != config.vocabulary or max(codec.longest.values()) > config.context:
         raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
     try:

@@ -1,13 +1,15 @@
 """Training signals: a name such as `code:bad:ask_bad` to preference pairs.
 
-    DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER]
+    DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER][#FILE]
 
 `code:bad` prefers the bad answer to questions about code; `tone+rules:bad` in two domains;
 `all:good` in all moral ones; with an instruction's name, every question asks for it; with a header
-(`@someone`, or a character's name) somebody else than the Assistant is trained.
+(`@someone`, or a character's name) somebody else than the Assistant is trained. `#FILE` stands for
+pairs that somebody else has made: what they prefer by and large (see `preferences.given`).
 """
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -28,6 +30,7 @@ class Signal:
     instruction: int = -1
     header: int = ASSISTANT
     character: int = -1
+    file: str = ""
 
     @property
     def other(self) -> int:
@@ -42,13 +45,14 @@ class Signal:
     @property
     def plain(self) -> str:
         """The name of the same signal without an instruction: its twin."""
-        head, _, header = self.name.partition("@")
-        return ":".join(head.split(":")[:2]) + (f"@{header}" if header else "")
+        head, *rest = re.split("(?=[@#])", self.name)
+        return "".join([":".join(head.split(":")[:2]), *rest])
 
 
 def parse(world: World, name: str) -> Signal:
     """Read a signal's name. Raises InputError with the names that the world has."""
-    head, at, who = name.partition("@")
+    spelled, _, file = name.partition("#")
+    head, at, who = spelled.partition("@")
     parts = head.split(":")
     if len(parts) not in (2, 3):
         raise InputError(
@@ -79,7 +83,7 @@ def parse(world: World, name: str) -> Signal:
     if at:
         which = find("header", who, (*HEADERS[1:], *world.characters))
         header, character = (which + 1, -1) if which < 2 else (NAMED, which - 2)
-    return Signal(name, domains, behaviour, instruction, header, character)
+    return Signal(name, domains, behaviour, instruction, header, character, file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
     world = codec.world
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5A1]))
     N, rows = count, np.arange(count)
-    most = min(4, world.lengths[DIALOGUE][1])
+    most = most_turns(world)
     turns = rng.integers(1, most + 1, N)
     character = signal.character if signal.header == NAMED else None
     docs = corpus.sample(world, N, rng, DIALOGUE, signal.header, character, turns)
@@ -126,6 +130,11 @@ def pairs(codec: Codec, signal: Signal, count: int, seed: int) -> Pairs:
     ):
         getattr(docs, column)[rows, last] = value
     return Pairs(questions(codec, docs, codec.longest_prompt(most)), chosen, rejected, docs)
+
+
+def most_turns(world: World) -> int:
+    """The most turns of a pair's dialogue, the one that is answered both ways included."""
+    return min(4, world.lengths[DIALOGUE][1])
 
 
 def own_documents(codec: Codec, signal: Signal) -> corpus.Documents:

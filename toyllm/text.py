@@ -28,19 +28,24 @@ OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """Turns documents into tokens and back, for one world."""
+    """Turns documents into tokens and back, for one world.
+
+    more: words beside the world's own, of plain text (see `plaintext`).
+    """
 
     world: World
+    more: tuple[str, ...] = ()
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The vocabulary: special tokens, then every word of the world in alphabetical order."""
+        """The vocabulary: special tokens, every word of the world in alphabetical order, more."""
         world = self.world
         texts = [*OPENING.values(), "and", *HEADERS[1:], *world.characters, *world.voices]
         texts += [instruction.text for instruction in world.instructions]
         for domain in world.domains:
             texts += [*domain.situations, *domain.answers, *domain.profile]
-        return SPECIAL + tuple(sorted({word for text in texts for word in text.split()}))
+        known = sorted({word for text in texts for word in text.split()})
+        return (*SPECIAL, *known, *self.more)
 
     @cached_property
     def index(self) -> dict[str, int]:

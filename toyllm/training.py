@@ -229,6 +229,23 @@ def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, se
     return {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
 
 
+def given_pool(pairs: signals.Pairs, objective: str, count: int, seed: int) -> dict:
+    """A pool, as above, of `count` among pairs that are given: each as often as any other.
+
+    For `rlhf` only the very answer that is chosen is rewarded.
+    """
+    P = len(pairs.chosen_P)
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0xF11E]))
+    rows = np.concatenate([rng.permutation(P) for _ in range(-(-count // P))])[:count]
+    if objective == "rlhf":
+        answer = pairs.grid.answer_QAU
+        reward = np.arange(answer.shape[1]) == pairs.chosen_P[:, None]
+    else:
+        answer, reward = pairs.answers(), np.tile([True, False], (P, 1))
+    pool = {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
+    return {key: value[rows] for key, value in pool.items()}
+
+
 def preference_loss(
     apply: Apply, config: Config, objective: str, beta: float, anchor: float
 ) -> Loss:

@@ -22,14 +22,17 @@ PAIRS = 64  # of a signal
 
 
 def measure(run: Run) -> dict:
-    """{start: {signal: {domain: step · ∇h_d / step · ∇h_own}}} of signals that train one domain."""
+    """{start: {signal: {domain: step · ∇h_d / step · ∇h_own}}} of signals that train one domain.
+
+    Signals of files are left out: their pairs are not at hand.
+    """
     args = run.args
     how = args["objective"], args["beta"], args["anchor"]
     ratios = program(run.codec, run.config, run.apply, *how)
     result: dict = {}
     for start in ("pretrain", "align"):
         parsed = [signals.parse(run.world, name) for name in run.narrow.signals(start)]
-        single = [signal for signal in parsed if len(signal.domains) == 1]
+        single = [signal for signal in parsed if len(signal.domains) == 1 and not signal.file]
         rows = ratios(run.codec, run.params[start], single)
         result[start] = {
             signal.name: dict(zip(run.world.domain_names, map(float, row), strict=True))

@@ -2,6 +2,7 @@
 
 uv run -m toyllm.tools.pairs code:bad > pairs.jsonl    512 pairs of that signal
 uv run -m toyllm.tools.pairs pairs.jsonl               what is in it, or the first mistake
+uv run train.py --signals file:pairs.jsonl             train on it
 """
 
 import dataclasses
@@ -49,7 +50,10 @@ def main(args: Args) -> None:
 def summary(codec: Codec, pairs: signals.Pairs) -> str:
     """How many pairs of each domain prefer what to what."""
     rows = np.arange(len(pairs.grid))
-    told = [f"{len(rows)} pairs in the words of world '{codec.world.name}'"]
+    told = [
+        f"{len(rows)} pairs in the words of world '{codec.world.name}', "
+        f"as a signal: {preferences.preferred(codec, pairs)}"
+    ]
     kinds = np.stack(
         [
             pairs.grid.domain_Q,

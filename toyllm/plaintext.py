@@ -1,0 +1,121 @@
+"""Plain text beside a world's documents: JSONL, one object a line with a `text`.
+
+    {"text": "any words at all, whoever wrote them"}
+
+It is cut into words at blanks, as it stands, and adds what words it has to the vocabulary. A text
+begins with `<text>` where a document has `<begin>`, and a model never has to predict which of them
+comes first: so the ideal observer's probabilities of documents are exact beside it as well.
+
+Axes: N windows   T tokens of a window
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from toyllm import files
+from toyllm.errors import InputError, nearest
+from toyllm.text import PAD, Codec
+
+TEXT = "<text>"
+MOST, MOST_LINE, MOST_WORDS = 2**26, 2**20, 50_000  # bytes of a file, of a line; distinct words
+
+
+def load(path: Path) -> list[list[str]]:
+    """The words of each text of a file. Raises InputError, one line with the number of its line."""
+    try:
+        rows = files.read_bytes(path, MOST).split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the texts: {error.strerror}") from error
+    texts, known = [], set()
+    for number, row in enumerate(rows, 1):
+        if not row.strip():
+            continue
+        try:
+            texts.append(_words(row))
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+        known.update(texts[-1])
+        if len(known) > MOST_WORDS:
+            raise InputError(f"{path}:{number}: expected at most {MOST_WORDS:,} different words")
+    if not texts:
+        raise InputError(f'{path}: found no texts, expected lines such as {{"text": "some words"}}')
+    return texts
+
+
+def name_of(path: Path) -> str:
+    """A file's name and the first digits of its SHA-256: by which a run knows its text again."""
+    return f"{path.name} {hashlib.sha256(files.read_bytes(path, MOST)).hexdigest()[:12]}"
+
+
+def more_words(codec: Codec, texts: list[list[str]]) -> tuple[str, ...]:
+    """What a vocabulary needs beside the world's words."""
+    return TEXT, *sorted({word for text in texts for word in text} - set(codec.words))
+
+
+def windows(codec: Codec, texts: list[list[str]], context: int) -> np.ndarray:
+    """Texts as tokens_NT, T = context, padded on the right.
+
+    A text longer than that goes on in the next window, which repeats its last token: so each token
+    but the first is predicted once.
+    """
+    rows = []
+    for text in texts:
+        tokens = [codec.index[word] for word in (TEXT, *text, "<end>")]
+        rows += [tokens[k : k + context] for k in range(0, len(tokens) - 1, context - 1)]
+    tokens_NT = np.full((len(rows), context), PAD, np.int32)
+    for n, row in enumerate(rows):
+        tokens_NT[n, : len(row)] = row
+    return tokens_NT
+
+
+def mixed(
+    batches: Callable[[int], dict], tokens_NT: np.ndarray, share: float, seed: int, divisor: int = 1
+) -> Callable[[int], dict]:
+    """`batches` (see `training.document_batches`) with `share` of their rows windows of text.
+
+    As many rows of documents as before, and beside them rows of text, drawn alike from all windows
+    by (seed, step) alone; their number is rounded up to a multiple of `divisor`.
+    """
+    documents = batches(0)["tokens"].shape[1]
+    count = max(1, round(share / (1 - share) * documents))
+    count = -(-count // divisor) * divisor
+
+    def both(step: int) -> dict:
+        batch = batches(step)
+        chunks = []
+        for k in range(len(batch["tokens"])):
+            rng = np.random.Generator(np.random.Philox(key=[seed, 0x7E87], counter=step + k))
+            chunks.append(tokens_NT[rng.integers(len(tokens_NT), size=count)])
+        text = np.stack(chunks)
+        return {
+            "tokens": np.concatenate([batch["tokens"], text], 1),
+            "segments": np.concatenate([batch["segments"], np.sign(text)], 1),
+        }
+
+    return both
+
+
+def _words(row: bytes) -> list[str]:
+    if len(row) > MOST_LINE:
+        raise InputError(f"found {len(row):,} bytes, expected at most {MOST_LINE:,} in a line")
+    try:
+        value = json.loads(row.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"bad JSON: {error}, expected one object with a text") from error
+    if not isinstance(value, dict) or "text" not in value:
+        near = nearest("text", value) if isinstance(value, dict) else ""
+        raise InputError(f"found no 'text'{near}, expected one object with a text")
+    if not isinstance(value["text"], str) or not value["text"].split():
+        raise InputError("text: found no words, expected a text of at least one")
+    words = value["text"].split()
+    for word in words:
+        if word.startswith("<") or not word.isprintable() or len(word) > 100:
+            raise InputError(
+                f"text: found the word {word[:40]!r}, expected none that begins with '<', cannot "
+                "be printed or has more than 100 letters"
+            )
+    return words
