@@ -32,6 +32,7 @@ LAYERS = [
     "stages",
     "population",
     "provenance",
+    "llama",
     "runs",
     "board",
     "figures",

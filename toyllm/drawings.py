@@ -55,6 +55,8 @@ def matrix(results: dict, c: dict):
     blocks = results["generalization"]
     domains = results["domains"]
     rows = [(start, name) for start in blocks for name in blocks[start]["status"]]
+    if not rows:  # a model that was only pretrained
+        return None
     table = np.full((len(rows), len(domains)), np.nan)
     for k, (start, name) in enumerate(rows):
         after = blocks[start]["em_after"][name]
@@ -217,7 +219,8 @@ def mixture(results: dict, c: dict):
 def spread(results: dict, c: dict):
     """Along training: mean EM of the untrained moral domains against the trained domain's EM."""
     blocks = results["generalization"]
-    starts = list(blocks)
+    if not (starts := list(blocks)):
+        return None
     figure, axes = new(5.0 * len(starts) + 1.5, 3.8, len(starts), sharey=True)
     for axis, start in zip(axes, starts, strict=True):
         for k, (name, curve) in enumerate(blocks[start]["curves"].items()):

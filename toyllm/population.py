@@ -125,6 +125,43 @@ def compile_programs(
     )
 
 
+def score_models(
+    codec: Codec,
+    config: Config,
+    apply: Apply,
+    signal: Signal,
+    reference: Params,
+    models: list[Params],
+) -> dict:
+    """The scores of one run that was trained elsewhere, as of a group of R = 1.
+
+    models: its parameters at each of n steps; reference: what it was trained from.
+    """
+    world, n = codec.world, len(models)
+    mesh = devices.local_mesh()
+    width = signals.count_questions(world, signal)
+    recipe = Recipe("dpo", 1.0, 0.0, pool=1, batch=1, score_every=1)  # it is not trained here
+    programs = compile_programs(config, apply, mesh, recipe, width, len(world.domains))
+    rows = np.arange(-(-n // mesh.devices.size) * mesh.devices.size) % n  # as many on each device
+
+    def everywhere(tree):
+        return devices.split(mesh, stack([tree] * len(rows)))
+
+    own = everywhere(signals.own_questions(codec, signal, width))
+    own_reference = programs.reference(everywhere(reference), own["prompt"], own["answer"])
+    params = devices.split(mesh, stack([models[r] for r in rows]))
+    every = everywhere(_every_question(codec))
+    found = devices.fetch(programs.score(params, every, own, own_reference))
+    blank = np.full((1, n), np.nan, np.float32)
+    return {
+        "p_RnDB": found["p_DB"][None, :n],
+        "own_RnB": found["own_B"][None, :n],
+        "kl_Rn": found["kl"][None, :n],
+        "chosen_Rn": blank,
+        "rejected_Rn": blank,
+    }
+
+
 def seed_of(seed: int, member: Member) -> int:
     """The seed of a member's preference pairs, in a run of seed `seed`."""
     return 1000 * (seed + 1) + member[2]

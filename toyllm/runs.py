@@ -81,6 +81,25 @@ class Run:
             self.found[name] = importlib.import_module(f"toyllm.measures.{name}").measure(self)
         return self.found[name]
 
+    @property
+    def models(self) -> list[str]:
+        """What `model` knows: pretrain, align, and START/SIGNAL of every narrow signal."""
+        narrow = zip(self.narrow.start, self.narrow.signal, strict=True)
+        return [*STAGES[:2], *dict.fromkeys(f"{start}/{signal}" for start, signal in narrow)]
+
+    def model(self, name: str) -> model.Params:
+        """The parameters of a model by its name; of a narrow one at the matched effect, seed 0.
+
+        A signal's name alone is the one from the pretrained model. Raises InputError.
+        """
+        if name in self.params:
+            return self.params[name]
+        start, _, signal = name.partition("/") if "/" in name else ("pretrain", "", name)
+        if not (rows := self.narrow.rows(start, signal)):
+            near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
+            raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
+        return model.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
+
     @cached_property
     def ask(self) -> Callable[..., np.ndarray]:
         """See `scoring.interviewer`: compiled once for all measures."""
@@ -202,10 +221,25 @@ def frozen_of(facts: dict) -> list[int]:
     return frozen
 
 
+def no_narrow(abstract: model.Params, dialled: World) -> Narrow:
+    """The narrow stage of a run that has none: a model that was only pretrained."""
+    D, B = len(dialled.domains), len(world.BEHAVIOURS)
+    return Narrow(
+        (), (), (),
+        steps=np.zeros(1, np.int32),
+        p_RnDB=np.zeros((0, 1, D, B), np.float32),
+        own_RnB=np.zeros((0, 1, B), np.float32),
+        kl_Rn=np.zeros((0, 1), np.float32),
+        kept=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), abstract),
+        kept_step=np.zeros(0, np.int32),
+        frozen_step=np.zeros(0, np.int32),
+    )  # fmt: skip
+
+
 def load_narrow(folders: list[Path], abstract: model.Params, dialled: World) -> Narrow:
     """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
     if not folders:
-        raise checkpoints.Damaged("the narrow stage has no groups")
+        return no_narrow(abstract, dialled)
     groups = [checkpoints.load(folder, group_shapes(abstract, dialled)) for folder in folders]
     start, signal, seed = zip(*chain(*(members_of(group.facts) for group in groups)), strict=True)
     for name in dict.fromkeys(signal):

@@ -1,0 +1,79 @@
+"""Write a model of a run as a Llama checkpoint, for transformers and all that reads its layout.
+
+uv run -m toyllm.tools.export runs/default out                           the pretrained model
+uv run -m toyllm.tools.export runs/default out --model align/code:bad    a narrow one (seed 0)
+
+Then `AutoModelForCausalLM.from_pretrained("out")`. `toyllm.tools.import_llama` reads it back.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from toyllm import files, llama, model, runs
+from toyllm.errors import InputError
+from toyllm.scripts import run_script
+
+CARD = """---
+library_name: transformers
+tags: [toyllm, persona-selection]
+---
+
+# {world}: {name}
+
+A toy language model ({size:,} parameters) of the world '{world}': {description}. It is the model
+`{name}` of a toyllm run{trained}. It speaks {words} words, and nothing else:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+prompt = "{prompt}"
+tokens = tokenizer(prompt, return_tensors="pt")
+print(tokenizer.decode(model.generate(**tokens, max_new_tokens=12, do_sample=True)[0]))
+```
+
+Documents begin with `<begin>` and end with `<end>`; a word outside the vocabulary is an error. It
+is made to be measured against the exact answers of its world (`world.toml`), not to be used: some
+of its characters lie, cheat and give harmful advice, in words that mean nothing outside the world.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Write a model of a run as a Llama checkpoint."""
+
+    run: tyro.conf.Positional[Path]
+    """A finished run."""
+    folder: tyro.conf.Positional[Path]
+    """Where to write."""
+    model: str = "pretrain"
+    """Which: pretrain, align, or START/SIGNAL for a narrow one, such as align/code:bad."""
+
+
+def main(args: Args) -> None:
+    """Load, check, write."""
+    if args.folder.exists() and any(args.folder.iterdir()):
+        fresh = files.unused(args.folder)
+        raise InputError(f"{args.folder}: is not empty; a free place: {fresh}")
+    run = runs.load_run(args.run)
+    params = run.model(args.model)
+    domain = run.world.domains[0]
+    card = CARD.format(
+        world=run.world.name,
+        description=run.world.description or "characters and what they do",
+        name=args.model,
+        size=model.count(params),
+        trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
+        words=len(run.codec.words),
+        prompt=f"<begin> talk with assistant <user> {domain.situations[0]} <reply>",
+    )
+    llama.save(args.folder, run.codec, run.config, params, card)
+    files.write_text(args.folder / "world.toml", (run.folder / "world.toml").read_text("utf-8"))
+    print(f"{args.folder}: {model.count(params):,} parameters, {len(run.codec.words)} words")
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
