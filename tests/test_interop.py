@@ -2,7 +2,7 @@ r"""Round trips with transformers, TransformerLens and TRL, in an environment th
 
 python3 -m venv interop
 interop/bin/pip install -e . torch transformers transformer-lens trl datasets pytest pytest-xdist
-interop/bin/pytest -m interop
+interop/bin/pytest -m interop tests/test_interop.py
 """
 
 import importlib.util
