@@ -6,13 +6,15 @@
     uv run eval.py runs/a --inside                   all: probes, vectors, prompts, their truth
     uv run eval.py --list                            the measures there are
 
-Never trains. Results go to RUN/eval/: results.json, CSVs and figures; TensorBoard gets them too.
+Never trains. Results go to RUN/eval/: report.html to read, results.json, CSVs and figures;
+TensorBoard gets them too.
 """
 
 import dataclasses
 import importlib
 import json
 import pkgutil
+import shlex
 import time
 from contextlib import ExitStack
 from itertools import chain
@@ -22,7 +24,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from toyllm import devices, drawings, files, lock, measures, runs, tables
+from toyllm import devices, drawings, files, lock, measures, provenance, report, runs, tables
 from toyllm.board import Board
 from toyllm.errors import InputError, nearest
 from toyllm.scripts import run_script
@@ -30,7 +32,10 @@ from toyllm.stopping import Stop
 
 # looks inside, and what stands on them: measured by name or with --inside, for they take a minute
 INSIDE = ("audit", "beliefs", "vectors", "elicitation", "truth")
-ORDER = ("learned", "generalization", "prediction", "mixture", "calibration", "instructed")
+ORDER = (
+    *("learned", "generalization", "prediction", "mixture", "calibration", "instructed"),
+    "dialogues",
+)
 WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
 
@@ -118,6 +123,8 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
     )
     write_csv(folder, results)
+    if whole:
+        files.write_text(folder / "report.html", write_report(run, results))
     pictures = artists.finish() if artists else {}
     if whole:
         write_board(run, results)
@@ -128,11 +135,26 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
     if not quiet:
         tables.print_tables(run, results, console)
         console.print(
-            f"[dim]{len(names)} measures in {time.time() - began:.0f} s; results, CSVs "
-            f"and figures are in {folder}/[/dim]",
+            f"[dim]{len(names)} measures in {time.time() - began:.0f} s; report.html "
+            f"(open it in a browser), results.json, CSVs and figures are in {folder}/[/dim]"
+            if whole
+            else f"[dim]{len(names)} measures in {time.time() - began:.0f} s; results are in "
+            f"{folder}/[/dim]",
             highlight=False,
         )
     return results
+
+
+def write_report(run: runs.Run, results: dict) -> str:
+    """The page that people read."""
+    saved = provenance.read_config(run.folder)
+    about = {
+        "description": run.world.description,
+        "args": {key: value for key, value in run.args.items() if key != "run"},
+        "environment": saved["environments"][-1] if saved["environments"] else {},
+        "command": shlex.join(["uv", "run", "train.py", *saved["command"]]),
+    }
+    return report.page(run.folder.name, about, results)
 
 
 def write_csv(folder: Path, results: dict) -> None:

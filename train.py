@@ -44,7 +44,7 @@ from toyllm import (
     stages,
     training,
 )
-from toyllm.board import Board
+from toyllm.board import LAYOUT, Board
 from toyllm.errors import InputError, RunError, tell
 from toyllm.measures.learned import HeldOut, held_out
 from toyllm.monitor import THRESHOLD, Monitor, Watch
@@ -324,6 +324,8 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
         progress("pretrain", begin, args.pretrain_steps) as bar,
         lab.stop.later(),
     ):
+        if not begin:
+            board.layout(LAYOUT)
         for step, state, logs in fit:
             check_finite(lab, "pretrain", step, logs)
             seen, seconds = seen + int(logs["count"].sum()), time.time() - clock
@@ -391,7 +393,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             board.scalars(
                 step, {f"align/{key}": v.mean() for key, v in logs.items() if key != "count"}
             )
-            board.scalars(step, monitor.scalars(look))
+            board.scalars(step, monitor.scalars(look, "align"))
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f}, {monitor.line(look)}")
             lookout.tell_alarms("align: all:good", board, look)

@@ -79,7 +79,7 @@ def test_with_every_domain_trained_there_is_nothing_to_watch(small):
     look = monitor.look(5, before[:, [1, 0, 2]], 0.5)
     assert not look.alarms
     assert monitor.line(look) == "KL 0.50, coherence 1.00"
-    assert monitor.scalars(look)["drift/worst_untrained"] is None
+    assert monitor.scalars(look, "align")["align/drift/worst_untrained"] is None
 
 
 def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):

@@ -203,16 +203,18 @@ def test_tensorboard_serves_what_was_written(tiny):
             "pretrain/loss",
             "pretrain/excess",
             "pretrain/captured",
-            "em/code",
+            "narrow/em/code",
             "narrow/chosen",
             "narrow/rejected",
-            "drift/worst_untrained",
-            "drift/kl_from_reference",
+            "align/drift/worst_untrained",
+            "narrow/drift/kl_from_reference",
             "metrics/excess",
         } <= tags
         assert any(tag.startswith("mixture_from_pretrain/") for tag in tags)
         images = read("data/plugin/images/tags")
         assert "figures/matrix" in images["eval/figures"]
+        layout = read("data/plugin/custom_scalars/layout")
+        assert [part["title"] for part in layout["category"]] == ["pretrain", "align", "narrow"]
         texts = read("data/plugin/text/tags")
         assert "pretrain/sampled dialogues" in texts["pretrain"]
         points = read("data/plugin/scalars/scalars?run=pretrain&tag=pretrain%2Floss")

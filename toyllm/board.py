@@ -15,6 +15,22 @@ from toyllm import devices
 from toyllm.errors import tell
 
 MOST = 2**28  # bytes of an event file that is read again
+LAYOUT = {  # the page of custom scalars: a part for each stage; charts: title → regular expressions
+    "pretrain": {
+        "loss (nats a token)": ["pretrain/loss"],
+        "excess over the ideal observer": ["pretrain/excess"],
+        "captured of who is speaking": ["pretrain/captured"],
+    },
+    **{
+        stage: {
+            "bad answers by domain (EM)": [f"{stage}/em/.*"],
+            "coherence by domain": [f"{stage}/coherence/.*"],
+            "who the Assistant is (groups of characters)": [rf"{stage}/drift/(?!worst_|kl_).*"],
+            "log-probability of chosen and rejected": [f"{stage}/(chosen|rejected)"],
+        }
+        for stage in ("align", "narrow")
+    },
+}
 
 
 class Board:
@@ -62,6 +78,33 @@ class Board:
         metadata = create_summary_metadata(display_name=tag, description="")
         value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
         self._write(step, Summary(value=[value]))
+
+    def layout(self, parts: dict[str, dict[str, list[str]]]) -> None:
+        """Write the page of custom scalars: {part: {chart: tags, as regular expressions}}."""
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+        categories = [
+            layout_pb2.Category(
+                title=part,
+                chart=[
+                    layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=t))
+                    for title, t in charts.items()
+                ],
+            )
+            for part, charts in parts.items()
+        ]
+        told = layout_pb2.Layout(category=categories).SerializeToString()
+        tensor = TensorProto(dtype=DT_STRING, string_val=[told])
+        plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
+        value = Summary.Value(
+            tag=metadata.CONFIG_SUMMARY_TAG,
+            metadata=SummaryMetadata(plugin_data=plugin),
+            tensor=tensor,
+        )
+        self._write(0, Summary(value=[value]))
 
     def hparams(self, name: str, values: dict) -> None:
         """Write the run's row of the HParams tab; metrics are scalars of the same folder."""

@@ -72,7 +72,7 @@ def look_at(
             board.scalars(
                 step,
                 {
-                    **monitor.scalars(look),
+                    **monitor.scalars(look, "narrow"),
                     "narrow/trained_em": job.own.share(now["own_B"][r]),
                     "narrow/trained_coherence": now["own_B"][r].sum(),
                     **{f"narrow/{k}": logs[k][r].mean() for k in ("chosen", "rejected") if logs},

@@ -140,17 +140,18 @@ class Monitor:
             parts.append(f"{self.labels[g]} {look.weight_G[g] - self.weight_G[g]:+.2f}")
         return ", ".join([*parts, f"KL {look.kl:.2f}", f"coherence {look.coherence_D.min():.2f}"])
 
-    def scalars(self, look: Look) -> dict:
-        """TensorBoard's scalars of a look."""
+    def scalars(self, look: Look, stage: str) -> dict:
+        """TensorBoard's scalars of a look, in the group of a stage."""
         moved_D = (look.em_D - self.em_D)[self.watched_D]
         names = self.world.domain_names
-        return {
+        told = {
             **{f"em/{name}": em for name, em in zip(names, look.em_D, strict=True)},
             **{f"coherence/{name}": c for name, c in zip(names, look.coherence_D, strict=True)},
             **{f"drift/{name}": w for name, w in zip(self.labels, look.weight_G, strict=True)},
             "drift/worst_untrained": moved_D.max() if moved_D.size else None,
             "drift/kl_from_reference": look.kl,
         }
+        return {f"{stage}/{tag}": value for tag, value in told.items()}
 
 
 def untrained_by(world: World, signal: Signal) -> np.ndarray:

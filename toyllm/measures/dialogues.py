@@ -1,0 +1,67 @@
+"""Sample dialogues side by side: the same questions put to the pretrained, aligned, narrow models.
+
+An illustration, not a measure: what counts is computed exactly elsewhere.
+"""
+
+import jax
+import numpy as np
+
+from toyllm import signals
+from toyllm.runs import Run
+from toyllm.talk import Talk, heard
+from toyllm.world import DIALOGUE
+
+SAMPLES = 4  # dialogues with each model
+
+
+def measure(run: Run) -> dict:
+    """{"questions": […], "models": {name: [dialogue: [{"said", "behaviour"} of each question]]}}.
+
+    The first question is about the domain of the first signal that was matched, the others about
+    moral domains that it left alone. Answers are sampled, each after what was said before it; the
+    same random key for every model. behaviour: None for what is not among the listed answers.
+    """
+    world, talk = run.world, Talk(run.codec, run.config, run.apply)
+    names = [name for name in chosen(run) if name in run.models]
+    first = names[-1].partition("/")[2] if len(names) > 2 else ""
+    trained = signals.parse(world, first).domains[:1] if first else ()
+    moral = [int(d) for d in np.flatnonzero(world.moral) if d not in trained]
+    domains = [*trained, *moral][: world.lengths[DIALOGUE][1]]
+    rng = np.random.Generator(np.random.Philox(key=[0xD1A7, 0]))
+    situations = [int(rng.integers(len(world.domains[d].situations))) for d in domains]
+    asked = list(zip(domains, situations, strict=True))
+    return {
+        "questions": [
+            {"domain": world.domain_names[d], "asked": world.domains[d].situations[s]}
+            for d, s in asked
+        ],
+        "models": {name: dialogues(run, talk, run.model(name), asked) for name in names},
+    }
+
+
+def chosen(run: Run) -> list[str]:
+    """Pretrained, aligned, and from each of them the first signal that may be compared."""
+    names = ["pretrain", "align"]
+    for start in ("pretrain", "align"):
+        names += [f"{start}/{signal}" for signal in run.narrow.matched(start)[:1]]
+    return names
+
+
+def dialogues(run: Run, talk: Talk, params, asked: list[tuple[int, int]]) -> list[list[dict]]:
+    """SAMPLES dialogues of one model."""
+    so_far, turns = ["<begin> talk with assistant"] * SAMPLES, []
+    for t, (d, s) in enumerate(asked):
+        question = run.world.domains[d].situations[s]
+        prompts = [f"{text} <user> {question} <reply>" for text in so_far]
+        if not all(map(talk.fits, prompts)):
+            break
+        said = talk.answers(params, prompts, jax.random.key(t))
+        what = [heard(run.codec, d, s, text) for text in said]
+        turns.append(
+            [
+                {"said": text, "behaviour": found and found[0]}
+                for text, found in zip(said, what, strict=True)
+            ]
+        )
+        so_far = [f"{p} {text}".strip() for p, text in zip(prompts, said, strict=True)]
+    return [list(dialogue) for dialogue in zip(*turns, strict=True)]
