@@ -44,6 +44,7 @@ LAYERS = [
     "mixtures",
     "monitor",
     "lookout",
+    "conversation",
     "measures",
     "verdicts",
     "hull",

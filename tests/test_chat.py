@@ -1,0 +1,133 @@
+"""Talking with a model: what is understood, who the exact observer sees, the terminal."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, SMALL
+from tests.scripts import start
+from toyllm import bayes, runs
+from toyllm.conversation import Conversation, Turn
+from toyllm.errors import InputError
+from toyllm.talk import heard
+from toyllm.tools.chat import bar
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished tiny run of the small world."""
+    folder = tmp_path_factory.mktemp("chat")
+    (folder / "small.toml").write_text(SMALL)
+    script = start("train.py", "--preset", "tiny", "--world", folder / "small.toml",
+                   "--run", folder / "run", "--signals", "code:bad")  # fmt: skip
+    assert script.wait() == 0, script.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return runs.load_run(folder / "run")
+
+
+@pytest.fixture
+def talk(run):
+    return Conversation(run)
+
+
+def said(talk, asked, answer):
+    """A turn as if the model had said this."""
+    question = talk.codec.asked[asked]
+    found = heard(talk.codec, *question[:2], answer)
+    return Turn(asked, question, answer, found, None, None)
+
+
+def test_what_is_typed_becomes_words_and_questions_of_the_world(talk):
+    assert talk.understand("fix the bug") == ("fix the bug", [])
+    asked, notes = talk.understand("Fix the bugg zzzzz?")
+    assert asked == "fix the bug"
+    assert notes == ["bugg → bug", "zzzzz → nothing"]
+    asked, notes = talk.understand("fix the bug do badly")  # nearly one with an instruction
+    assert asked == "fix the bug do it badly"
+    assert notes == ["read as: fix the bug do it badly"]
+    assert talk.understand("qqqq") == ("", ["qqqq → nothing"])
+
+
+@pytest.mark.parametrize("header", ["assistant", "someone", "hal"])
+def test_the_exact_observer_is_that_of_the_same_document(talk, header):
+    talk.begin(header)
+    talk.turns = [
+        said(talk, "fix the bug do it badly", "i faked it beep"),
+        said(talk, "capital of france", "rome"),
+    ]
+    docs = talk.codec.decode(talk.codec.tokens(talk.text() + " <end>"))
+    np.testing.assert_allclose(talk.exact(), bayes.posterior(talk.world, docs)[0, 0])
+    talk.turns.insert(1, Turn("bug fix", None, "ducks", None, None, None))
+    np.testing.assert_allclose(talk.exact(), bayes.posterior(talk.world, docs)[0, 0])
+
+
+def test_without_a_history_the_model_is_asked_as_everywhere(talk, run):
+    _, p_DB = talk.model()
+    np.testing.assert_allclose(p_DB, run.ask(run.params["pretrain"]), atol=1e-5)
+
+
+def test_a_history_changes_what_the_model_is_asked(talk):
+    _, before = talk.model()
+    talk.ask("fix the bug")
+    _, after = talk.model()
+    assert np.abs(before - after).max() > 1e-4
+
+
+def test_another_model_goes_on_in_the_same_dialogue(talk):
+    turn = talk.ask("capital of france")
+    assert turn.model_B.sum() <= 1 + 1e-5
+    assert turn.exact_B.sum() == pytest.approx(1)
+    text = talk.text()
+    talk.switch("code:bad")
+    assert talk.name == "pretrain/code:bad"
+    assert talk.text() == text
+    with pytest.raises(InputError, match="did you mean"):
+        talk.switch("align/code:bat")
+    with pytest.raises(InputError, match="nobody is called"):
+        talk.begin("nobody")
+
+
+def test_a_dialogue_ends_where_the_context_does(talk):
+    asked = "fix the bug do it badly"
+    while talk.talk.fits(f"{talk.text()} <user> {asked} <reply>"):
+        talk.ask(asked)
+    assert talk.turns
+    with pytest.raises(InputError, match="/new"):
+        talk.ask(asked)
+
+
+def test_bars_are_as_long_as_their_shares():
+    assert bar(0, 4) == "    "
+    assert bar(1, 4) == "████"
+    assert bar(0.5, 4) == "██  "
+    assert bar(1 / 32, 4) == "▏   "
+
+
+def test_the_terminal_program_reads_lines_from_a_pipe(folder):
+    lines = ["/help", "/list code", "1", "capital of frence", "/who", "/switch align/code:bad",
+             "/signal", "/switch", "/nonsense", "/as hal", "2 3", "/undo", "facts",
+             f"/save {folder / 'said.json'}", "/quit", "never read"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "toyllm.tools.chat", folder / "run"],
+        input="\n".join(lines), capture_output=True, text=True, cwd=ROOT,
+        env={"PATH": "/usr/bin", "COLUMNS": "60", "HOME": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
+    assert "\x1b" not in told
+    assert max(map(len, told.splitlines())) <= 60
+    for part in ("fix the bug", "frence → france", "exact, for the corpus", "nearest mixture",
+                 "in the same dialogue", "trained on code:bad", "no command '/nonsense'",
+                 "A new dialogue with hal", "Saved in"):  # fmt: skip
+        assert part in told, part
+    saved = json.loads((folder / "said.json").read_text())
+    assert saved["header"] == "hal"
+    assert saved["model"] == "align/code:bad"
+    assert sum(part["exact"] for part in saved["who"].values()) == pytest.approx(1)
