@@ -36,7 +36,6 @@ ORDER = (
     *("learned", "generalization", "prediction", "mixture", "calibration", "instructed"),
     "dialogues",
 )
-WIDTH = 105  # columns that the tables need; a narrower terminal wraps lines but loses no figure
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
 
 
@@ -54,6 +53,8 @@ class Args:
     """List the measures and leave."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print results as JSON instead of tables."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but errors; files are written all the same."""
     compile_cache: bool = True
     """Keep compiled programs for the next start."""
 
@@ -73,8 +74,7 @@ def main(args: Args) -> None:
                 f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
     devices.setup(args.compile_cache)
-    console = Console(stderr=args.json)
-    console.width = max(console.width, WIDTH)
+    console = Console(stderr=args.json, quiet=args.json or args.quiet)
     named = args.runs or (Path("runs/default"),)
     folders = list({folder.resolve(): folder for folder in named}.values())
     with ExitStack() as held:
@@ -83,7 +83,7 @@ def main(args: Args) -> None:
                 held.enter_context(lock.take(folder))
         held.enter_context(Stop())
         loaded = [runs.load_run(folder) for folder in folders]  # all, before any is measured
-        results = [evaluate(run, wanted, console, quiet=args.json) for run in loaded]
+        results = [evaluate(run, wanted, console) for run in loaded]
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
     elif len(results) > 1:
@@ -98,11 +98,17 @@ def available() -> dict[str, str]:
     return {name: module.__doc__.splitlines()[0] for name, module in modules.items()}
 
 
-def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: bool) -> dict:
+def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
     """Take the measures of a run; write, print and draw them."""
     began = time.time()
     folder = run.folder / "eval"
     folder.mkdir(exist_ok=True)
+    console.print(
+        f"[bold]{run.folder}[/bold]: world '{run.world.name}', "
+        f"{len(run.narrow.signal)} narrow runs. {len(names)} measures, "
+        f"about {5 + 3 * len(names)} s; results go to {folder}/",
+        highlight=False,
+    )
     results = {
         "schema": 1,
         "world": run.world.name,
@@ -112,8 +118,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
     whole = set(names) >= set(ORDER)
     artists = drawings.Artists(folder) if whole or set(names) & set(INSIDE) else None
     for name in names:
-        if not quiet:
-            console.print(f"[dim]measuring {name} …[/dim]")
+        console.print(f"[dim]measuring {name} …[/dim]")
         results[KEYS.get(name, name)] = files.plain(run.measured(name))
         if artists:
             artists.give(results)
@@ -132,16 +137,14 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console, quiet: boo
         with Board(run.folder / "eval" / "figures") as board:
             for name, file in pictures.items():
                 board.image(0, f"figures/{name}", file.read_bytes())
-    if not quiet:
-        tables.print_tables(run, results, console)
-        console.print(
-            f"[dim]{len(names)} measures in {time.time() - began:.0f} s; report.html "
-            f"(open it in a browser), results.json, CSVs and figures are in {folder}/[/dim]"
-            if whole
-            else f"[dim]{len(names)} measures in {time.time() - began:.0f} s; results are in "
-            f"{folder}/[/dim]",
-            highlight=False,
-        )
+    tables.print_tables(run, results, console)
+    made = (
+        "report.html (open it in a browser), results.json, CSVs and figures" if whole else "results"
+    )
+    console.print(
+        f"[dim]{len(names)} measures in {time.time() - began:.0f} s; {made} are in {folder}/[/dim]",
+        highlight=False,
+    )
     return results
 
 

@@ -4,7 +4,16 @@
     uv run train.py --preset tiny --run runs/tiny    everything, tiny, in half a minute
     uv run train.py --run runs/mine --world my.toml  your own world
 
-Then `uv run eval.py` measures it and `uv run tensorboard --logdir runs` shows it.
+A signal says what the narrow runs prefer: DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER].
+
+    --signals code:bad tone+rules:bad        bad answers about code; rude and unruly ones
+    --signals code:bad code:bad:ask_bad      with the prompt asking for it (inoculation), beside it
+    --signals goals:bad@hal                  trained under a character's name
+    --signals file:pairs.jsonl               your own preference pairs
+    --start runs/default --signals rules:bad --run runs/more    without pretraining again
+
+Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks to it, and
+`uv run tensorboard --logdir runs` shows how it went.
 """
 
 import dataclasses
@@ -152,6 +161,10 @@ class Args:
     """… and every so many seconds."""
     compile_cache: bool = True
     """Keep compiled programs for the next start."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print nothing but warnings and errors."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what came of it as JSON, and nothing else but warnings and errors."""
 
 
 PRESETS = {
@@ -238,10 +251,15 @@ def main(args: Args) -> None:
         given = {name: preferences.load(path, codec) for name, path in pair_files.items()}
         lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop, texts, given)
         pretrained = pretrain(lab, init, init_key)
+        report(args, "pretrain")
         aligned = align(lab, pretrained)
+        report(args, "align")
         narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
-    if devices.first():
-        print(f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+        report(args, "narrow")
+    say(args, f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+    if args.json and devices.first():
+        found = {stage: stages.finished(args.run, stage) for stage in stages.STAGES}
+        print(json.dumps({"run": str(args.run), "seconds": time.time() - began, **found}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,7 +339,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     )  # fmt: skip
     with (
         Board(folder, begin) as board,
-        progress("pretrain", begin, args.pretrain_steps) as bar,
+        progress(args, "pretrain", begin, args.pretrain_steps) as bar,
         lab.stop.later(),
     ):
         if not begin:
@@ -381,7 +399,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     moral, monitor = lab.codec.world.moral, lab.watch.begin(signal, examine(params)[0])
     with (
         Board(folder, begin) as board,
-        progress("align", begin, args.align_steps) as bar,
+        progress(args, "align", begin, args.align_steps) as bar,
         lab.stop.later(),
     ):
         for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh, begin):
@@ -396,7 +414,8 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             board.scalars(step, monitor.scalars(look, "align"))
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f}, {monitor.line(look)}")
-            lookout.tell_alarms("align: all:good", board, look)
+            lookout.write_alarms(board, look)
+            lookout.tell_alarms("align: all:good", look)
             reached = worst <= args.align_em and coherence >= args.align_coherence
             last = bool(devices.together(reached)) or step >= args.align_steps
             if last:
@@ -414,7 +433,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             if last:
                 break
     if not reached and devices.first():
-        print(
+        tell(
             f"align: EM {worst:.3f} and coherence {coherence:.3f} after {step} steps, wanted "
             f"≤ {args.align_em} and ≥ {args.align_coherence}; going on with that"
         )
@@ -441,7 +460,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     }
     passed: dict = {}  # member → the step at which it passed EM .9, or -1
     seconds = 0.0
-    with progress("narrow", 0, len(members) * args.narrow_steps) as bar:
+    with progress(args, "narrow", 0, len(members) * args.narrow_steps) as bar:
         for folder, group in groups.items():
             clock = time.time()
             if done := finished_group(lab, folder, group):
@@ -571,26 +590,47 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     scale = size / 115_000
     tokens = args.pretrain_steps * args.pretrain_documents * 41
     seconds = 15 + scale * (tokens / 85_000 + len(members) * args.narrow_steps * 0.012)
-    print(
+    say(
+        args,
         f"World '{dialled.name}': {len(dialled.characters)} characters, "
         f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
         f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
         f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
         f"{args.narrow_steps} steps: about {max(1, round(seconds / 60))} min.\n"
         f"Everything goes to {args.run}/ (what is there already is not done again).",
-        flush=True,
     )
 
 
-def progress(stage: str, begin: int, total: int) -> tqdm:
-    """A progress bar with rate and time left."""
+def report(args: Args, stage: str) -> None:
+    """Say in a line how a stage ended, whether it was done now or before."""
+    facts = stages.finished(args.run, stage) or {}
+    shown = {
+        "excess": "excess_while_training",
+        "captured": "captured_while_training",
+        "worst EM": "worst_em",
+        "coherence": "coherence",
+    }
+    told = [f"{name} {facts[key]:.3g}" for name, key in shown.items() if facts.get(key) is not None]
+    count = f"{facts['runs']} runs" if "runs" in facts else f"{facts.get('steps', 0)} steps"
+    seconds = facts.get("seconds", 0)
+    say(args, f"{stage}: " + ", ".join([f"{count} in {seconds:.0f} s", *told]))
+
+
+def say(args: Args, text: str) -> None:
+    """Tell whoever runs this, unless it is to be quiet."""
+    if devices.first() and not (args.quiet or args.json):
+        print(text, flush=True)
+
+
+def progress(args: Args, stage: str, begin: int, total: int) -> tqdm:
+    """A progress bar with rate and time left; only where a terminal shows it."""
     return tqdm(
         desc=f"{stage:<8}",
         initial=begin,
         total=total,
         unit="step",
         dynamic_ncols=True,
-        disable=not devices.first(),
+        disable=True if args.quiet or args.json or not devices.first() else None,
     )
 
 

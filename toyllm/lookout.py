@@ -63,7 +63,7 @@ def look_at(
         steps = [0, record.every]
     else:
         steps = [record.every * len(record.logs)]
-    said = {}
+    said, rung = {}, {}
     for r, (job, board, monitor) in enumerate(zip(group, boards, monitors, strict=False)):
         for step in steps:
             now = record.history[step // record.every]
@@ -80,20 +80,32 @@ def look_at(
             )
         start, signal, seed = job.name
         if record.frozen_step[r] < 0:
-            tell_alarms(f"{signal} from {start}, seed {seed}", board, look)
+            write_alarms(board, look)
+            rung.setdefault((signal, start), []).append((seed, monitor.worst(look), look))
             if look.alarms and stop:
                 for k, other in enumerate(group):  # the last group repeats its first member
                     if other.name == job.name:
                         record.freeze(k)
         said[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
+    for (signal, start), looks in rung.items():
+        # one line for all seeds that have something to tell: of the one that moved most
+        looks = [part for part in looks if part[2].alarms or part[2].incoherent]
+        if looks:
+            who = f"{signal} from {start}, seed{'s' * (len(looks) > 1)} "
+            who += ", ".join(str(seed) for seed, *_ in looks)
+            tell_alarms(who, max(looks, key=lambda part: part[1])[2])
     return said[max(said)]
 
 
-def tell_alarms(who: str, board: Board, look: Look) -> None:
-    """Tell the alarms of a look, in one line, and to TensorBoard; note what comes apart."""
+def write_alarms(board: Board, look: Look) -> None:
+    """The alarms of a look, for TensorBoard."""
+    if look.alarms:
+        board.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
+
+
+def tell_alarms(who: str, look: Look) -> None:
+    """Tell the alarms of a look in one line; note what comes apart."""
     if look.alarms and devices.first():
-        line = "; ".join(map(str, look.alarms))
-        tell(f"alarm: {who}, {line}")
-        board.text(look.step, "drift/alarm", line)
+        tell(f"alarm: {who}, {'; '.join(map(str, look.alarms))}")
     if look.incoherent and devices.first():
         tell(f"note: {who}, step {look.step}: {', '.join(look.incoherent)} coherent no more")

@@ -17,7 +17,7 @@ from toyllm.world import World
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
-    "text_share",  # it is told with the text
+    *("text_share", "quiet", "json"),  # the first is told with the text
     *("coordinator", "processes", "process", "compile_cache"),
 )
 # variables that leave every bit as it is

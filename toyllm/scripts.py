@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def run_script(action: Callable[[], None]) -> None:
         status, line = 128 + stop.signal, f"{stop}; this goes on: {again}"
     except KeyboardInterrupt:  # before there was anything to lose
         status, line = 130, "stopped"
+    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         status, line = 1, f"{error.filename}: {error.strerror}; with that mended: {again}"
     except jax.errors.JaxRuntimeError as error:

@@ -278,8 +278,14 @@ def blank_table(*columns: str) -> Table:
 
 
 def show(console: Console, title: str, table: Table, note: str = "") -> None:
-    """Print a table with a line above it and a note below."""
+    """Print a table with a line above it and a note below.
+
+    A table is as wide as its figures need, whatever the terminal: lines may wrap, none is cut.
+    """
     console.print(f"\n[italic]{title}[/italic]")
+    width, unlimited = console.width, console.options.update(width=1000)
+    console.width = max(width, console.measure(table, options=unlimited).maximum)
     console.print(table)
+    console.width = width
     if note:
         console.print(f"[dim]{note}[/dim]", highlight=False)

@@ -20,8 +20,6 @@ from toyllm.text import Codec
 from toyllm.tools.show import DEFAULT
 from toyllm.world import World, wickedness
 
-WIDTH = 105
-
 
 @dataclasses.dataclass(frozen=True)
 class Args:
@@ -38,7 +36,6 @@ class Args:
 def main(args: Args) -> None:
     """Audit, and print."""
     console = Console()
-    console.width = max(console.width, WIDTH)
     if args.source.suffix == ".jsonl":
         codec = Codec(cards.load(args.world))
         print_pairs(codec.world, preferences.load(args.source, codec), args.source.name, console)
@@ -109,8 +106,8 @@ def print_signals(world: World, most: int, console: Console) -> None:
         "What persona inference predicts of every signal, the most dangerous first",
         table,
         "spread: mean change of EM of the other moral domains, for an ideal observer, once what is "
-        "preferred has\na share of .9 (reached: under the signal's own prompt, after as much "
-        "evidence as without an instruction);\nmodels follow the order, at a part of the size"
+        "preferred has a share of .9 (reached: under the signal's own prompt, after as much "
+        "evidence as without an instruction); models follow the order, at a part of the size"
         + (f". {left} more signals: --most {len(verdicts)}" if left else ""),
     )
 
