@@ -42,6 +42,7 @@ from toyllm import (
     lock,
     lookout,
     model,
+    objectives,
     optimizers,
     plaintext,
     population,
@@ -108,7 +109,7 @@ class Args:
     pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
 
-    objective: Literal["dpo", "sft", "rlhf"] = "dpo"
+    objective: Literal[objectives.NAMES] = "dpo"
     """The loss of align and narrow."""
     beta: float = 1.0
     """How strongly dpo and rlhf hold on to the reference model."""
@@ -362,7 +363,10 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
                 now = devices.fetch(state.params)
                 excess, captured = lab.held.excess(now), lab.held.captured(now)
                 board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
-                bar.set_postfix_str(f"excess {excess:.4f} captured {captured:.2f}")
+                told = f"excess {excess:.4f} captured {captured:.2f}"
+                bar.set_postfix_str(told)
+                if bar.disable and not last:  # no terminal: a line now and then
+                    say(args, f"pretrain: step {step} of {args.pretrain_steps}, {told}")
             if last:
                 board.text(step, "pretrain/sampled dialogues", lab.dialogues(now))
                 looked = {"excess_while_training": excess, "captured_while_training": captured}

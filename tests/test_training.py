@@ -228,7 +228,7 @@ def test_draws_depend_on_seed_and_step_alone():
 
 
 def test_an_unknown_objective_is_refused(lab):
-    with pytest.raises(ValueError, match="expected sft, dpo or rlhf"):
+    with pytest.raises(ValueError, match="expected one of dpo, sft, rlhf"):
         group_of(lab, "ppo", MEMBERS)
 
 

@@ -272,6 +272,11 @@ def shapes(config: Config) -> Params:
     return nnx.to_pure_dict(nnx.state(outline(config), nnx.Param))
 
 
+def module(config: Config, params: Params) -> Transformer:
+    """The module with these parameters, to look at: `treescope` shows it in a notebook."""
+    return nnx.merge(nnx.graphdef(outline(config)), params)
+
+
 def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
     """Return `apply(params, tokens, segments, cache, add)` and `init(key) → params`."""
     graph = nnx.graphdef(outline(config))

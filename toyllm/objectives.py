@@ -7,6 +7,8 @@ log-probability of saying it, and only sums have an exact expectation. All are i
 import jax
 import jax.numpy as jnp
 
+NAMES = ("dpo", "sft", "rlhf")  # what post-training may minimise (see training.preference_loss)
+
 
 def next_token(logits_BTV, tokens_BT, segments_BT):
     """Cross-entropy of each token given its own document's earlier ones.

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm import cards, checkpoints, files, model, provenance, scoring, signals, world
+from toyllm import cards, checkpoints, files, model, objectives, provenance, scoring, signals, world
 from toyllm.errors import InputError, nearest
 from toyllm.population import Member
 from toyllm.stages import STAGES, finished
@@ -124,7 +124,7 @@ def load_run(folder: Path) -> Run:
     try:
         config = model.Config(**saved["config"])
         dialled = provenance.dial(cards.load(folder / "world.toml"), args)
-        if args["objective"] not in ("dpo", "sft", "rlhf"):
+        if args["objective"] not in objectives.NAMES:
             raise ValueError(f"objective {args['objective']}")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -270,7 +270,8 @@ def preference_loss(
             case "rlhf":
                 value = objectives.rlhf(logp_BA, ref_BA, batch["reward"], beta)
             case _:
-                raise ValueError(f"objective {objective!r}, expected sft, dpo or rlhf")
+                expected = ", ".join(objectives.NAMES)
+                raise ValueError(f"objective {objective!r}, expected one of {expected}")
         count = chosen_B.size
         return value * count, {
             "count": jnp.float32(count),

@@ -27,6 +27,7 @@ from toyllm import (
     llama,
     lock,
     model,
+    objectives,
     optimizers,
     population,
     provenance,
@@ -60,7 +61,7 @@ class Args:
     """… and on which signal, such as code:bad."""
     seed: int = 0
     """Which of several trainings of this signal it is."""
-    objective: Literal["dpo", "sft", "rlhf"] = "dpo"
+    objective: Literal[objectives.NAMES] = "dpo"
     """What it was post-trained with, for the record."""
     context: int = 88
     """The most tokens in a row (without --start)."""
