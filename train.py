@@ -592,15 +592,17 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     dialled = codec.world
     # seconds measured on two cores of a 2024 server, spread over the model's size
     scale = size / 115_000
-    tokens = args.pretrain_steps * args.pretrain_documents * 41
-    seconds = 15 + scale * (tokens / 85_000 + len(members) * args.narrow_steps * 0.012)
+    there = args.start or stages.finished(args.run, "pretrain")
+    tokens = 0 if there else args.pretrain_steps * args.pretrain_documents * 41
+    seconds = 15 + scale * (tokens / 85_000 + len(members) * args.narrow_steps * 0.03)
+    told = f"{round(seconds, -1):.0f} s" if seconds < 90 else f"{round(seconds / 60)} min"
     say(
         args,
         f"World '{dialled.name}': {len(dialled.characters)} characters, "
         f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
         f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
         f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
-        f"{args.narrow_steps} steps: about {max(1, round(seconds / 60))} min.\n"
+        f"{args.narrow_steps} steps: about {told}.\n"
         f"Everything goes to {args.run}/ (what is there already is not done again).",
     )
 

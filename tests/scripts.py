@@ -46,24 +46,24 @@ class Script:
         return self.process.exitcode
 
 
-def start(script: str, *args: object, **env: str) -> Script:
-    """Run a script as a person would, but for its imports: those are done once for all."""
+def start(script: str, *args: object, cwd: Path = ROOT, **env: str) -> Script:
+    """Run a script as a person would in a folder, but for its imports: done once for all."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["eval", "train", "orbax.checkpoint.v1", "tensorboard.plugins"])
     folder = Path(tempfile.mkdtemp(dir=os.environ["TOYLLM_SCRATCH"]))
     argv = [script, *map(str, args)]
-    process = context.Process(target=_be, args=(argv, folder, env), daemon=True)
+    process = context.Process(target=_be, args=(argv, folder, env, cwd), daemon=True)
     process.start()
     while not (folder / "err").exists() and process.is_alive():
         time.sleep(0.01)
     return Script(process, folder)
 
 
-def _be(argv: list[str], folder: Path, env: dict) -> None:
+def _be(argv: list[str], folder: Path, env: dict, cwd: Path) -> None:
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
-    os.chdir(ROOT)
+    os.chdir(cwd)
     os.environ.update(env)
     multiprocessing.current_process().daemon = False  # it may have children of its own
     sys.argv = argv

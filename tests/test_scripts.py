@@ -52,7 +52,7 @@ def events(folder) -> dict[str, list]:
 def test_training_says_what_it_will_do_and_where(tiny):
     folder, trained, _ = tiny
     assert "18 characters" in trained
-    assert "min" in trained
+    assert "about" in trained
     assert str(folder) in trained
     assert "uv run eval.py" in trained
 
