@@ -122,17 +122,18 @@ def test_fifty_kills_at_random_moments(whole, tmp_path):
     print(f"\n{len(hits)} kills in {chains} chains, every resume exact: {where}")
 
 
-def wait_for_training(folder):
+def wait_for_training(script, folder):
     """Until the first stage writes its events: from then on it compiles, then trains."""
     while not [*(folder / "pretrain").glob("events.*")]:
         time.sleep(0.01)
+        assert script.process.is_alive(), script.err
 
 
 def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path):
     folder = tmp_path / "run"
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         script = train(folder, "--save-steps", "1000")
-        wait_for_training(folder)
+        wait_for_training(script, folder)
         script.signal(number)
         assert script.wait() == status, script.err
         last = script.err.strip().splitlines()[-1]
@@ -145,7 +146,7 @@ def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path):
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """Also while something is compiled, when Python cannot run a handler."""
     script = train(tmp_path / "run", "--no-compile-cache")
-    wait_for_training(tmp_path / "run")
+    wait_for_training(script, tmp_path / "run")
     script.signal(signal.SIGINT)
     time.sleep(0.5)
     assert script.process.is_alive()
