@@ -423,6 +423,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             reached = worst <= args.align_em and coherence >= args.align_coherence
             last = bool(devices.together(reached)) or step >= args.align_steps
             if last:
+                bar.total = bar.n  # it ends here, however many steps there might have been
                 board.text(step, "align/sampled dialogues", lab.dialogues(params))
             looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
             facts = {"seconds": time.time() - clock, "steps": step, **looked}

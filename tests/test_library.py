@@ -1,0 +1,73 @@
+"""toyllm as a library: the README's ten lines and the notebook, with few steps."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import toyllm
+from tests.conftest import ROOT
+
+
+def ten_lines() -> str:
+    """The README's example, in twenty steps."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert "step == 2000" in code
+    return code.replace("step == 2000", "step == 20")
+
+
+def notebook() -> str:
+    """The notebook's code, in twenty steps and without asking for 90%."""
+    cells = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert "STEPS = 3000" in code
+    return code.replace("STEPS = 3000", "STEPS = 20")
+
+
+@pytest.mark.parametrize("code", [ten_lines, notebook])
+def test_an_example_runs(code, tmp_path):
+    (tmp_path / "corpora").symlink_to(ROOT / "corpora")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import matplotlib; matplotlib.use('agg')\n{code()}"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    if code is ten_lines:
+        assert (tmp_path / "em.png").stat().st_size > 3000
+    else:
+        assert "spread" in done.stdout
+
+
+def test_the_notebook_was_executed_and_names_no_machine():
+    text = (ROOT / "examples" / "notebook.ipynb").read_text()
+    cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+    assert sum(any("image/png" in o.get("data", {}) for o in c["outputs"]) for c in cells) >= 4
+    assert not [c for c in cells if any(o["output_type"] == "error" for o in c["outputs"])]
+    assert not re.search(r"/(home|root|tmp|work)/", text)
+
+
+def test_modules_are_loaded_when_asked_for():
+    code = "import sys, toyllm; print('jax' in sys.modules, toyllm.cards.load.__name__)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == [
+        "False",
+        "load",
+    ]
+    assert {"cards", "model", "training", "measures"} <= set(dir(toyllm))
+    with pytest.raises(AttributeError, match="did you mean 'model'"):
+        toyllm.modell  # noqa: B018
+
+
+def test_treescope_shows_the_model_with_its_shapes(lab):
+    import jax
+    import treescope
+
+    from toyllm import model
+
+    _, config, _, init = lab
+    shown = treescope.render_to_text(model.module(config, init(jax.random.key(0))))
+    for part in ("Transformer", "Block", "attention=Attention", "mlp=MLP", "float32(16, 24)"):
+        assert part in shown
