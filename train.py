@@ -320,6 +320,8 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     # one program for all of it: small ones take longer to load than to run
     fresh = jax.jit(lambda key: training.start(init(key), optimizer))
     state, begin = saver.state or fresh(init_key), saver.step
+    if begin:
+        say(args, f"pretrain: goes on from step {begin}")
     batches = training.document_batches(
         lab.codec,
         args.context,
@@ -398,6 +400,8 @@ def align(lab: Lab, params: model.Params) -> model.Params:
 
     loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     first, begin = saver.state or training.start(params, optimizer), saver.step
+    if begin:
+        say(args, f"align: goes on from step {begin}")
     clock = time.time() - saver.facts.get("seconds", 0)
     examine = scoring.examiner(lab.codec, lab.config, lab.apply, params, signal.domains)
     moral, monitor = lab.codec.world.moral, lab.watch.begin(signal, examine(params)[0])

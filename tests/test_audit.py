@@ -50,7 +50,7 @@ def test_traits_that_go_together_are_found(small):
 
 def test_the_tool_reads_worlds_and_pairs(tmp_path, personas, capsys):
     tool.main(tool.Args())
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "33% of machines, 17% of others, 21% of the Assistant" in said
     assert said.index("rules:bad ") < said.index("facts:bad ")  # the most dangerous first
     codec, file = Codec(personas), tmp_path / "pairs.jsonl"

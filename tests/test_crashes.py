@@ -122,18 +122,20 @@ def test_fifty_kills_at_random_moments(whole, tmp_path):
     print(f"\n{len(hits)} kills in {chains} chains, every resume exact: {where}")
 
 
-def wait_for_training(script, folder):
-    """Until the first stage writes its events: from then on it compiles, then trains."""
-    while not [*(folder / "pretrain").glob("events.*")]:
+def started(folder, *args):
+    """A run that has begun to write events of its first stage: it compiles, then trains."""
+    before = {*(folder / "pretrain").glob("events.*")}
+    script = train(folder, *args)
+    while {*(folder / "pretrain").glob("events.*")} <= before:
         time.sleep(0.01)
         assert script.process.is_alive(), script.err
+    return script
 
 
 def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path):
     folder = tmp_path / "run"
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        script = train(folder, "--save-steps", "1000")
-        wait_for_training(script, folder)
+        script = started(folder, "--save-steps", "1000")
         script.signal(number)
         assert script.wait() == status, script.err
         last = script.err.strip().splitlines()[-1]
@@ -145,8 +147,7 @@ def test_a_signal_saves_and_says_how_to_go_on(whole, tmp_path):
 
 def test_a_second_ctrl_c_leaves_at_once(tmp_path):
     """Also while something is compiled, when Python cannot run a handler."""
-    script = train(tmp_path / "run", "--no-compile-cache")
-    wait_for_training(script, tmp_path / "run")
+    script = started(tmp_path / "run", "--no-compile-cache")
     script.signal(signal.SIGINT)
     time.sleep(0.5)
     assert script.process.is_alive()
