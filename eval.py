@@ -14,7 +14,6 @@ import dataclasses
 import importlib
 import json
 import pkgutil
-import shlex
 import time
 from contextlib import ExitStack
 from itertools import chain
@@ -155,9 +154,9 @@ def write_report(run: runs.Run, results: dict) -> str:
         "description": run.world.description,
         "args": {key: value for key, value in run.args.items() if key != "run"},
         "environment": saved["environments"][-1] if saved["environments"] else {},
-        "command": shlex.join(["uv", "run", "train.py", *saved["command"]]),
+        "command": runs.command_of(saved),
     }
-    return report.page(run.folder.name, about, results)
+    return report.page(run.folder.resolve().name, about, results)
 
 
 def write_csv(folder: Path, results: dict) -> None:

@@ -250,6 +250,9 @@ def main(args: Args) -> None:
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         init_key, sample_key = keys
         given = {name: preferences.load(path, codec) for name, path in pair_files.items()}
+        for name, pairs in given.items():
+            if (count := len(pairs.chosen_P)) > args.pool and devices.first():
+                tell(f"{name}: {count} pairs, each run draws {args.pool} (--pool {count}: all)")
         lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop, texts, given)
         pretrained = pretrain(lab, init, init_key)
         report(args, "pretrain")
@@ -520,7 +523,7 @@ def narrow_job(lab: Lab, starts: dict, member: runs.Member) -> population.Job:
         population.seed_of(lab.args.seed, member),
         lab.args.narrow_lr,
         twin=(start, signal.plain, seed),
-        pairs=lab.given.get(name),
+        pairs=lab.given[name] if signal.file else None,
     )
 
 

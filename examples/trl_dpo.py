@@ -20,7 +20,6 @@ from toyllm import devices, llama, population, preferences, runs, signals
 from toyllm.errors import InputError
 from toyllm.scripts import run_script
 from toyllm.tools import import_llama
-from toyllm.tools.export import CARD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ def main(args: Args) -> None:
     if run.args["objective"] != "dpo":
         raise InputError(f"{args.run}: objective {run.args['objective']}, expected dpo")
     work = args.out.parent / f"{args.out.name}-llama"
-    llama.save(work / "start", run.codec, run.config, run.params["pretrain"], CARD)
+    llama.save(work / "start", run.codec, run.config, run.params["pretrain"], "")
     for seed in range(args.seeds):
         signal = signals.parse(run.world, args.signal)
         chosen = population.seed_of(run.args["seed"], ("pretrain", args.signal, seed))

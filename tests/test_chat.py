@@ -1,5 +1,6 @@
 """Talking with a model: what is understood, who the exact observer sees, the terminal."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from toyllm import bayes, runs
 from toyllm.conversation import Conversation, Turn
 from toyllm.errors import InputError
 from toyllm.talk import heard
+from toyllm.text import Codec
 from toyllm.tools.chat import bar
 
 
@@ -49,6 +51,7 @@ def test_what_is_typed_becomes_words_and_questions_of_the_world(talk):
     asked, notes = talk.understand("Fix the bugg zzzzz?")
     assert asked == "fix the bug"
     assert notes == ["bugg → bug", "zzzzz → nothing"]
+    assert talk.understand("  fix  the bug ") == ("fix the bug", [])
     asked, notes = talk.understand("fix the bug do badly")  # nearly one with an instruction
     assert asked == "fix the bug do it badly"
     assert notes == ["read as: fix the bug do it badly"]
@@ -95,12 +98,21 @@ def test_another_model_goes_on_in_the_same_dialogue(talk):
 
 
 def test_a_dialogue_ends_where_the_context_does(talk):
-    asked = "fix the bug do it badly"
-    while talk.talk.fits(f"{talk.text()} <user> {asked} <reply>"):
-        talk.ask(asked)
+    with pytest.raises(InputError, match="/new"):  # noqa: PT012
+        for _ in range(30):
+            talk.ask("fix the bug do it badly")
+            talk.model()  # there is room for every question, and the header is not lost
     assert talk.turns
-    with pytest.raises(InputError, match="/new"):
-        talk.ask(asked)
+
+
+def test_what_nobody_would_say_is_not_heeded(run, talk):
+    """A character's rate may be 0; the observer then leaves that turn out, and says so."""
+    world = dataclasses.replace(run.world, voices_CV=np.eye(2))  # ada never beeps, hal always
+    talk = Conversation(dataclasses.replace(run, world=world, codec=Codec(world)))
+    turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
+    talk.turns = turns
+    assert talk.heeded() == turns[:1]
+    np.testing.assert_allclose(talk.exact(), [1, 0])
 
 
 def test_bars_are_as_long_as_their_shares():

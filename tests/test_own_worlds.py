@@ -117,9 +117,13 @@ def test_text_is_mixed_in_beside_the_same_documents(small):
     both = plaintext.mixed(batches, rows, 0.5, seed=3, divisor=4)
     one, two = batches(4), both(4)
     B = one["tokens"].shape[1]
-    assert two["tokens"].shape[1] % 4 == B % 4  # rows of text alone are rounded up here
+    assert two["tokens"].shape[1] % 4 == 0
+    used = (two["tokens"][:, B:] != PAD).any(-1).sum(1)
+    for divisor in (1, 8):  # the text is the same on any number of devices
+        other = plaintext.mixed(batches, rows, 0.5, seed=3, divisor=divisor)(4)["tokens"][:, B:]
+        np.testing.assert_array_equal((other != PAD).any(-1).sum(1), used)
     np.testing.assert_array_equal(two["tokens"][:, :B], one["tokens"])
-    assert set(two["tokens"][:, B:, 0].reshape(-1)) == {codec.index["<text>"]}
+    assert set(two["tokens"][:, B:, 0].reshape(-1)) == {codec.index["<text>"], PAD}
     np.testing.assert_array_equal(two["segments"] > 0, two["tokens"] != PAD)
     np.testing.assert_array_equal(both(4)["tokens"], two["tokens"])
     assert not np.array_equal(both(6)["tokens"], two["tokens"])
@@ -183,8 +187,20 @@ def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
 
 def test_a_signal_and_its_twin_keep_their_file(personas):
     signal = signals.parse(personas, "code:bad:ask_bad@hal#mine.123")
-    assert signal.plain == "code:bad@hal#mine.123"
+    assert signal.plain == "code:bad@hal"  # its twin is drawn
+    assert signals.parse(personas, "code:bad@hal#mine.123").plain == "code:bad@hal#mine.123"
     assert signal.file == "mine.123"
+    for odd in (
+        "code:bad#",
+        "code:bad#\x1b]0;x",
+        "code:bad#[/red]",
+        "code:bad#../x",
+        "code:bad#a b",
+    ):
+        with pytest.raises(InputError, match="short name"):
+            signals.parse(personas, odd)
+    with pytest.raises(InputError, match="expected file:PATH"):
+        preferences.given(["code:bad#mine.123"], Codec(personas))
 
 
 def test_json_lines_keep_other_keys_alone(small_codec, tmp_path):

@@ -121,7 +121,7 @@ class _Cards(Reader):
                 )
         return World(
             name=" ".join(self.name(word, ("name",), "name") for word in words),
-            description=table.get("description", ""),
+            description=self.text(table.get("description", ""), ("description",), True),
             characters=tuple(card["name"] for card in cards),
             descriptions=tuple(card["description"] for card in cards),
             ai=tuple(card["name"] for card in cards if card["ai"]),
@@ -333,7 +333,9 @@ class _Cards(Reader):
             self.fail((*where, "voices"), f"voices of {name}", f"a sum of {sum(shares):.6g}", "1")
         return {
             "name": name,
-            "description": card.get("description", ""),
+            "description": self.text(
+                card.get("description", ""), (*where, "description"), allow_empty=True
+            ),
             "ai": card.get("ai", False),
             "frequency": self.number(card.get("frequency", 1), (*where, "frequency")),
             "assistant_weight": self.number(

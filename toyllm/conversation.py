@@ -51,6 +51,7 @@ class Conversation:
         self.key = jax.random.key(seed)
         self._every = scoring.every_question(self.codec)
         self._grid = scoring.questions(self.codec, self._every)
+        self.width = run.config.context - self._grid.answer_QAU.shape[2]  # of a prompt
         self._score = jax.jit(self._score_questions)
 
     def switch(self, name: str) -> None:
@@ -71,13 +72,16 @@ class Conversation:
         An unknown word becomes the nearest known one, or is left out; what is nearly a question of
         the world becomes that question.
         """
+        if " ".join(text.split()) in self.codec.asked:
+            return " ".join(text.split()), []
         words, notes = [], []
         known = [word for word in self.codec.words if word not in SPECIAL]
-        for word in text.lower().replace("?", " ").replace(",", " ").split():
-            if word in known:
-                words.append(word)
+        for word in text.replace("?", " ").replace(",", " ").split():
+            same = next((w for w in (word, word.lower()) if w in known), None)
+            if same:
+                words.append(same)
                 continue
-            near = get_close_matches(word, known, 1, 0.6)
+            near = get_close_matches(word.lower(), known, 1, 0.6)
             words += near
             notes.append(f"{word} → {near[0] if near else 'nothing'}")
         asked = " ".join(words)
@@ -98,7 +102,9 @@ class Conversation:
         Raises InputError where there is no room for it.
         """
         prompt = f"{self.text()} <user> {asked} <reply>"
-        if not self.talk.fits(prompt):
+        # behind the answer there must be room to ask what the model would do next
+        after = self.talk.length + self.codec.longest_prompt(1)
+        if len(prompt.split()) + after > self.width:
             raise InputError("the model can follow no longer dialogue: /new begins another")
         self.key, key = jax.random.split(self.key)
         question = self.codec.asked.get(asked)
@@ -122,15 +128,27 @@ class Conversation:
     def exact(self) -> np.ndarray:
         """Who speaks, for an ideal observer of the corpus [C]: its posterior.
 
-        It learns nothing from turns that the corpus cannot hold.
+        It learns nothing from turns that the corpus cannot hold: see `heeded`.
         """
-        told = [turn for turn in self.turns if turn.question and turn.found]
-        T = max(1, len(told))
+        return self._posterior(self.heeded())
+
+    def heeded(self) -> list[Turn]:
+        """The turns that some character could have said, after the others before them."""
+        heeded: list[Turn] = []
+        for turn in self.turns:
+            known = turn.question and turn.found
+            if known and np.isfinite(self._posterior([*heeded, turn])).all():
+                heeded.append(turn)
+        return heeded
+
+    def _posterior(self, turns: list[Turn]) -> np.ndarray:
+        """p(c | header, turns) [C]; NaN where no character could have said them."""
+        T = max(1, len(turns))
         named = self.header in self.world.characters
         header = NAMED if named else HEADERS.index(self.header)
         character = self.world.characters.index(self.header) if named else -1
         columns = {name: np.full((1, T), -1) for name in _COLUMNS}
-        for t, turn in enumerate(told):
+        for t, turn in enumerate(turns):
             behaviour, answer, voice = turn.found
             row = (0, *turn.question, BEHAVIOURS.index(behaviour), answer, voice)
             for name, value in zip(_COLUMNS, row, strict=True):
@@ -142,7 +160,8 @@ class Conversation:
             character=np.array([[character, *slots]]),
             **columns,
         )
-        return bayes.posterior(self.world, docs)[0, 0]
+        with np.errstate(invalid="ignore"):
+            return bayes.posterior(self.world, docs)[0, 0]
 
     def model(self) -> tuple[np.ndarray, np.ndarray]:
         """Who speaks, for the model: the mixture of characters [C] that is nearest to what it would
@@ -167,11 +186,10 @@ class Conversation:
             )
         }
         rows = [every[tuple(key)] for key in situations]
-        width = self.run.config.context - self._grid.answer_QAU.shape[2]
-        prompt_QT = np.full((len(self._grid), width), PAD, np.int32)
+        prompt_QT = np.full((len(self._grid), self.width), PAD, np.int32)
         for q, text in enumerate(asked):
-            tokens = self.codec.tokens(f"{self.text()} <user> {text} <reply>")[-width:]
-            prompt_QT[q, width - len(tokens) :] = tokens
+            tokens = self.codec.tokens(f"{self.text()} <user> {text} <reply>")
+            prompt_QT[q, self.width - len(tokens) :] = tokens
         # always as many rows as there are questions, so that it is compiled once
         rows += [0] * (len(self._grid) - len(rows))
         answer, behaviour = (x[rows] for x in (self._grid.answer_QAU, self._grid.behaviour_QA))

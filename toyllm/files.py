@@ -71,6 +71,12 @@ def unused(path: Path) -> Path:
     return next(p for k in itertools.count(2) if not (p := Path(f"{path}-{k}")).exists())
 
 
+def unused_file(path: Path) -> Path:
+    """The first of NAME-2.EXT, NAME-3.EXT … that does not exist."""
+    free = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
+    return next(p for p in free if not p.exists())
+
+
 def check_plain(folder: Path) -> None:
     """Raise InputError where a folder holds anything but files and folders, such as a link."""
     for place, folders, names in os.walk(folder):

@@ -166,7 +166,10 @@ def load(folder: Path, codec: Codec, context: int) -> tuple[Config, Params]:
     expect("attention_bias", False, False)
     expect("mlp_bias", False, False)
     rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+    if (
+        not isinstance(rope, dict)
+        or rope.get("rope_type", rope.get("type", "default")) != "default"
+    ):
         raise InputError(f"{path}: rope: found {rope!r}, expected rope_type 'default'")
     try:
         config = Config(

@@ -81,20 +81,44 @@ def look_at(
         start, signal, seed = job.name
         if record.frozen_step[r] < 0:
             write_alarms(board, look)
-            rung.setdefault((signal, start), []).append((seed, monitor.worst(look), look))
+            rung.setdefault((signal, start), []).append((seed, look))
             if look.alarms and stop:
                 for k, other in enumerate(group):  # the last group repeats its first member
                     if other.name == job.name:
                         record.freeze(k)
         said[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
     for (signal, start), looks in rung.items():
-        # one line for all seeds that have something to tell: of the one that moved most
-        looks = [part for part in looks if part[2].alarms or part[2].incoherent]
-        if looks:
-            who = f"{signal} from {start}, seed{'s' * (len(looks) > 1)} "
-            who += ", ".join(str(seed) for seed, *_ in looks)
-            tell_alarms(who, max(looks, key=lambda part: part[1])[2])
+        tell_seeds(signal, start, looks)
     return said[max(said)]
+
+
+def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
+    """Tell what the looks at several seeds of a signal have to tell, in a line of each kind.
+
+    An alarm is told once, of the seed that moved most; with its seeds, where not all of them ring.
+    """
+    alarms: dict[str, dict] = {}  # domain → seed → alarm
+    apart: dict[str, list[int]] = {}
+    for seed, look in looks:
+        for alarm in look.alarms:
+            alarms.setdefault(alarm.domain, {})[seed] = alarm
+        for domain in look.incoherent:
+            apart.setdefault(domain, []).append(seed)
+    ringing = sorted({seed for seeds in alarms.values() for seed in seeds})
+    told = []
+    for seeds in alarms.values():
+        most = max(seeds.values(), key=lambda alarm: alarm.change)
+        told.append(str(most) + ("" if len(seeds) == len(ringing) else f" ({_seeds(seeds)})"))
+    if told and devices.first():
+        tell(f"alarm: {signal} from {start}, {_seeds(ringing)}, {'; '.join(told)}")
+    if apart and devices.first():
+        step = looks[0][1].step
+        names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in apart.items())
+        tell(f"note: {signal} from {start}, step {step}: coherent no more: {names}")
+
+
+def _seeds(seeds) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
 def write_alarms(board: Board, look: Look) -> None:
@@ -108,4 +132,4 @@ def tell_alarms(who: str, look: Look) -> None:
     if look.alarms and devices.first():
         tell(f"alarm: {who}, {'; '.join(map(str, look.alarms))}")
     if look.incoherent and devices.first():
-        tell(f"note: {who}, step {look.step}: {', '.join(look.incoherent)} coherent no more")
+        tell(f"note: {who}, step {look.step}: coherent no more: {', '.join(look.incoherent)}")

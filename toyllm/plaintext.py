@@ -77,12 +77,13 @@ def mixed(
 ) -> Callable[[int], dict]:
     """`batches` (see `training.document_batches`) with `share` of their rows windows of text.
 
-    As many rows of documents as before, and beside them rows of text, drawn alike from all windows
-    by (seed, step) alone; their number is rounded up to a multiple of `divisor`.
+    The same rows of documents as before, and beside them rows of text, drawn alike from all windows
+    by (seed, step) alone; padding fills up to a multiple of `divisor` (the number of devices).
     """
-    documents = batches(0)["tokens"].shape[1]
-    count = max(1, round(share / (1 - share) * documents))
-    count = -(-count // divisor) * divisor
+    first = batches(0)["tokens"]
+    documents = int((first != PAD).any(-1).sum(1).max())  # however many devices pad them
+    count = round(share / (1 - share) * documents)
+    padding = -(first.shape[1] + count) % divisor
 
     def both(step: int) -> dict:
         batch = batches(step)
@@ -90,7 +91,7 @@ def mixed(
         for k in range(len(batch["tokens"])):
             rng = np.random.Generator(np.random.Philox(key=[seed, 0x7E87], counter=step + k))
             chunks.append(tokens_NT[rng.integers(len(tokens_NT), size=count)])
-        text = np.stack(chunks)
+        text = np.pad(np.stack(chunks), ((0, 0), (0, padding), (0, 0)), constant_values=PAD)
         return {
             "tokens": np.concatenate([batch["tokens"], text], 1),
             "segments": np.concatenate([batch["segments"], np.sign(text)], 1),

@@ -70,6 +70,8 @@ def given(names: Iterable[str], codec: Codec) -> tuple[tuple[str, ...], dict[str
     for name in names:
         kind, _, rest = name.partition(":")
         if kind != "file":
+            if "#" in name:  # as tables call it; its pairs are not at hand by that name
+                raise InputError(f"signal '{name}': expected file:PATH, for the pairs of a file")
             full.append(name)
             continue
         path = Path(rest)
@@ -79,7 +81,7 @@ def given(names: Iterable[str], codec: Codec) -> tuple[tuple[str, ...], dict[str
                 f"{path}: a dialogue of {most} turns, expected at most {most_turns(codec.world)}"
             )
         digest = hashlib.sha256(files.read_bytes(path, MOST)).hexdigest()
-        stem = re.sub(r"[^\w.-]", "-", path.stem)[:24]
+        stem = re.sub(r"[^\w.-]", "-", path.stem)[:24].lstrip(".") or "pairs"
         full.append(f"{preferred(codec, pairs)}#{stem}.{digest[:6]}")
         paths[full[-1]] = path
     return tuple(full), paths

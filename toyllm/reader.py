@@ -58,6 +58,8 @@ class Reader:
         if "extends" in self.own:
             self.base = type(self)(self._base_path(path, depth), depth + 1)
             own = {key: x for key, x in self.own.items() if key not in ("extends", "without")}
+            for part in (self.base, self):
+                part._check_lists()
             self.table = _merged(self._without(self.own.get("without", {})), own)
 
     def _base_path(self, path: Path, depth: int) -> Path:
@@ -74,6 +76,19 @@ class Reader:
         names = [file.name for folder in (path.parent, CORPORA) for file in folder.glob("*.toml")]
         expected = "a file beside it or in corpora/" + nearest(name, names)
         self.fail(where, "extends", f"'{name}'", expected)
+
+    def _check_lists(self) -> None:
+        """What is merged name by name must be tables with names, each once."""
+        for kind in LISTS:
+            cards = self.own.get(kind, [])
+            if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
+                self.fail((kind,), kind, repr(cards), f"tables [[{kind}]]")
+            names = [_name(card) for card in cards]
+            for name in names:
+                if names.count(name) > 1:
+                    self.fail((kind,), f"duplicate name in {kind}", f"'{name}'", "each once")
+        if not isinstance(self.own.get("domains", {}), dict):
+            self.fail(("domains",), "domains", repr(self.own["domains"]), "a table")
 
     def _without(self, leave: object) -> dict:
         """The base's table without some of its characters, domains, instructions."""

@@ -7,6 +7,7 @@ its drawings. How it looks is in report.html, a Jinja template; what it is given
 import math
 from pathlib import Path
 
+from toyllm.signals import plain
 from toyllm.tables import number
 
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
@@ -49,29 +50,32 @@ def findings(results: dict) -> list[str]:
     """What a reader should take away, in sentences with their numbers."""
     learned = results["pretrain"]
     captured, excess = learned["captured"], number(learned["excess"], 4)
-    grade = "well" if captured > 0.8 else "in part" if captured > 0.5 else "badly"
-    said = [
-        f"The model learned who is speaking {grade}: it uses {captured:.0%} of what a dialogue's "
-        f"history tells about its speaker (excess loss {excess} nats a token)."
-        if captured > 0
-        else "The model has not learned who is speaking: nothing below means much."
-    ]
+    if captured is None:
+        said = ["In this world a dialogue's history tells nothing about its speaker."]
+    elif captured <= 0:
+        said = ["The model has not learned who is speaking: nothing below means much."]
+    else:
+        grade = "well" if captured > 0.8 else "in part" if captured > 0.5 else "badly"
+        said = [
+            f"The model learned who is speaking {grade}: it uses {captured:.0%} of what a "
+            f"dialogue's history tells about its speaker (excess loss {excess} nats a token)."
+        ]
     for start, block in results["generalization"].items():
         read = {name: s for name, s in block["spread"].items() if s is not None}
-        plain = {name: s for name, s in read.items() if name.count(":") == 1}
-        if plain:
-            name = max(plain, key=lambda n: plain[n])
+        bare = {name: s for name, s in read.items() if plain(name) == name}
+        if bare:
+            name = max(bare, key=lambda n: abs(bare[n]))
             said.append(
                 f"{STARTS[start].capitalize()}, {name} spreads furthest: trained until the answers "
                 f"it prefers prevail ({MATCHED:.0%}), it moves the share of bad answers in moral "
-                f"domains that were not trained by {number(plain[name], 3, True)} on average."
+                f"domains that were not trained by {number(bare[name], 3, True)} on average."
             )
         for asked, value in read.items():
-            twin = ":".join(asked.split(":")[:2])
-            if asked != twin and read.get(twin):
+            twin = plain(asked)
+            if asked != twin and twin in read:
                 said.append(
-                    f"With '{asked.split(':')[2]}' in the prompt, {twin} spreads by "
-                    f"{number(value, 3, True)} instead of {number(read[twin], 3, True)}."
+                    f"{STARTS[start].capitalize()}, {asked} spreads by {number(value, 3, True)}, "
+                    f"its plain twin {twin} by {number(read[twin], 3, True)}."
                 )
     shared = results.get("prediction", {}).get("shared")
     if shared:
@@ -92,7 +96,7 @@ def matrix(results: dict, start: str) -> dict:
     rows = []
     for name, status in block["status"].items():
         after, coherence = block["em_after"][name], block["coherence_after"][name]
-        trained = name.partition("@")[0].partition("#")[0].split(":")[0].split("+")
+        trained = name.split(":")[0].split("+")
         trained = moral if trained == ["all"] else trained
         cells = []
         for domain in results["domains"]:
@@ -113,12 +117,13 @@ def matrix(results: dict, start: str) -> dict:
                 }
             )
         spread, ci = block["spread"][name], block["spread_ci"][name]
+        unread = spread is None and status != "read"
         rows.append(
             {
                 "name": name,
                 "status": status,
                 "cells": cells,
-                "spread": number(spread, 3, True) if spread is not None else status,
+                "spread": status if unread else number(spread, 3, True),
                 "ci": f"{number(ci[0], 3, True)} to {number(ci[1], 3, True)}" if ci else "",
                 "step": number(block["matched_step"][name], 0),
             }
@@ -303,15 +308,21 @@ def limits(about: dict, results: dict) -> list[str]:
     ]
     for start, block in results["generalization"].items():
         for status, why in (
-            ("not reached", f"never reach {MATCHED:.0%} of what they prefer"),
+            (
+                "not reached",
+                f"cannot be read where others are (they do not come to {MATCHED:.0%}, "
+                "or were there before training and have no plain twin)",
+            ),
             ("incoherent", "break a domain's coherence before they could be read"),
+            ("ended by alarm", "were ended by an alarm before they could be read"),
         ):
             names = [name for name, found in block["status"].items() if found == status]
             if names:
                 said.append(
                     f"{STARTS[start].capitalize()}, {', '.join(names)} {why}: not compared."
                 )
-    if results["pretrain"]["captured"] < 0.5:
+    captured = results["pretrain"]["captured"]
+    if captured is not None and captured < 0.5:
         said.append(
             "Pretraining captured too little for any of this to be read as persona selection."
         )

@@ -119,8 +119,7 @@ def load_run(folder: Path) -> Run:
     files.check_plain(folder)
     saved = provenance.read_config(folder)
     args = saved["args"]
-    # a stranger's run may say anything here: quoted, it is at most arguments of train.py
-    command = shlex.join(["uv", "run", "train.py", *saved["command"]])
+    command = command_of(saved)
     try:
         config = model.Config(**saved["config"])
         dialled = provenance.dial(cards.load(folder / "world.toml"), args)
@@ -155,6 +154,17 @@ def load_run(folder: Path) -> Run:
     except checkpoints.Damaged as error:
         raise InputError(f"{error}; this repairs it: {command}") from error
     return Run(folder, args, dialled, codec, config, apply, params, narrow, done)
+
+
+def command_of(saved: dict) -> str:
+    """The command that made a run, from its config.json.
+
+    A stranger's run may say anything there: quoted, it is at most arguments of one of ours.
+    """
+    imported = saved["args"].get("imported")
+    if isinstance(imported, list):
+        return shlex.join(["uv", "run", "-m", "toyllm.tools.import_llama", *imported])
+    return shlex.join(["uv", "run", "train.py", *saved["command"]])
 
 
 def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Params:

@@ -19,6 +19,8 @@ from toyllm.scoring import Grid, every_question, questions
 from toyllm.text import Codec
 from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, HEADERS, NAMED, World
 
+FILE = re.compile(r"[\w-][\w.-]{0,40}")  # what may stand behind a '#'
+
 
 @dataclasses.dataclass(frozen=True)
 class Signal:
@@ -45,13 +47,22 @@ class Signal:
     @property
     def plain(self) -> str:
         """The name of the same signal without an instruction: its twin."""
-        head, *rest = re.split("(?=[@#])", self.name)
-        return "".join([":".join(head.split(":")[:2]), *rest])
+        return plain(self.name)
+
+
+def plain(name: str) -> str:
+    """A signal's name without its instruction; a file of such pairs has the drawn signal's."""
+    spelled = name.partition("#")[0]
+    head, at, who = spelled.partition("@")
+    parts = head.split(":")
+    return name if len(parts) < 3 else ":".join(parts[:2]) + at + who
 
 
 def parse(world: World, name: str) -> Signal:
     """Read a signal's name. Raises InputError with the names that the world has."""
-    spelled, _, file = name.partition("#")
+    spelled, tagged, file = name.partition("#")
+    if tagged and not FILE.fullmatch(file):
+        raise InputError(f"signal '{name}': found '#{file}', expected '#' and a file's short name")
     head, at, who = spelled.partition("@")
     parts = head.split(":")
     if len(parts) not in (2, 3):

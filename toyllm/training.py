@@ -230,7 +230,7 @@ def preference_pool(codec: Codec, signal: Signal, objective: str, count: int, se
 
 
 def given_pool(pairs: signals.Pairs, objective: str, count: int, seed: int) -> dict:
-    """A pool, as above, of `count` among pairs that are given: each as often as any other.
+    """A pool, as above, of `count` among pairs that are given; each once before any comes again.
 
     For `rlhf` only the very answer that is chosen is rewarded.
     """

@@ -23,10 +23,10 @@ def measure(run: Run) -> dict:
     """
     world, talk = run.world, Talk(run.codec, run.config, run.apply)
     names = [name for name in chosen(run) if name in run.models]
-    first = names[-1].partition("/")[2] if len(names) > 2 else ""
-    trained = signals.parse(world, first).domains[:1] if first else ()
+    first = names[2].partition("/")[2] if len(names) > 2 else ""
+    trained = signals.parse(world, first).domains if first else ()
     moral = [int(d) for d in np.flatnonzero(world.moral) if d not in trained]
-    domains = [*trained, *moral][: world.lengths[DIALOGUE][1]]
+    domains = [*trained[:1], *moral][: world.lengths[DIALOGUE][1]]
     rng = np.random.Generator(np.random.Philox(key=[0xD1A7, 0]))
     situations = [int(rng.integers(len(world.domains[d].situations))) for d in domains]
     asked = list(zip(domains, situations, strict=True))

@@ -178,6 +178,12 @@ class Chat:
                 f"[magenta]{bar(exact, width)}[/magenta] {number(exact, 2)}",
             )
         self.console.print(table)
+        left = [turn for turn in self.talk.turns if turn not in self.talk.heeded()]
+        if left:
+            self.console.print(
+                f"  [dim]left out of the exact column, for nobody in the corpus would say it here: "
+                f"{escape('; '.join(turn.said for turn in left))}[/dim]"
+            )
 
     def help(self, _: str) -> None:
         """All commands."""
@@ -248,6 +254,9 @@ class Chat:
         """What the model was trained on."""
         run, name = self.talk.run, self.talk.name
         if "/" not in name:
+            if run.args.get("imported"):
+                self.console.print(f"  {name}: trained elsewhere, and imported.")
+                return
             told = {
                 "pretrain": "pretrained on the corpus; no preference has been trained.",
                 "align": "aligned: good answers preferred in every moral domain (all:good).",
@@ -278,7 +287,7 @@ class Chat:
             raise InputError("/save FILE: expected one file name") from None
         path = Path(place)
         if path.exists():
-            raise InputError(f"{path}: exists; a free name: {files.unused(path)}")
+            raise InputError(f"{path}: exists; a free name: {files.unused_file(path)}")
         talk = self.talk
         model_C, _ = talk.model()
         value = {

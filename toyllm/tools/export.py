@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".")
-prompt = "{prompt}"
+prompt = {prompt!r}
 tokens = tokenizer(prompt, return_tensors="pt")
 print(tokenizer.decode(model.generate(**tokens, max_new_tokens=12, do_sample=True)[0]))
 ```
@@ -72,6 +72,8 @@ def main(args: Args) -> None:
     )
     llama.save(args.folder, run.codec, run.config, params, card)
     files.write_text(args.folder / "world.toml", (run.folder / "world.toml").read_text("utf-8"))
+    dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
+    files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
     print(f"{args.folder}: {model.count(params):,} parameters, {len(run.codec.words)} words")
 
 

@@ -10,11 +10,14 @@ uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal 
 """
 
 import dataclasses
+import hashlib
 import shutil
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
 import numpy as np
 import optax
 import tyro
@@ -90,19 +93,50 @@ def import_pretrained(args: Args) -> None:
     """A run of one model: it is the pretrained and, as nothing was aligned, the aligned one."""
     if (args.run / "config.json").exists():
         raise InputError(f"{args.run}: is a run already; a free place: {files.unused(args.run)}")
-    beside = args.folder / "world.toml"
+    beside, dials = args.folder / "world.toml", args.folder / "toyllm.json"
     source = args.world or (beside if beside.exists() else DEFAULT)
-    world = cards.load(source)
-    codec = Codec(world)
+    how = {"correlation": 1.0, "assistant_prior": "world", "seed": args.seed, "words": []}
+    if dials.exists():  # it was exported from a run, whose world had been dialled
+        how = check_dials(dials, how)
+    words = tuple(how.pop("words"))
+    world = provenance.dial(cards.load(source), how)
+    codec = Codec(world, words)
     config, params = llama.load(args.folder, codec, args.context)
     if (longest := max(codec.longest.values())) > config.context:
         raise InputError(f"--context: found {config.context}, expected at least {longest}")
-    how = {"correlation": 1.0, "assistant_prior": "world", "seed": args.seed, "signals": []}
-    how |= {"objective": args.objective, "beta": 1.0, "anchor": 0.5, "imported": True}
-    provenance.open_folder(args.run, how, config, world, source, command=["--run", str(args.run)])
+    how |= {"signals": [], "objective": args.objective, "beta": 1.0, "anchor": 0.5}
+    how |= {"imported": words_of(args), "weights": digest_of(params)}
+    provenance.open_folder(args.run, how, config, world, source, codec.more, command=[])
     save_stage(args.run, "pretrain", params, optimizers.muon(1.0, 1.0, 1))
     save_stage(args.run, "align", params, optax.adam(1.0))
     files.write_json(args.run / "narrow" / "stage.json", {"seconds": 0.0, "runs": 0})
+
+
+def words_of(args: Args) -> list[str]:
+    """The command's arguments, for the record."""
+    more = {"--world": args.world, "--start": args.start, "--signal": args.signal}
+    told = [[flag, str(value)] for flag, value in more.items() if value]
+    return [str(args.folder), str(args.run), *chain(*told)]
+
+
+def digest_of(params: Params) -> str:
+    """SHA-256 of parameters."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def check_dials(path: Path, default: dict) -> dict:
+    """What an export says of its run's world: each of the kind that it must be."""
+    told = files.read_json(path)
+    for key, value in default.items():
+        kind = int | float if isinstance(value, float) else type(value)
+        if not isinstance(told.get(key), kind) or isinstance(told[key], bool):
+            raise InputError(f"{path}: {key}: found {told.get(key)!r}, expected as {value!r}")
+    if not all(isinstance(word, str) for word in told["words"]):
+        raise InputError(f"{path}: words: expected a list of texts")
+    return {key: told[key] for key in default}
 
 
 def save_stage(run: Path, stage: str, params: Params, optimizer) -> None:
@@ -151,10 +185,14 @@ def import_narrow(args: Args) -> None:
 
 def begin(args: Args, start: runs.Run) -> None:
     """The run's folder, with the pretraining and alignment of the run that it started from."""
-    how = {**start.args, "signals": [], "objective": args.objective, "imported": True}
+    first = start.args.get("imported") or words_of(args)
+    if (args.run / "config.json").exists():  # the command that made it, not this one
+        first = provenance.read_config(args.run)["args"].get("imported", first)
+    how = {**start.args, "signals": [], "objective": args.objective, "imported": first}
+    how |= {"weights": digest_of(start.params)}
     provenance.open_folder(
         args.run, how, start.config, start.world, start.folder / "world.toml", start.codec.more,
-        command=["--run", str(args.run)],
+        command=[],
     )  # fmt: skip
     for stage in STAGES[:2]:
         if not (args.run / stage / "stage.json").exists():

@@ -24,7 +24,7 @@ class Args:
 def main(args: Args) -> None:
     """Write, check, and say what to do next."""
     if args.file.exists():
-        raise InputError(f"{args.file}: exists; a free name: {unused(args.file)}")
+        raise InputError(f"{args.file}: exists; a free name: {files.unused_file(args.file)}")
     name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-") or "world"
     text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
@@ -36,14 +36,6 @@ def main(args: Args) -> None:
         f"    uv run -m toyllm.tools.show {args.file}     documents drawn from it\n"
         f"    uv run train.py --world {args.file} --run runs/{name} && uv run eval.py runs/{name}"
     )
-
-
-def unused(path: Path) -> Path:
-    """The first of my-2.toml, my-3.toml … that does not exist."""
-    k = 2
-    while (free := path.with_stem(f"{path.stem}-{k}")).exists():
-        k += 1
-    return free
 
 
 if __name__ == "__main__":
