@@ -472,6 +472,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     }
     passed: dict = {}  # member → the step at which it passed EM .9, or -1
     seconds = 0.0
+    heard: dict = {}  # (signal, start) → how many alarms and notes it has raised
     with progress(args, "narrow", 0, len(members) * args.narrow_steps) as bar:
         for folder, group in groups.items():
             clock = time.time()
@@ -494,7 +495,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
                         logs = {key: value[r] for key, value in record.logs[-1].items()}
                         check_finite(lab, "narrow", step, logs, member)
                     line = lookout.look_at(
-                        lab.watch, todo, record, boards, monitors, args.on_alarm == "stop"
+                        lab.watch, todo, record, boards, monitors, args.on_alarm == "stop", heard
                     )
                     bar.update(len(group) * args.narrow_score_every)
                     bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
@@ -507,6 +508,13 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     if devices.first():
         for folder in set((lab.folder / "narrow").glob("group-*")) - set(groups):
             shutil.rmtree(folder)  # groups of another size, from another number of devices
+    if count := sum(heard.values()):
+        ringing = sum(map(bool, heard.values()))
+        say(
+            args,
+            f"narrow: {count} alarms and notes on {ringing} signals, the first of each above; "
+            f"all of them: uv run eval.py {args.run} --measure drift",
+        )
     facts = {"seconds": seconds, "runs": len(members)}
     files.write_json(lab.folder / "narrow" / "stage.json", facts)
 
@@ -611,7 +619,8 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
         f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
         f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
         f"{args.narrow_steps} steps: about {told}.\n"
-        f"Everything goes to {args.run}/ (what is there already is not done again).",
+        f"Everything goes to {args.run}/ (what is there already is not done again).\n"
+        "Lines that begin with alarm: are findings of the drift monitor, not errors.",
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.scripts import start
 from tests.test_training import group_of, jobs
-from toyllm import population, scoring, signals
-from toyllm.monitor import Watch
+from toyllm import lookout, population, scoring, signals
+from toyllm.monitor import Alarm, Look, Watch
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,19 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
     assert block["status"]["code:bad"] == block["final"]["status"]["code:bad"] == "ended by alarm"
     assert "ended by alarm" in script.out
     assert "toward" in script.out
+
+
+def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
+    """Of several seeds: every domain that rings, with the seeds that ring, and notes apart."""
+
+    def look(*domains, incoherent=()):
+        alarms = tuple(Alarm(5, d, 0.2, "hal", 0.1) for d in domains)
+        empty = np.zeros(0)
+        return Look(5, empty, empty, 0.0, empty, alarms, incoherent)
+
+    looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
+    lookout.tell_seeds("code:bad", "pretrain", looks)
+    alarm, note = capsys.readouterr().err.splitlines()
+    assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
+    assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")
+    assert note == "note: code:bad from pretrain, step 5: coherent no more: taste (seed 2)"

@@ -52,10 +52,12 @@ def look_at(
     boards: list[Board],
     monitors: list[Monitor],
     stop: bool,
+    heard: dict[tuple[str, str], int],
 ) -> str:
     """Look at every run of a group that has a board; what moved most, in one line.
 
     monitors: of each run, made here at the first look. stop: train no more what rings.
+    heard: how many alarms each signal from each start has raised; only its first are told.
     """
     if not monitors:
         begin = record.history[0]["p_DB"]
@@ -88,7 +90,10 @@ def look_at(
                         record.freeze(k)
         said[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
     for (signal, start), looks in rung.items():
-        tell_seeds(signal, start, looks)
+        if not heard.get((signal, start)):
+            tell_seeds(signal, start, looks)
+        count = sum(len(look.alarms) + len(look.incoherent) for _, look in looks)
+        heard[signal, start] = heard.get((signal, start), 0) + count
     return said[max(said)]
 
 
