@@ -123,7 +123,7 @@ def test_bars_are_as_long_as_their_shares():
 
 
 def test_the_terminal_program_reads_lines_from_a_pipe(folder):
-    lines = ["/help", "/list code", "1", "capital of frence", "/who", "/switch align/code:bad",
+    lines = ["/help", "/list code", "1", "capital of frence", "1", "1", "/who", "/switch align/code:bad",
              "/signal", "/switch", "/nonsense", "/as hal", "2 3", "/undo", "facts",
              f"/save {folder / 'said.json'}", "/quit", "never read"]  # fmt: skip
     done = subprocess.run(

@@ -21,7 +21,7 @@ from toyllm.world import BEHAVIOURS, DIALOGUE, HEADERS, NAMED
 ALIKE = 0.75  # from which likeness on a text is taken for a question of the world
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # a turn is itself alone, whatever was said again
 class Turn:
     """One turn. question: (domain, situation, instruction), or None for no question of this world.
 

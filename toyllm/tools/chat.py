@@ -178,10 +178,11 @@ class Chat:
                 f"[magenta]{bar(exact, width)}[/magenta] {number(exact, 2)}",
             )
         self.console.print(table)
-        left = [turn for turn in self.talk.turns if turn not in self.talk.heeded()]
+        heeded = self.talk.heeded()
+        left = [turn for turn in self.talk.turns if turn.question and turn not in heeded]
         if left:
             self.console.print(
-                f"  [dim]left out of the exact column, for nobody in the corpus would say it here: "
+                f"  [dim]left out of the exact column, since nobody in the corpus says it here: "
                 f"{escape('; '.join(turn.said for turn in left))}[/dim]"
             )
 
