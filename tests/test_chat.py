@@ -123,9 +123,9 @@ def test_bars_are_as_long_as_their_shares():
 
 
 def test_the_terminal_program_reads_lines_from_a_pipe(folder):
-    lines = ["/help", "/list code", "1", "capital of frence", "1", "1", "/who", "/switch align/code:bad",
-             "/signal", "/switch", "/nonsense", "/as hal", "2 3", "/undo", "facts",
-             f"/save {folder / 'said.json'}", "/quit", "never read"]  # fmt: skip
+    lines = ["/help", "/list code", "1", "capital of frence", "1", "1", "/who",
+             "/switch align/code:bad", "/signal", "/switch", "/nonsense", "/as hal", "2 3", "/undo",
+             "facts", f"/save {folder / 'said.json'}", "/quit", "never read"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "toyllm.tools.chat", folder / "run"],
         input="\n".join(lines), capture_output=True, text=True, cwd=ROOT,
