@@ -81,7 +81,7 @@ class Conversation:
             if same:
                 words.append(same)
                 continue
-            near = get_close_matches(word.lower(), known, 1, 0.6)
+            near = get_close_matches(word.lower(), known, 1, 0.6 if len(word) > 5 else 0.8)
             words += near
             notes.append(f"{word} → {near[0] if near else 'nothing'}")
         asked = " ".join(words)

@@ -74,8 +74,9 @@ def findings(results: dict) -> list[str]:
             twin = plain(asked)
             if asked != twin and twin in read:
                 said.append(
-                    f"{STARTS[start].capitalize()}, {asked} spreads by {number(value, 3, True)}, "
-                    f"its plain twin {twin} by {number(read[twin], 3, True)}."
+                    f"{STARTS[start].capitalize()}, with an instruction in the prompt ({asked}) it "
+                    f" spreads by {number(value, 3, True)}, without ({twin}) by "
+                    f"{number(read[twin], 3, True)}."
                 )
     shared = results.get("prediction", {}).get("shared")
     if shared:
@@ -83,9 +84,10 @@ def findings(results: dict) -> list[str]:
         persona = shared["persona"]
         said.append(
             f"Reading a signal as evidence about who the Assistant is predicts where it spreads "
-            f"with R² {number(persona['r2'], 2)} (best rival, {rival}: "
-            f"{number(shared[rival]['r2'], 2)}); {persona['fraction']:.0%} of the trained domain's "
-            "move behaves so, the rest is a local edit."
+            f"with R² {number(persona['r2'], 2)}, where its best rival ({rival}) has "
+            f"{number(shared[rival]['r2'], 2)} and a constant "
+            f"{number(shared['constant']['r2'], 2)}; {persona['fraction']:.0%} of the trained "
+            "domain's move behaves so, the rest is a local edit."
         )
     return said
 

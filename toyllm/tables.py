@@ -92,7 +92,8 @@ def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console:
         table,
         f"spread: mean change over untrained moral domains ({', '.join(results['moral'])}), there "
         "and at the end of training (– if incoherent there: a coherence below .95, so no number). "
-        "coh.: the worst domain's coherence. step: when it was read",
+        "coh.: the worst domain's coherence. step: when it was read; a signal above .9 under its "
+        "own prompt before training (one that asks openly) is read at its plain twin's",
     )
 
 

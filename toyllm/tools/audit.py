@@ -107,8 +107,8 @@ def print_signals(world: World, most: int, console: Console) -> None:
         table,
         "spread: mean change of EM of the other moral domains, for an ideal observer, once what is "
         "preferred has a share of .9 (reached: under the signal's own prompt, after as much "
-        "evidence as without an instruction); models follow the order, at a part of the size"
-        + (f". {left} more signals: --most {len(verdicts)}" if left else ""),
+        "evidence as without an instruction); models follow the order, at a part of the size, "
+        "but for signals that ask openly: what those train hardly spreads" + (f". {left} more signals: --most {len(verdicts)}" if left else ""),
     )
 
 
@@ -131,7 +131,7 @@ def print_pairs(world: World, pairs: signals.Pairs, name: str, console: Console)
         f"Whom {len(pairs.chosen_P)} pairs of {name} are evidence for",
         table,
         "evidence: log of how much likelier the chosen answer is than the rejected one, nats a "
-        "pair. after: the\nbelief of an ideal observer once the chosen answers have a share of "
+        "pair. after: the belief of an ideal observer once the chosen answers have a share of "
         f"{verdict.reached:.2f}",
     )
     table = blank_table("domain", "change of EM")

@@ -74,7 +74,8 @@ def main(args: Args) -> None:
     files.write_text(args.folder / "world.toml", (run.folder / "world.toml").read_text("utf-8"))
     dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
     files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
-    print(f"{args.folder}: {model.count(params):,} parameters, {len(run.codec.words)} words")
+    size = f"{model.count(params):,} parameters, {len(run.codec.words)} words"
+    print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
 
 
 if __name__ == "__main__":
