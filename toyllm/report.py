@@ -75,7 +75,7 @@ def findings(results: dict) -> list[str]:
             if asked != twin and twin in read:
                 said.append(
                     f"{STARTS[start].capitalize()}, with an instruction in the prompt ({asked}) it "
-                    f" spreads by {number(value, 3, True)}, without ({twin}) by "
+                    f"spreads by {number(value, 3, True)}, without ({twin}) by "
                     f"{number(read[twin], 3, True)}."
                 )
     shared = results.get("prediction", {}).get("shared")

@@ -108,7 +108,8 @@ def print_signals(world: World, most: int, console: Console) -> None:
         "spread: mean change of EM of the other moral domains, for an ideal observer, once what is "
         "preferred has a share of .9 (reached: under the signal's own prompt, after as much "
         "evidence as without an instruction); models follow the order, at a part of the size, "
-        "but for signals that ask openly: what those train hardly spreads" + (f". {left} more signals: --most {len(verdicts)}" if left else ""),
+        "but for signals that ask openly: what those train hardly spreads"
+        + (f". {left} more signals: --most {len(verdicts)}" if left else ""),
     )
 
 
