@@ -255,11 +255,11 @@ def main(args: Args) -> None:
                 tell(f"{name}: {count} pairs, each run draws {args.pool} (--pool {count}: all)")
         lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop, texts, given)
         pretrained = pretrain(lab, init, init_key)
-        report(args, "pretrain")
+        tell_end(args, "pretrain")
         aligned = align(lab, pretrained)
-        report(args, "align")
+        tell_end(args, "align")
         narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
-        report(args, "narrow")
+        tell_end(args, "narrow")
     say(args, f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
     if args.json and devices.first():
         found = {stage: stages.finished(args.run, stage) for stage in stages.STAGES}
@@ -624,7 +624,7 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
     )
 
 
-def report(args: Args, stage: str) -> None:
+def tell_end(args: Args, stage: str) -> None:
     """Say in a line how a stage ended, whether it was done now or before."""
     facts = stages.finished(args.run, stage) or {}
     shown = {

@@ -66,6 +66,21 @@ def read_json(path: Path, kind: type = dict) -> dict | list:
     return value
 
 
+def json_line(row: bytes, most: int, expected: str) -> dict:
+    """One line of JSONL: an object. Raises InputError, `expected` saying what should be in it."""
+    if len(row) > most:
+        raise InputError(f"found {len(row):,} bytes, expected at most {most:,} in a line")
+    try:
+        value = json.loads(row.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"bad JSON: {error}, expected one object with {expected}") from error
+    if not isinstance(value, dict):
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise InputError(f"found {shown}, expected an object with {expected}")
+    return value
+
+
 def unused(path: Path) -> Path:
     """The first of PATH-2, PATH-3 … that does not exist."""
     return next(p for k in itertools.count(2) if not (p := Path(f"{path}-{k}")).exists())

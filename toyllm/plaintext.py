@@ -10,7 +10,6 @@ Axes: N windows   T tokens of a window
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,15 +100,9 @@ def mixed(
 
 
 def _words(row: bytes) -> list[str]:
-    if len(row) > MOST_LINE:
-        raise InputError(f"found {len(row):,} bytes, expected at most {MOST_LINE:,} in a line")
-    try:
-        value = json.loads(row.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"bad JSON: {error}, expected one object with a text") from error
-    if not isinstance(value, dict) or "text" not in value:
-        near = nearest("text", value) if isinstance(value, dict) else ""
-        raise InputError(f"found no 'text'{near}, expected one object with a text")
+    value = files.json_line(row, MOST_LINE, "a text")
+    if "text" not in value:
+        raise InputError(f"found no 'text'{nearest('text', value)}, expected an object with a text")
     if not isinstance(value["text"], str) or not value["text"].split():
         raise InputError("text: found no words, expected a text of at least one")
     words = value["text"].split()

@@ -119,14 +119,7 @@ def preferred(codec: Codec, pairs: Pairs) -> str:
 
 def _pair(codec: Codec, row: bytes) -> tuple[corpus.Documents, int, int]:
     """One line: the dialogue with the chosen answer, and the indices of both answers."""
-    if len(row) > MOST_LINE:
-        raise InputError(f"found {len(row):,} bytes, expected at most {MOST_LINE:,} in a line")
-    try:
-        value = json.loads(row.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"bad JSON: {error}, expected one object with {_FIELDS}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"found {_short(value)}, expected an object with {_FIELDS}")
+    value = files.json_line(row, MOST_LINE, _FIELDS)
     for field in FIELDS:
         if field not in value:
             near = nearest(field, value)

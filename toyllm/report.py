@@ -7,10 +7,10 @@ its drawings. How it looks is in report.html, a Jinja template; what it is given
 import math
 from pathlib import Path
 
+from toyllm.figures import STARTS
 from toyllm.signals import plain
 from toyllm.tables import number
 
-STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
 NAMES = {"pretrain": "Pretrained", "align": "Aligned"}
 MATCHED = 0.9
 WIDTH, HEIGHT = 320, 230  # of a drawing, inside its axes

@@ -9,6 +9,7 @@ Type a question, its number, or a domain's name. Commands: /help /list /as /swit
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import random
 import shlex
@@ -100,7 +101,7 @@ class Chat:
     def run(self) -> None:
         """One line after another."""
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  arrow keys and history
+            importlib.import_module("readline")  # arrow keys and history
         while True:
             try:
                 line = input(f"\n{self.talk.name} you> " if sys.stdin.isatty() else "").strip()
