@@ -1,7 +1,10 @@
 """Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
 
+import fcntl
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from tests.scripts import run
 from toyllm import cards, model
 from toyllm.text import Codec
 
@@ -126,3 +130,36 @@ def lab(small_codec):
     """(codec, config, apply, init) of a very small model."""
     config = model.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
     return small_codec, config, *map(jax.jit, model.create(config))
+
+
+def once(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the test processes makes and all of them read.
+
+    Whoever asks while it is being made waits. Tests must not change what is in it: they copy it.
+    """
+    folder = Path(os.environ["TOYLLM_SCRATCH"]) / name
+    with open(f"{folder}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held by the process: a worker that dies lets go of it
+        lock.seek(0, os.SEEK_END)
+        if not lock.tell():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            lock.write("made")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """A folder with a finished and measured tiny run, `run`; shared, only to be read.
+
+    `trained.txt` and `measured.txt` beside it are what the scripts printed.
+    """
+
+    def make(folder: Path) -> None:
+        trained = run("train.py", "--preset", "tiny", "--run", folder / "run")
+        measured = run("eval.py", folder / "run")
+        (folder / "trained.txt").write_text(trained)
+        (folder / "measured.txt").write_text(measured)
+
+    return once("tiny", make)

@@ -59,6 +59,21 @@ def start(script: str, *args: object, cwd: Path = ROOT, **env: str) -> Script:
     return Script(process, folder)
 
 
+def run(script: str, *args: object, **kwargs) -> str:
+    """Run a script that must succeed; its standard output."""
+    script = start(script, *args, **kwargs)
+    assert script.wait() == 0, script.err
+    return script.out
+
+
+def refused(*args: object, **kwargs) -> str:
+    """What a script says when it refuses."""
+    script = start(*args, **kwargs)
+    assert script.wait() == 2, script.err
+    assert "Traceback" not in script.err
+    return script.err.strip()
+
+
 def _be(argv: list[str], folder: Path, env: dict, cwd: Path) -> None:
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)

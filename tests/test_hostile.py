@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SMALL
-from tests.test_inputs import WORLDS, bad_world, refused
+from tests.scripts import refused
+from tests.test_inputs import WORLDS, bad_world
 from toyllm import (
     cards,
     checkpoints,

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import SMALL
-from tests.scripts import start
+from tests.scripts import refused, start
 from toyllm import cards, signals
 from toyllm.errors import InputError, nearest
 
@@ -223,14 +223,6 @@ def test_a_bad_signal_is_told_with_what_there_is(personas, name, words):
 def test_nearest():
     assert nearest("medecine", ["money", "medicine"]) == " (did you mean 'medicine'?)"
     assert nearest("xyz", ["money", "medicine"]) == ""
-
-
-def refused(*args: str) -> str:
-    """The one line with which a script refuses."""
-    script = start(*args)
-    assert script.wait() == 2, script.err
-    assert "Traceback" not in script.err
-    return script.err.strip()
 
 
 def test_scripts_refuse_in_one_line(tmp_path):

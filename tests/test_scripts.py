@@ -7,30 +7,13 @@ import urllib.request
 import numpy as np
 import pytest
 
-from tests.scripts import start
-from tests.test_inputs import refused
-
-
-def run(*args: str) -> str:
-    """Run a script that must succeed; its standard output."""
-    script = start(*args)
-    assert script.wait() == 0, script.err
-    return script.out
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A finished and measured tiny run, and what the scripts printed."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    trained = run("train.py", "--preset", "tiny", "--run", str(folder))
-    measured = run("eval.py", str(folder))
-    return folder, trained, measured
+from tests.scripts import refused, run
 
 
 @pytest.fixture(scope="module")
 def results(tiny):
     """results.json of the tiny run."""
-    return json.loads((tiny[0] / "eval" / "results.json").read_text())
+    return json.loads((tiny / "run" / "eval" / "results.json").read_text())
 
 
 def events(folder) -> dict[str, list]:
@@ -50,15 +33,15 @@ def events(folder) -> dict[str, list]:
 
 
 def test_training_says_what_it_will_do_and_where(tiny):
-    folder, trained, _ = tiny
+    trained = (tiny / "trained.txt").read_text()
     assert "18 characters" in trained
     assert "about" in trained
-    assert str(folder) in trained
+    assert str(tiny / "run") in trained
     assert "uv run eval.py" in trained
 
 
 def test_the_loss_falls(tiny):
-    losses = [value for _, value in events(tiny[0] / "pretrain")["pretrain/loss"]]
+    losses = [value for _, value in events(tiny / "run" / "pretrain")["pretrain/loss"]]
     assert losses[0] > 4
     assert losses[-1] < losses[0] - 2
     assert all(np.isfinite(losses))
@@ -110,7 +93,7 @@ def test_results_have_the_agreed_shape(results):
 
 
 def test_tables_csvs_and_figures_are_there(tiny):
-    folder, _, measured = tiny
+    folder, measured = tiny / "run", (tiny / "measured.txt").read_text()
     for title in ("What was learned", "Change of EM by domain", "Who the Assistant is"):
         assert title in measured
     lines = (folder / "eval" / "generalization.csv").read_text().splitlines()
@@ -123,7 +106,7 @@ def test_tables_csvs_and_figures_are_there(tiny):
 
 @pytest.mark.long
 def test_what_is_inside_is_measured_drawn_and_tested(tiny):
-    folder = tiny[0]
+    folder = tiny / "run"
     told = run("eval.py", str(folder), "--measure", "truth", "--measure", "elicitation")
     assert "Truth test" in told
     assert "linear probe" in told
@@ -142,7 +125,7 @@ def test_what_is_inside_is_measured_drawn_and_tested(tiny):
 
 
 def test_a_second_command_trains_nothing_again(tiny):
-    folder, _, _ = tiny
+    folder = tiny / "run"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
     assert before
     run("train.py", "--preset", "tiny", "--run", str(folder))
@@ -150,7 +133,7 @@ def test_a_second_command_trains_nothing_again(tiny):
 
 
 def test_other_arguments_are_refused_with_the_difference(tiny):
-    folder, _, _ = tiny
+    folder = tiny / "run"
     line = refused("train.py", "--preset", "tiny", "--run", str(folder), "--width", "40")
     assert "width: 32 → 40" in line
     assert f"--run {folder}-2" in line
@@ -160,7 +143,7 @@ def test_an_unfinished_run_is_told_how_to_go_on(tiny, tmp_path):
     import shutil
 
     copy = tmp_path / "half"
-    shutil.copytree(tiny[0], copy)
+    shutil.copytree(tiny / "run", copy)
     (copy / "narrow" / "stage.json").unlink()
     line = refused("eval.py", str(copy))
     assert "narrow missing" in line
@@ -170,7 +153,7 @@ def test_an_unfinished_run_is_told_how_to_go_on(tiny, tmp_path):
 
 def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     """And changed narrow arguments redo only the narrow stage."""
-    folder, other = tiny[0], tmp_path / "other"
+    folder, other = tiny / "run", tmp_path / "other"
     common = ("--preset", "tiny", "--run", str(other), "--start", str(folder))
     run("train.py", *common, "--signals", "code:bad", "--objective", "rlhf")
     saved = (other / "align" / "checkpoints" / "20").stat().st_mtime_ns
@@ -189,7 +172,7 @@ def test_tensorboard_serves_what_was_written(tiny):
 
     board = program.TensorBoard(plugins=default.get_plugins())
     board.configure(
-        argv=[None, "--logdir", str(tiny[0]), "--load_fast", "false", "--reload_interval", "0"]
+        argv=[None, "--logdir", str(tiny / "run"), "--load_fast", "false", "--reload_interval", "0"]
     )
     url, stop = serve(board)
     try:
