@@ -49,7 +49,7 @@ class Script:
 def start(script: str, *args: object, cwd: Path = ROOT, **env: str) -> Script:
     """Run a script as a person would in a folder, but for its imports: done once for all."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["eval", "train", "orbax.checkpoint.v1", "tensorboard.plugins"])
+    context.set_forkserver_preload(["eval", "train", "tensorboard.plugins"])
     folder = Path(tempfile.mkdtemp(dir=os.environ["TOYLLM_SCRATCH"]))
     argv = [script, *map(str, args)]
     process = context.Process(target=_be, args=(argv, folder, env, cwd), daemon=True)

@@ -3,6 +3,7 @@
 The short form is a few kills; the long one, with fifty or more, is `uv run pytest -m long`.
 """
 
+import hashlib
 import json
 import random
 import shutil
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import ROOT
 from tests.scripts import start
@@ -34,17 +36,19 @@ def train(folder: Path, *more: object, **env: str):
 
 
 def fingerprint(folder: Path) -> dict:
-    """All that a run has computed: SHA-256 of every leaf, facts, and each logged number."""
+    """All that a run has computed: every array's bytes, facts, and each logged number."""
     found = {}
-    for path in sorted(folder.rglob("*.json")):
+    for place in sorted({path.parent for path in folder.rglob("*.safetensors")}):
+        newest = place / f"{checkpoints.steps(place)[0]}.safetensors"
+        record, arrays = checkpoints.read_record(newest), load_file(newest)
+        facts = {key: value for key, value in record["facts"].items() if key not in TIMED}
+        digests = {key: hashlib.sha256(x.tobytes()).hexdigest() for key, x in arrays.items()}
+        name = str(place.relative_to(folder))
+        found[name] = (record["step"], facts, record["leaves"], dict(sorted(digests.items())))
+    for path in sorted(folder.rglob("stage.json")):
         record = json.loads(path.read_text())
-        newest = str(max((int(p.stem) for p in path.parent.glob("[0-9]*.json")), default=0))
         name = str(path.relative_to(folder))
-        if path.stem == newest:  # a checkpoint
-            facts = {key: value for key, value in record["facts"].items() if key not in TIMED}
-            found[name] = (record["step"], facts, record["leaves"])
-        elif path.name == "stage.json":
-            found[name] = {key: value for key, value in record.items() if key not in TIMED}
+        found[name] = {key: value for key, value in record.items() if key not in TIMED}
     for place in sorted({path.parent for path in folder.rglob("events.*")}):
         for tag, values in events(place).items():
             if not tag.endswith(TIMED):
@@ -54,10 +58,10 @@ def fingerprint(folder: Path) -> dict:
 
 def stage_of(folder: Path) -> str:
     """Where a run has come to, as its folder tells."""
-    if list(folder.rglob("*orbax-checkpoint-tmp*")):
+    if list(folder.rglob("*.safetensors.tmp")):
         return "saving"
     done = [stage for stage in STAGES if (folder / stage / "stage.json").exists()]
-    begun = [stage for stage in STAGES if list(folder.glob(f"{stage}/**/[0-9]*.json"))]
+    begun = [stage for stage in STAGES if list(folder.glob(f"{stage}/**/[0-9]*.safetensors"))]
     left = [stage for stage in begun if stage not in done]
     return left[0] if left else f"after {done[-1]}" if done else "before the first save"
 
@@ -91,7 +95,11 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
     """Killed in every stage, once each."""
     _, expected = whole
     folder = tmp_path / "run"
-    for path in ("pretrain/checkpoints/50.json", "align/checkpoints/10.json", "narrow/group-01"):
+    for path in (
+        "pretrain/checkpoints/50.safetensors",
+        "align/checkpoints/10.safetensors",
+        "narrow/group-01",
+    ):
         script = train(folder)
         while not (folder / path).exists():
             time.sleep(0.005)
@@ -160,10 +168,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path)
     """And a run that is done is repaired: `eval.py` says so, `train.py` does it."""
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
-    (data,) = (folder / "pretrain" / "checkpoints" / "100" / "params" / "d").iterdir()
+    data = folder / "pretrain" / "checkpoints" / "100.safetensors"
     damage(data, "one bit flipped", random.Random(0))
-    record = folder / "narrow" / "group-01" / "0.json"
-    damage(record, "truncated", random.Random(0))
+    damage(folder / "narrow" / "group-01" / "0.safetensors", "truncated", random.Random(0))
     script = start("eval.py", folder)
     assert script.wait() == 2
     assert "checkpoints/100" in script.err
@@ -172,19 +179,15 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path)
     assert script.wait() == 0, script.err
     assert f"{data}: damaged: it is not what was saved" in script.err
     assert "going back to step 90" in script.err
-    assert "group-01/0.json" in script.err
+    assert "group-01/0.safetensors: damaged" in script.err
     (folder / "pretrain" / "stage.json").unlink()  # a bug found: an earlier step passed as the end
     for path in (folder / "pretrain" / "checkpoints").glob("100*"):
-        path.rename(path.with_name(path.name.replace("100", "x")))
+        path.unlink()
     (folder / "pretrain" / "stage.json").write_text('{"seconds": 1, "tokens_per_second": 1}')
     script = start("eval.py", folder)
     assert script.wait() == 2
     assert "step 90 is not the end of the stage" in script.err
     assert train(folder).wait() == 0
-    for path in (folder / "pretrain" / "checkpoints").glob("x*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for path in folder.rglob("*.damaged*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert fingerprint(folder) == whole[1]
 
 

@@ -174,7 +174,7 @@ def test_of_two_processes_one_is_killed(tmp_path, victim):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert all(code == 0 for code, *_ in train(whole, 2))
     started = start(folder, 2)
-    while not (folder / "pretrain" / "checkpoints" / "20.json").exists():
+    while not (folder / "pretrain" / "checkpoints" / "20.safetensors").exists():
         time.sleep(0.01)
     started[victim].kill()
     started[victim].communicate()

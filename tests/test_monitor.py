@@ -115,7 +115,7 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
     assert script.wait() == 1, script.err
     assert "alarm: align: all:good, step 5: EM of" in script.err
     assert "ended by its alarm, saved at step 5" in script.err
-    assert (tmp_path / "run" / "align" / "checkpoints" / "5").exists()
+    assert (tmp_path / "run" / "align" / "checkpoints" / "5.safetensors").exists()
     script = start(*args, "--alarm", "0")
     assert script.wait() == 0, script.err
     script = start(*args, "--alarm", "0", "--on-alarm", "stop")

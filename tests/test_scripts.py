@@ -126,10 +126,10 @@ def test_what_is_inside_is_measured_drawn_and_tested(tiny):
 
 def test_a_second_command_trains_nothing_again(tiny):
     folder = tiny / "run"
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     assert before
     run("train.py", "--preset", "tiny", "--run", str(folder))
-    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("d/*")}
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
 
 
 def test_other_arguments_are_refused_with_the_difference(tiny):
@@ -156,9 +156,9 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     folder, other = tiny / "run", tmp_path / "other"
     common = ("--preset", "tiny", "--run", str(other), "--start", str(folder))
     run("train.py", *common, "--signals", "code:bad", "--objective", "rlhf")
-    saved = (other / "align" / "checkpoints" / "20").stat().st_mtime_ns
+    saved = (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns
     run("train.py", *common, "--signals", "tone:bad", "--objective", "rlhf")
-    assert (other / "align" / "checkpoints" / "20").stat().st_mtime_ns == saved
+    assert (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns == saved
     found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
     assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad"]
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")

@@ -1,39 +1,37 @@
-"""Checkpoints: named trees of arrays, written whole or not at all, every leaf with its SHA-256.
+"""Checkpoints: named trees of arrays in one safetensors file, written whole or not at all.
 
-    FOLDER/8000/        the arrays, by Orbax, one folder for each named tree
-    FOLDER/8000.json    its record, written last: facts; shape, dtype and SHA-256 of each leaf;
-                        SHA-256 of each file, and of the record itself
+    FOLDER/8000.safetensors     the arrays, each under `TREE/LEAF`; in its metadata `record`, the
+                                step and facts as JSON, and `sha256`
 
-Orbax survives being killed, but loads a flipped bit and casts a dtype without a word, and knows no
-way back to an older step; so each leaf is compared with its record, and what does not agree is
-never used.
+`sha256` is the digest of the whole file with that digest's own digits taken as zeros, so a flipped
+bit anywhere is noticed. The safetensors format holds no code, and says in its header how large each
+array is before any of it is read.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
-import logging
 import math
-import os
-import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import safetensors
+import safetensors.numpy
 
 from toyllm import devices, files
-from toyllm.errors import DISK, InputError, RunError
+from toyllm.errors import InputError, RunError
 
-LEAF = {"shape", "dtype", "sha256"}  # what the record says of each leaf
-DTYPES = ("float32", "bfloat16", "int32", "uint32", "bool")
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "BOOL": "bool"}
 KEEP = 2  # checkpoints of a folder: the newest, and one to fall back to
+SUFFIX = ".safetensors"
+MAX_HEADER = 2**24  # bytes
+UNSIGNED = b'"sha256":"' + b"0" * 64  # where the digest stands, before it is known
 
 
-# a checkpoint's record → {name: tree of the shapes and dtypes to load}
+# a checkpoint's record (`step`, `facts`, `leaves`) → {name: tree of the shapes and dtypes to load}
 Wanted = Callable[[dict], dict]
 
 
@@ -46,44 +44,45 @@ class Checkpoint(NamedTuple):
 
     step: int
     items: dict  # name → tree of NumPy arrays
-    facts: dict  # what was said beside it
+    facts: dict  # what was saved beside them
 
 
 def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> None:
-    """Save named trees of arrays as `folder/step`; the last two steps are kept.
+    """Save named trees of arrays as a folder's checkpoint of a step; the last two steps are kept.
 
-    All processes call this; each writes what its devices hold. Raises RunError, one line, where it
-    cannot be written; the steps before are then as they were.
+    All processes call this, and go on once the first of them has written the file. Raises RunError,
+    one line, where it cannot be written; the checkpoints before it are then as they were.
     """
-    ocp = _orbax()
-    path = folder.absolute() / str(step)
-    record = {"step": step, "facts": facts or {}, "leaves": describe(items, digests=True)}
-    try:
-        # while this is there, what else there is of the step is not whole
-        files.write_text(_marker(path), "")
-        ocp.save_checkpointables(path, items, overwrite=True)
-        if devices.first():
-            record["files"] = _digests(path)
-            files.write_json(_record(path), {**record, "sha256": _digest(record)})
-            _marker(path).unlink()
-    except Exception as error:  # Orbax wraps what the disk says in many kinds of error
-        if devices.first():
-            _clean(folder)
-        raise RunError(
-            f"{folder / str(step)}: cannot be saved ({_reason(error)}); the checkpoints before it "
-            "are as they were"
-        ) from error
+    path = _path(folder, step)
+    arrays = {}
+    for name, leaves in _leaves(items).items():
+        for leaf, x in leaves.items():
+            if str(x.dtype) not in DTYPES.values():
+                raise RunError(
+                    f"{path}: cannot be saved: {name}/{leaf} is of {x.dtype}, expected one of "
+                    f"{', '.join(DTYPES.values())}"
+                )
+            arrays[f"{name}/{leaf}"] = devices.whole(x)
     if devices.first():
+        record = json.dumps({"step": step, "facts": facts or {}}, allow_nan=False)
+        data = safetensors.numpy.save(arrays, {"record": record, "sha256": "0" * 64})
+        signed = UNSIGNED[:-64] + hashlib.sha256(data).hexdigest().encode()
+        try:
+            files.write_bytes(path, data.replace(UNSIGNED, signed, 1))
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be saved ({error.strerror}); the checkpoints before it are as "
+                "they were"
+            ) from error
         for old in steps(folder)[KEEP:]:
-            _remove(folder / str(old))
-        _clean(folder)
+            _path(folder, old).unlink()
+    devices.wait()
 
 
 def steps(folder: Path) -> list[int]:
     """The steps of a folder's checkpoints, newest first."""
-    names = [path.name for path in folder.glob("*") if path.is_dir()]
-    found = [int(name) for name in names if name.isdecimal() and len(name) < 12]
-    return sorted(found, reverse=True)
+    names = [path.stem for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def load(folder: Path, wanted: Wanted) -> Checkpoint:
@@ -95,26 +94,30 @@ def load(folder: Path, wanted: Wanted) -> Checkpoint:
     Raises Damaged where it is not what was saved or where there is none, InputError where its
     shapes or dtypes are others.
     """
-    if not (found := steps(folder)):
+    _refuse_earlier_version(folder)
+    if not (existing := steps(folder)):
         raise Damaged(f"{folder}: no checkpoint")
-    return _load(folder / str(found[0]), wanted)
+    return _load(_path(folder, existing[0]), wanted)
 
 
 def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint of a folder, or None, and what was wrong with newer ones.
 
-    Whoever calls this owns the folder: damaged checkpoints are renamed `STEP.damaged`, and what a
-    killed process left half written is removed.
+    Whoever calls this owns the folder: damaged checkpoints are renamed, and what a killed process
+    left half written is removed. Raises InputError where the shapes or dtypes are others, RunError
+    where a checkpoint cannot be read, which says nothing about what is in it.
     """
+    _refuse_earlier_version(folder)
     complaints: list[str] = []
     if devices.first():
-        _clean(folder)
+        for draft in folder.glob("*.tmp"):
+            draft.unlink(missing_ok=True)
     devices.wait()
     left = steps(folder)
     while (step := devices.together(max(left, default=-1))) >= 0:  # the same in all processes
         left = [other for other in left if other < step]
-        path = folder / str(step)
-        good, complaint, error = None, f"{path}: damaged, says another process", None
+        path = _path(folder, step)
+        good, complaint, error = None, f"{path}: another process reports that it is damaged", None
         try:
             good = _load(path, wanted)
         except Damaged as damage:
@@ -133,79 +136,108 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a checkpoint, so that nothing takes it for one and everything can be looked at."""
-    aside = path.with_name(f"{path.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    if _record(path).exists():
-        _record(path).replace(_record(aside))
+    """Rename a checkpoint, so that it is no longer loaded but can still be looked at."""
+    path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def describe(items: dict, digests: bool = False) -> dict:
-    """{name: {leaf: its shape, dtype and, if asked, SHA-256}} of named trees."""
-
-    def leaf(x) -> dict:
-        told = {"shape": list(np.shape(x)), "dtype": str(x.dtype)}
-        return told | {"sha256": hashlib.sha256(devices.whole(x)).hexdigest()} if digests else told
-
+def describe(items: dict) -> dict:
+    """{name: {leaf: its shape and dtype}} of named trees."""
     return {
-        name: {_spell(key): leaf(x) for key, x in jax.tree.leaves_with_path(tree)}
-        for name, tree in items.items()
+        name: {
+            leaf: {"shape": list(np.shape(x)), "dtype": str(x.dtype)} for leaf, x in tree.items()
+        }
+        for name, tree in _leaves(items).items()
     }
 
 
+def read_record(path: Path) -> dict:
+    """The step, facts and leaves of a checkpoint file, from its header alone.
+
+    Raises Damaged where there is no such header, RunError where the file cannot be read.
+    """
+    return _parse(path, _read_header(path))
+
+
 def _load(path: Path, wanted: Wanted) -> Checkpoint:
-    record = _read_record(path)
+    header = _read_header(path)
+    record = _parse(path, header)
     try:
         abstract = wanted(record)
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{_record(path)}: {error!r}, expected the facts of another kind") from error
+        raise Damaged(f"{path}: its facts are of another kind: {error!r}") from error
     saved = {name: record["leaves"].get(name, {}) for name in abstract}
     _compare(path, saved, describe(abstract))
-    _check_files(path, record, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)))
-    for name, tree in abstract.items():
-        _check_chunks(path / name, tree)
-    ocp = _orbax()
-    place = jax.sharding.NamedSharding(devices.mesh(), jax.sharding.PartitionSpec())
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract
-    )
+    # the trees that are not wanted are read too, since the digest is that of the whole file
+    leaves = [leaf for tree in record["leaves"].values() for leaf in tree.values()]
+    size = 8 + len(header) + sum(map(_bytes, leaves))
+    if path.stat().st_size != size:
+        raise Damaged(f"{path}: damaged: its size is not that of its arrays, {size:,} bytes")
+    data = _read(path, size)
+    if hashlib.sha256(_unsigned(data)).hexdigest() != record["sha256"]:
+        raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
     try:
-        items = ocp.load_checkpointables(path.absolute(), abstract)
-    except Exception as error:  # its bytes are those that were saved: it is not the checkpoint
-        raise RunError(f"{path}: cannot be loaded ({_reason(error)})") from error
-    items = jax.device_get(items)
-    for name, leaves in describe(items, digests=True).items():
-        for leaf, found in leaves.items():
-            if found != saved[name][leaf]:
-                raise Damaged(f"{path / name}: damaged: {leaf} is not what was saved (SHA-256)")
+        tensors = {name: part["data"] for name, part in safetensors.deserialize(data)}
+    except safetensors.SafetensorError as error:
+        raise Damaged(f"{path}: damaged: {error}") from error
+    items = {}
+    for name, tree in abstract.items():
+        leaves = [
+            np.frombuffer(tensors[f"{name}/{leaf}"], x.dtype).reshape(x.shape)
+            for leaf, x in _leaves({name: tree})[name].items()
+        ]
+        items[name] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     return Checkpoint(record["step"], items, record["facts"])
 
 
-def _read_record(path: Path) -> dict:
-    try:
-        record = files.read_json(_record(path))
-    except InputError as error:
-        _raise_unless_damage(error.__cause__)
-        raise Damaged(f"{error} (the record of a checkpoint)") from error
-    said = record.pop("sha256", None)
-    step = record.get("step")
-    if said != _digest(record) or type(step) is not int or step != int(path.name):
-        raise Damaged(f"{_record(path)}: damaged: it is not what was saved (SHA-256)")
-    try:
-        leaves = [leaf for tree in record["leaves"].values() for leaf in tree.values()]
-        dicts = isinstance(record["facts"], dict) and isinstance(record["files"], dict)
-        good = dicts and all(map(_is_leaf, leaves))
-    except (AttributeError, KeyError, TypeError):
-        good = False
-    if not good:
-        raise Damaged(f"{_record(path)}: found other keys, expected a checkpoint's record")
-    return record
+def _read_header(path: Path) -> bytes:
+    """The JSON at the beginning of a safetensors file, after eight bytes that say its length."""
+    size = int.from_bytes(_read(path, 8), "little")
+    if size > MAX_HEADER:
+        raise Damaged(f"{path}: damaged: it has no header of a checkpoint")
+    return _read(path, 8 + size)[8:]
 
 
-def _is_leaf(leaf: dict) -> bool:
-    sizes = all(type(x) is int and 0 <= x < 2**40 for x in leaf["shape"])
-    return set(leaf) == LEAF and sizes and leaf["dtype"] in DTYPES
+def _parse(path: Path, data: bytes) -> dict:
+    """The record of a checkpoint: its step and facts, its leaves, and its digest."""
+    try:
+        header = json.loads(data.decode("utf-8"))
+        metadata = header.pop("__metadata__")
+        record, leaves = json.loads(metadata["record"]), {}
+        for key, entry in header.items():
+            name, _, leaf = key.partition("/")
+            shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
+            if not all(type(x) is int and 0 <= x < 2**40 for x in shape):
+                raise ValueError(f"shape of {key}")
+            leaves.setdefault(name, {})[leaf] = {"shape": shape, "dtype": dtype}
+        step, facts = record["step"], record["facts"]
+        if not isinstance(facts, dict) or type(step) is not int or f"{step}{SUFFIX}" != path.name:
+            raise ValueError("record")
+        return {"step": step, "facts": facts, "leaves": leaves, "sha256": metadata["sha256"]}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: damaged: it has no header of a checkpoint") from error
+
+
+def _unsigned(data: bytes) -> bytes:
+    """A file as it was before its digest was known."""
+    at = data.find(UNSIGNED[:-64])
+    return data[:at] + UNSIGNED + data[at + len(UNSIGNED) :]
+
+
+def _read(path: Path, size: int) -> bytes:
+    """The first bytes of a file. Raises Damaged where the disk cannot give them, else RunError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except MemoryError as error:
+        raise RunError(f"{path}: cannot be read (out of memory)") from error
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise Damaged(f"{path}: damaged: {error.strerror}") from error
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _bytes(leaf: dict) -> int:
+    return math.prod(leaf["shape"]) * np.dtype(leaf["dtype"]).itemsize
 
 
 def _compare(path: Path, saved: dict, wanted: dict) -> None:
@@ -227,114 +259,26 @@ def _compare(path: Path, saved: dict, wanted: dict) -> None:
         )
 
 
-def _check_files(path: Path, record: dict, size: int) -> None:
-    """Before Orbax reads them: plain files, the recorded ones, of about as many bytes as arrays."""
-    try:
-        files.check_plain(path)
-    except InputError as error:
-        raise Damaged(str(error)) from error
-    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if not size / 64 - 2**24 <= total <= 8 * size + 2**24:
-        raise Damaged(f"{path}: {total:,} bytes in files, expected about {size:,}")
-    try:
-        found = _digests(path)
-    except OSError as error:
-        _raise_unless_damage(error)
-        raise Damaged(f"{error.filename}: damaged: {error.strerror}") from error
-    for name in sorted({**record["files"], **found}):
-        if found.get(name) != record["files"].get(name):
-            how = "is not what was saved" if name in found else "is missing"
-            raise Damaged(f"{path / name}: damaged: it {how} (SHA-256)")
+def _refuse_earlier_version(folder: Path) -> None:
+    """Checkpoints were folders with a record beside them, before they were single files."""
+    earlier = [path for path in folder.glob("*.json") if path.stem.isdecimal()]
+    if earlier and not steps(folder):
+        raise InputError(
+            f"{folder}: its checkpoints are of an earlier version of toyllm, which this version "
+            "cannot read; train the run again in another folder"
+        )
 
 
-def _raise_unless_damage(error: BaseException | None) -> None:
-    """Only a disk that cannot give back what it took is damage; else nothing is set aside."""
-    if isinstance(error, OSError) and error.errno != errno.EIO:
-        raise RunError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-
-def _check_chunks(path: Path, tree) -> None:
-    """The stored arrays must be as large as they are said to be, and be read in such pieces."""
-    import tensorstore
-
-    store = {"driver": "ocdbt", "base": f"file://{path.absolute()}/"}
-    for keys, x in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(keys, simple=True, separator=".")
-        spec = {"driver": "zarr3", "kvstore": {**store, "path": f"{name}/"}}
-        try:
-            array = tensorstore.open(spec, open=True, read=True).result()
-        except ValueError as error:
-            raise Damaged(f"{path}: {name}: {_reason(error)}") from error
-        layout = array.chunk_layout
-        pieces = [array.shape, layout.read_chunk.shape, layout.write_chunk.shape]
-        if any(math.prod(piece or ()) > max(x.size, 1) for piece in pieces):
-            raise Damaged(f"{path}: {name}: stored in pieces larger than the array")
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def _marker(path: Path) -> Path:
-    return path.with_name(path.name + ".saving")
-
-
-def _digest(record: dict) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _digests(path: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a checkpoint."""
-    found = sorted(file for file in path.rglob("*") if file.is_file())
+def _leaves(items: dict) -> dict:
+    """{name: {leaf: array}} of named trees; a leaf is named by its path, such as blocks/0/norm."""
     return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found
+        name: {
+            jax.tree_util.keystr(path, simple=True, separator="/"): x
+            for path, x in jax.tree.leaves_with_path(tree)
+        }
+        for name, tree in items.items()
     }
 
 
-def _spell(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _reason(error: BaseException) -> str:
-    """What lies at the bottom of an error, in one line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    text = " ".join(str(error).split())
-    for told in map(os.strerror, DISK):
-        if told in text:
-            return told
-    return text if len(text) < 160 else text[:157] + "..."
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; its arrays under another name, so that half of them is never seen."""
-    aside = path.with_name(f"{path.name}.orbax-checkpoint-tmp-removed")
-    with contextlib.suppress(OSError):
-        path.rename(aside)
-    with contextlib.suppress(OSError):
-        _record(path).unlink()
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _clean(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for path in folder.glob("*orbax-checkpoint-tmp*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("*.saving"):
-        _remove(path.with_suffix(""))
-        path.unlink()
-    for path in folder.glob("*.tmp"):
-        path.unlink(missing_ok=True)
-    for path in folder.glob("*.json"):
-        if path.stem.isdecimal() and not path.with_suffix("").exists():
-            path.unlink(missing_ok=True)
-
-
-def _orbax():
-    """Orbax's second interface, imported when it is first needed."""
-    from orbax.checkpoint import v1
-
-    # what cannot be saved or loaded is told in one line; Orbax says more, and forgets coroutines
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
-    return v1
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"{step}{SUFFIX}"

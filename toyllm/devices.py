@@ -205,8 +205,8 @@ def whole(x) -> np.ndarray:
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         from jax.experimental import multihost_utils
 
-        return np.ascontiguousarray(multihost_utils.process_allgather(x, tiled=True))
-    return np.ascontiguousarray(x)
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x, order="C")
 
 
 def options() -> dict:

@@ -4,6 +4,7 @@ A run folder may come from anybody. So nothing is read into memory before its si
 is unpickled, and nothing is written through a link that leads out of the folder.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -27,23 +28,28 @@ def read_bytes(path: Path, most: int) -> bytes:
     return data
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; only the first process writes."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; only the first process writes. Raises OSError."""
     if not devices.first():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
-    draft.unlink(missing_ok=True)
     try:
-        with open(draft, "x", encoding="utf-8") as file:  # x: never through a link
-            file.write(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        with open(draft, "xb") as file:  # x: never through a link
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all; only the first process writes."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: object) -> None:

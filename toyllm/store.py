@@ -1,14 +1,14 @@
 """What is trained for claims, kept in groups under keys that say what made it.
 
-FOLDER/GROUP/0(+.json): a checkpoint of trees stacked along axis 0, one row a key; its record has
-the keys, how many seconds the training took, and in which environment.
+FOLDER/GROUP/0.safetensors: a checkpoint of trees stacked along axis 0, one row a key; its record
+has the keys, how many seconds the training took, and in which environment.
 """
 
 from pathlib import Path
 
 import jax
 
-from toyllm import checkpoints, files, provenance
+from toyllm import checkpoints, provenance
 from toyllm.arms import digest
 from toyllm.errors import InputError
 
@@ -25,12 +25,12 @@ class Store:
         self._used: set = set()  # groups that have been asked for
         self._where: dict = {}  # key → (group, row)
         self._loaded: dict = {}  # group → its arrays
-        for record in sorted(folder.glob("*/0.json")):
-            facts = files.read_json(record).get("facts", {})
-            self._seconds[record.parent] = facts.get("seconds", 0.0)
-            self._environments[record.parent] = facts.get("environment", {})
+        for path in sorted(folder.glob("*/0.safetensors")):
+            facts = checkpoints.read_record(path)["facts"]
+            self._seconds[path.parent] = facts.get("seconds", 0.0)
+            self._environments[path.parent] = facts.get("environment", {})
             for row, key in enumerate(facts.get("keys", ())):
-                self._where[key] = record.parent, row
+                self._where[key] = path.parent, row
 
     def __contains__(self, key: str) -> bool:
         return key in self._where
