@@ -16,16 +16,22 @@ from tests.scripts import run
 from toyllm import cards, model
 from toyllm.text import Codec
 
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # tests compile more than they compute
-
-# the scripts that tests start do the same, and share what one of them has compiled
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+# what the scripts that tests start get too; tests compile more than they compute
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 if "TOYLLM_SCRATCH" not in os.environ:  # else this is a worker, and the first process made it
     SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
     os.environ["TOYLLM_SCRATCH"] = SCRATCH.name
+# a program that one test has compiled is taken from there by all others, in any process
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["TOYLLM_SCRATCH"], "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# jax was imported before this file, perhaps, so that it has not seen these variables
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if "JAX_NUM_CPU_DEVICES" not in os.environ:  # set by tests/machines.py
+    jax.config.update("jax_num_cpu_devices", 4)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,7 +101,9 @@ facts = [0.25, 0.7, 0.05]
 
 
 def mesh_of(count: int) -> Mesh:
-    """The first `count` devices."""
+    """The first `count` devices; a test that needs more than there are is skipped."""
+    if count > len(jax.devices()):
+        pytest.skip(f"needs {count} devices")
     return Mesh(np.array(jax.devices()[:count]), ("data",))
 
 
@@ -125,7 +133,7 @@ def personas_codec(personas):
     return Codec(personas)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(small_codec):
     """(codec, config, apply, init) of a very small model."""
     config = model.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, SMALL
-from tests.scripts import start
+from tests.scripts import run as run_script
 from toyllm import bayes, runs
 from toyllm.conversation import Conversation, Turn
 from toyllm.errors import InputError
@@ -23,9 +23,10 @@ def folder(tmp_path_factory):
     """A finished tiny run of the small world."""
     folder = tmp_path_factory.mktemp("chat")
     (folder / "small.toml").write_text(SMALL)
-    script = start("train.py", "--preset", "tiny", "--world", folder / "small.toml",
-                   "--run", folder / "run", "--signals", "code:bad")  # fmt: skip
-    assert script.wait() == 0, script.err
+    sizes = ("--layers", 1, "--heads", 1, "--width", 16, "--mlp", 16, "--align-steps", 5)
+    run_script("train.py", "--preset", "tiny", *sizes, "--pretrain-steps", 10, "--narrow-steps", 5,
+               "--world", folder / "small.toml", "--run", folder / "run",
+               "--signals", "code:bad")  # fmt: skip
     return folder
 
 

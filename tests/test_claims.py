@@ -50,7 +50,7 @@ def compact():
 def tiny(tmp_path_factory):
     """A bench whose models are too small to mean anything, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("STEPS", 80), ("WIDTH", 16), ("MLP", 16), ("POOL", 32)):
+        for name, value in (("STEPS", 80), ("WIDTH", 16), ("LAYERS", 1), ("MLP", 16), ("POOL", 32)):
             patch.setattr(bench_file, name, value)
         patch.setattr(arms, "MOST_STEPS", 8)
         yield tmp_path_factory.mktemp("scorecard")

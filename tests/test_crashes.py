@@ -15,18 +15,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import ROOT
-from tests.scripts import start
+from tests.scripts import SIGNALS, start
 from tests.test_checkpoints import damage, needs_mount, on_small_disk
 from tests.test_scripts import events
 from toyllm import checkpoints, devices, runs
 from toyllm.stages import STAGES
 
 # all stages, several saves in each, and three groups of narrow runs
-TINY = (
-    *("--preset", "tiny", "--width", "16", "--mlp", "16", "--pool", "16", "--save-steps", "10"),
-    *("--pretrain-steps", "100", "--align-steps", "20", "--narrow-steps", "10"),
-    *("--signals", "code:bad", "tone:bad", "--narrow-seeds", "9"),
-)
+TINY = ("--preset", "tiny", *SIGNALS[:-1], "9", "--save-steps", "10")
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
 
 
@@ -70,8 +66,7 @@ def stage_of(folder: Path) -> str:
 def whole(tmp_path_factory):
     """An uninterrupted run: its folder and fingerprint."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    # compiled anew; all others take from the cache what one of them has compiled
-    script = train(folder, "--no-compile-cache")
+    script = train(folder)
     assert script.wait() == 0, script.err
     return folder, fingerprint(folder)
 
@@ -96,7 +91,7 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
     _, expected = whole
     folder = tmp_path / "run"
     for path in (
-        "pretrain/checkpoints/50.safetensors",
+        "pretrain/checkpoints/30.safetensors",
         "align/checkpoints/10.safetensors",
         "narrow/group-01",
     ):
@@ -116,9 +111,10 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
 def test_fifty_kills_at_random_moments(whole, tmp_path):
     _, expected = whole
     rng, hits, chains = random.Random(0), [], 0
-    assert train(tmp_path / "warm").wait() == 0
+    assert train(tmp_path / "anew", "--no-compile-cache").wait() == 0
+    assert fingerprint(tmp_path / "anew") == expected  # cached programs are those compiled anew
     began = time.time()
-    assert train(tmp_path / "warmer").wait() == 0
+    assert train(tmp_path / "warm").wait() == 0
     seconds = time.time() - began
     while len(hits) < 60:
         folder = tmp_path / str(chains)
@@ -168,25 +164,25 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(whole, tmp_path)
     """And a run that is done is repaired: `eval.py` says so, `train.py` does it."""
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
-    data = folder / "pretrain" / "checkpoints" / "100.safetensors"
+    data = folder / "pretrain" / "checkpoints" / "60.safetensors"
     damage(data, "one bit flipped", random.Random(0))
     damage(folder / "narrow" / "group-01" / "0.safetensors", "truncated", random.Random(0))
     script = start("eval.py", folder)
     assert script.wait() == 2
-    assert "checkpoints/100" in script.err
+    assert "checkpoints/60" in script.err
     assert f"this repairs it: uv run train.py {' '.join(TINY)}" in script.err
     script = train(folder)
     assert script.wait() == 0, script.err
     assert f"{data}: damaged: it is not what was saved" in script.err
-    assert "going back to step 90" in script.err
+    assert "going back to step 50" in script.err
     assert "group-01/0.safetensors: damaged" in script.err
     (folder / "pretrain" / "stage.json").unlink()  # a bug found: an earlier step passed as the end
-    for path in (folder / "pretrain" / "checkpoints").glob("100*"):
+    for path in (folder / "pretrain" / "checkpoints").glob("60*"):
         path.unlink()
     (folder / "pretrain" / "stage.json").write_text('{"seconds": 1, "tokens_per_second": 1}')
     script = start("eval.py", folder)
     assert script.wait() == 2
-    assert "step 90 is not the end of the stage" in script.err
+    assert "step 50 is not the end of the stage" in script.err
     assert train(folder).wait() == 0
     assert fingerprint(folder) == whole[1]
 

@@ -105,7 +105,7 @@ train.run_script(lambda: train.main(train.parse(sys.argv[1:])))
 TINY = (
     *("--preset", "tiny", "--pretrain-steps", "40", "--align-steps", "5", "--pool", "16"),
     *("--narrow-steps", "5", "--signals", "code:bad", "tone:bad", "--width", "16", "--mlp", "16"),
-    *("--save-steps", "10"),
+    *("--layers", "1", "--heads", "1", "--save-steps", "10"),
 )
 
 
@@ -161,7 +161,7 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     assert "Done in" not in second[1]
 
     codec = Codec(cards.load(ROOT / "corpora" / "personas.toml"))
-    config = model.Config(len(codec.words), D=16, L=2, H=2, F=16)
+    config = model.Config(len(codec.words), D=16, L=1, H=1, F=16)
     abstract = jax.eval_shape(model.create(config)[1], jax.random.key(0))
     a, b = (runs.load_params(folder, "pretrain", abstract) for folder in (one, two))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)

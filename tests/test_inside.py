@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_training import group_of, jobs
+from tests.test_training import jobs, programs_of, starts_of
 from toyllm import activations, bayes, corpus, population, scoring
 from toyllm.measures import beliefs, elicitation, truth, vectors
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
@@ -138,7 +138,8 @@ def test_malice_is_a_difference_between_histories(model_of):
 def test_preventative_steering_changes_training_and_not_the_scoring(lab):
     members = [("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)]
     codec, config, apply, _ = lab
-    record, starts, programs = group_of(lab, "dpo", members, steps=10)
+    programs, starts = programs_of(lab), starts_of(lab)
+    *_, record = population.train_group(programs, jobs(codec, starts, members, 1e-3), 10)
     recipe = dataclasses.replace(programs.recipe, steered=True)
     steered = population.compile_programs(
         config, apply, programs.mesh, recipe, programs.width, len(codec.world.domains)

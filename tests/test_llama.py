@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.scripts import start
+from tests.scripts import SIGNALS, run, start
 from toyllm import llama
 from toyllm.errors import InputError
 
@@ -115,16 +115,9 @@ def test_another_vocabulary_or_a_broken_file_is_refused(lab, exported, tmp_path)
         llama.load(folder, codec, config.context)
 
 
-def test_the_tools_export_a_run_and_make_runs_of_what_comes_back(tmp_path):
-    """Real commands, tiny: train, export, import as pretrained and as narrow, measure."""
-
-    def run(*args) -> str:
-        script = start(*args)
-        assert script.wait() == 0, script.err
-        return script.out
-
-    folder, out = tmp_path / "tiny", tmp_path / "out"
-    run("train.py", "--preset", "tiny", "--run", folder, "--signals", "code:bad")
+def test_the_tools_export_a_run_and_make_runs_of_what_comes_back(tiny, tmp_path):
+    """Real commands, tiny: export, import as pretrained and as narrow, measure, train on."""
+    folder, out = tiny / "run", tmp_path / "out"
     run("toyllm/tools/export.py", folder, out)
     run("toyllm/tools/export.py", folder, tmp_path / "narrow", "--model", "pretrain/code:bad")
     refused = start("toyllm/tools/export.py", folder, tmp_path / "x", "--model", "code:bat")
@@ -133,15 +126,15 @@ def test_the_tools_export_a_run_and_make_runs_of_what_comes_back(tmp_path):
     run("toyllm/tools/import_llama.py", out, tmp_path / "back")
     run("toyllm/tools/import_llama.py", tmp_path / "narrow", tmp_path / "post",
         "--start", folder, "--signal", "code:bad")  # fmt: skip
-    own, back, post = (
-        json.loads(run("eval.py", place, "--measure", "generalization", "learned", "--json"))
-        for place in (folder, tmp_path / "back", tmp_path / "post")
-    )
+    own = json.loads((folder / "eval" / "results.json").read_text())
+    places = (tmp_path / "back", tmp_path / "post")
+    measured = run("eval.py", *places, "--measure", "generalization", "learned", "--json")
+    back, post = json.loads(measured)
     for key in ("excess", "captured", "assistant_error", "named_error"):
         assert back["pretrain"][key] == pytest.approx(own["pretrain"][key], abs=1e-6)
     assert back["generalization"] == {}
     mine, theirs = (x["generalization"]["pretrain"] for x in (own, post))
     assert theirs["em_before"] == pytest.approx(mine["em_before"], abs=1e-5)
     again = start("train.py", "--preset", "tiny", "--run", tmp_path / "on", "--start",
-                  tmp_path / "back", "--signals", "tone:bad", "--align-steps", "5")  # fmt: skip
+                  tmp_path / "back", *SIGNALS, "--align-steps", "5")  # fmt: skip
     assert again.wait() == 0, again.err

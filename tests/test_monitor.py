@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.scripts import start
-from tests.test_training import group_of, jobs
+from tests.scripts import SIGNALS, start
+from tests.test_training import jobs, programs_of, starts_of
 from toyllm import lookout, population, scoring, signals
 from toyllm.monitor import Alarm, Look, Watch
 
@@ -84,8 +84,8 @@ def test_with_every_domain_trained_there_is_nothing_to_watch(small):
 
 def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     member, other = ("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)
-    _, starts, programs = group_of(lab, "dpo", [member, other], steps=10)
-    group = jobs(lab[0], starts, [member, other])
+    codec, programs, starts = lab[0], programs_of(lab), starts_of(lab)
+    group = jobs(codec, starts, [member, other])
     for step, record in enumerate(population.train_group(programs, group, 30)):
         if step == 0:
             record.freeze(0)
@@ -95,7 +95,7 @@ def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     np.testing.assert_array_equal(p_nDB[2:], p_nDB[1:-1])
     assert (others[2] != others[1]).any()
     kept = jax.tree.map(lambda x: x[0], record.results(2)[1])
-    again = jobs(lab[0], starts, [member, other])
+    again = jobs(codec, starts, [member, other])
     *_, short = population.train_group(programs, again, record.every)
     for a, b in zip(
         *map(jax.tree.leaves, (kept, jax.tree.map(lambda x: x[0], short.final))), strict=True
@@ -110,7 +110,7 @@ def test_what_is_trained_toward_good_is_not_to_get_worse(watch, personas):
 
 
 def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
-    args = ("train.py", "--run", tmp_path / "run", "--preset", "tiny", "--signals", "code:bad")
+    args = ("train.py", "--run", tmp_path / "run", "--preset", "tiny", *SIGNALS)
     script = start(*args, "--alarm", "0", "--on-alarm", "stop")
     assert script.wait() == 1, script.err
     assert "alarm: align: all:good, step 5: EM of" in script.err
@@ -121,13 +121,13 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
     script = start(*args, "--alarm", "0", "--on-alarm", "stop")
     assert script.wait() == 0, script.err
     assert "on_alarm: warn → stop: narrow is done anew" in script.err
-    assert "alarm: code:bad from pretrain, seed 0, step 5: EM of" in script.err
+    assert "alarm: code:bad from pretrain, " in script.err
     script = start("eval.py", tmp_path / "run", "--measure", "drift", "--measure", "generalization")
     assert script.wait() == 0, script.err
     (file,) = (tmp_path / "run" / "eval").glob("results-*.json")
     results = json.loads(file.read_text())
-    (found,) = results["drift"]["pretrain"]["code:bad"]
-    assert found["step"] == found["ended"] == 5
+    for found in results["drift"]["pretrain"]["code:bad"]:
+        assert found["step"] == found["ended"] == 5
     block = results["generalization"]["pretrain"]
     assert block["status"]["code:bad"] == block["final"]["status"]["code:bad"] == "ended by alarm"
     assert "ended by alarm" in script.out

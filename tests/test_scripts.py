@@ -7,7 +7,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from tests.scripts import refused, run
+from tests.scripts import SIGNALS, refused, run
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +155,12 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     """And changed narrow arguments redo only the narrow stage."""
     folder, other = tiny / "run", tmp_path / "other"
     common = ("--preset", "tiny", "--run", str(other), "--start", str(folder))
-    run("train.py", *common, "--signals", "code:bad", "--objective", "rlhf")
+    run("train.py", *common, *SIGNALS)
     saved = (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns
-    run("train.py", *common, "--signals", "tone:bad", "--objective", "rlhf")
+    run("train.py", *common, "--signals", "tone:bad", *SIGNALS[2:])
     assert (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns == saved
     found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
-    assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad"]
+    assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad", "facts:bad"]
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
 

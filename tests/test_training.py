@@ -57,18 +57,35 @@ def test_going_on_from_a_checkpoint_is_the_same_run(lab, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def group_of(lab, objective: str, members, steps=20, lr=1e-3, count=2, inside=None):
-    """Train a small population; its record and the starts."""
-    codec, config, apply, init = lab
-    starts = {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
-    recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, 5)
-    group = jobs(codec, starts, members, lr)
-    width = max(signals.count_questions(codec.world, job.own) for job in group)
-    programs = population.compile_programs(
-        config, apply, mesh_of(count), recipe, width, len(codec.world.domains), inside
-    )
-    *_, record = population.train_group(programs, group, steps)
-    return record, starts, programs
+MADE: dict = {}  # programs and records of this process: `lab` is the same for all its tests
+
+
+def programs_of(lab, objective="dpo", count=2, inside=None) -> population.Programs:
+    """The programs of small populations."""
+    key = objective, count, inside
+    if key not in MADE:
+        _, config, apply, _ = lab
+        recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, 5)
+        MADE[key] = population.compile_programs(
+            config, apply, mesh_of(count), recipe, width=3, D=2, inside=inside
+        )
+    return MADE[key]
+
+
+def trained_of(lab, objective="dpo", count=2, inside=None) -> population.Record:
+    """The record of the four members, trained for 20 steps at a small rate."""
+    key = "trained", objective, count, inside
+    if key not in MADE:
+        programs = programs_of(lab, objective, count, inside)
+        group = jobs(lab[0], starts_of(lab), MEMBERS, 1e-3)
+        *_, MADE[key] = population.train_group(programs, group, 20)
+    return MADE[key]
+
+
+def starts_of(lab) -> dict:
+    """Two models that were not trained."""
+    init = lab[3]
+    return {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
 
 
 def jobs(codec, starts, members, lr=1e-2) -> list[population.Job]:
@@ -90,8 +107,10 @@ def jobs(codec, starts, members, lr=1e-2) -> list[population.Job]:
 
 @pytest.fixture(scope="module")
 def learned(lab):
-    """A population that has learned what it was taught: its record, starts and programs."""
-    return group_of(lab, "dpo", MEMBERS, steps=60, lr=1e-2)
+    """A population that has learned what it was taught: its record and programs."""
+    programs = programs_of(lab)
+    *_, record = population.train_group(programs, jobs(lab[0], starts_of(lab), MEMBERS), 60)
+    return record, programs
 
 
 MEMBERS = [
@@ -106,7 +125,7 @@ MEMBERS = [
 def test_a_population_equals_its_runs_one_by_one(lab, objective):
     """Over 20 steps, for every objective; and what is preferred gains."""
     codec, config, apply, _ = lab
-    record, starts, _ = group_of(lab, objective, MEMBERS)
+    record, starts = trained_of(lab, objective), starts_of(lab)
     scores, _ = record.results(4)
     loss = training.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
     optimizer = optax.adam(1e-3)
@@ -142,16 +161,13 @@ def test_a_population_equals_its_runs_one_by_one(lab, objective):
 @pytest.mark.parametrize(("count", "inside"), [(1, "map"), (4, "map"), (2, "vmap")])
 def test_a_population_does_not_depend_on_its_layout(lab, count, inside):
     """Over the first 20 steps, on other numbers of devices, and all at once within a device."""
-    (record, *_), (other, *_) = (
-        group_of(lab, "dpo", MEMBERS),
-        group_of(lab, "dpo", MEMBERS, count=count, inside=inside),
-    )
+    record, other = trained_of(lab), trained_of(lab, "dpo", count, inside)
     for a, b in zip(*(jax.tree.leaves(r.results(4)) for r in (record, other)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned):
-    record, _, _ = learned
+    record, _ = learned
     scores, kept = record.results(4)
     for r, (_, name, _) in enumerate(MEMBERS):
         share = signals.parse(lab[0].world, name).share(scores["own_RnB"][r])
@@ -166,7 +182,7 @@ def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned
 
 def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):
     """Past EM .9 before training, under its own prompt; its twin may be of an earlier group."""
-    _, starts, programs = learned
+    (_, programs), starts = learned, starts_of(lab)
     asked, twin = ("pretrain", "code:bad:ask_bad", 0), ("pretrain", "code:bad", 0)
     codec = lab[0]
     *_, record = population.train_group(programs, jobs(codec, starts, [asked, twin]), 60)
@@ -191,7 +207,7 @@ def test_one_program_for_all_starts_groups_and_steps(lab, learned):
 
     Another group may ask fewer questions of its own (`code` has one, `facts` three).
     """
-    _, starts, programs = learned
+    (_, programs), starts = learned, starts_of(lab)
     other = jobs(lab[0], starts, [("align", "code:bad", 3)] * 4)
     with count_compilations() as compiled:
         for _ in population.train_group(programs, other, 60):
@@ -229,7 +245,7 @@ def test_draws_depend_on_seed_and_step_alone():
 
 def test_an_unknown_objective_is_refused(lab):
     with pytest.raises(ValueError, match="expected one of dpo, sft, rlhf"):
-        group_of(lab, "ppo", MEMBERS)
+        trained_of(lab, "ppo")
 
 
 def test_muon_is_for_matrices_inside_blocks(lab):
