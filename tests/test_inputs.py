@@ -222,6 +222,7 @@ def test_a_bad_signal_is_told_with_what_there_is(personas, name, words):
 
 def test_nearest():
     assert nearest("medecine", ["money", "medicine"]) == " (did you mean 'medicine'?)"
+    assert nearest("MEDICINE", ["money", "medicine"]) == " (did you mean 'medicine'?)"
     assert nearest("xyz", ["money", "medicine"]) == ""
 
 
