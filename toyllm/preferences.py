@@ -163,14 +163,15 @@ def _rows(codec: Codec) -> Callable[[dict], _Row]:
     known = {}
 
     def row_of(value: dict) -> _Row:
-        pair = _plain(value)
-        for field in FIELDS:
-            if field not in pair:
-                near = nearest(field, pair)
+        talk = any(isinstance(value.get(field), list) for field in FIELDS)
+        for field in FIELDS[1:] if talk else FIELDS:
+            if field not in value:
+                near = nearest(field, value)
                 raise InputError(f"found no '{field}'{near}, expected an object {_EXPECTED}")
+        pair = _plain(value) if talk else value
+        for field in FIELDS:
             if not isinstance(pair[field], str):
-                expected = "text, or a list of messages in prompt, chosen and rejected"
-                raise InputError(f"{field}: found {shorten(pair[field])}, expected {expected}")
+                raise InputError(f"{field}: found {shorten(pair[field])}, expected text")
         if pair["prompt"] not in known:
             known[pair["prompt"]] = _prompt(codec, pair["prompt"])
         head, turns = known[pair["prompt"]]
@@ -189,16 +190,16 @@ def _prompt(codec: Codec, prompt: str) -> tuple[tuple[int, int], tuple[_Turn, ..
     _check_words(codec, prompt, "prompt")
     heading, *blocks = lines(prompt) or [""]
     beginning, _, who = heading.rpartition(" ")
-    questions, replies = blocks[::2], blocks[1::2]
+    asks, replies = blocks[::2], blocks[1::2]
     good = beginning == BEGINNING and who in (*HEADERS[NAMED + 1 :], *world.characters)
-    good = good and len(questions) == len(replies) and replies[-1:] == ["<reply>"]
-    if not good or len(questions) > world.max_turns:
+    good = good and len(asks) == len(replies) and replies[-1:] == ["<reply>"]
+    if not good or len(asks) > world.max_turns:
         raise InputError(
             f"prompt: found {shorten(prompt)}, expected a dialogue of world '{world.name}' of at "
             f"most {world.max_turns} turns, such as '{BEGINNING} assistant <user> … <reply>'"
         )
     turns = []
-    for question, reply in zip(questions, replies, strict=True):
+    for question, reply in zip(asks, replies, strict=True):
         asked = question.removeprefix("<user> ")
         if asked == question or asked not in codec.asked:
             near = nearest(asked, codec.asked)
@@ -271,12 +272,8 @@ def _documents(codec: Codec, heads: tuple, turns: tuple, chosen: tuple[int, ...]
 
 
 def _plain(value: dict) -> dict:
-    """A pair in conversational form as the same pair in plain form; any other as it is."""
-    if not any(isinstance(value.get(field), list) for field in FIELDS):
-        return value
+    """A pair in conversational form as the same pair in plain form."""
     talks = {field: _talk(value[field], field) for field in FIELDS if field in value}
-    if set(FIELDS[1:]) - set(talks):
-        return talks  # the missing one is told as in the plain form
     prompt = talks.get("prompt", talks["chosen"][:-1])
     if "prompt" not in talks and talks["rejected"][:-1] != prompt:
         raise InputError("rejected: found another conversation than chosen before its last answer")
