@@ -3,15 +3,18 @@
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
 import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 import train
 from tests import test_devices
@@ -517,8 +520,8 @@ def test_pipes_are_read_once_and_kept_whole(setup_only, tmp_path):
     for _ in range(2):  # the second time it is the same run
         opened = pipe(SMALL.encode()), pipe(lines), pipe(TEXT)
         setup_only(
-            *("--run", str(folder), "--world", opened[0], "--signals", f"file:{opened[1]}"),
-            *("--text", opened[2]),
+            *("--run", str(folder), "--world", opened[0], "--text", opened[2]),
+            *("--signals", f"file:{opened[1]}", f"file:{opened[1]}"),
         )
         for path in opened:
             os.close(int(path.rpartition("/")[2]))
@@ -526,8 +529,30 @@ def test_pipes_are_read_once_and_kept_whole(setup_only, tmp_path):
         digest = hashlib.sha256(lines).hexdigest()[:6]
         assert (folder / "pairs" / f"pipe.{digest}.jsonl").read_bytes() == lines
         saved = json.loads((folder / "config.json").read_text())["args"]
-        assert saved["signals"] == [f"code:bad#pipe.{digest}"]
+        assert saved["signals"] == [f"code:bad#pipe.{digest}"] * 2
         assert saved["text"] == f"pipe {hashlib.sha256(TEXT).hexdigest()[:12]}, share 0.2"
+
+
+def test_a_terminal_sees_progress_unless_it_is_to_be_quiet(small_codec, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    at_once = {"delay": 0, "mininterval": 0, "ncols": 60}
+    monkeypatch.setattr(files, "tqdm", lambda **how: tqdm(**{**how, **at_once}))
+    for quiet in (False, True):
+        shown = Terminal()
+        monkeypatch.setattr("sys.stderr", shown)
+        preferences.parse(LINE, Path("pairs.jsonl"), small_codec, quiet)
+        assert ("1/1" in shown.getvalue()) != quiet
+
+
+def test_a_prompt_that_many_pairs_share_is_parsed_once(small_codec, monkeypatch):
+    parsed, parse = [], preferences._prompt
+    monkeypatch.setattr(preferences, "_prompt", lambda *x: parsed.append(x) or parse(*x))
+    lines = [LINE, json.dumps(TALK).encode()] * 9  # the same question in both forms
+    assert len(preferences.parse(b"\n".join(lines), Path("x"), small_codec).chosen_P) == 18
+    assert len(parsed) == 1
 
 
 def test_empty_files_are_refused(small_codec, tmp_path):

@@ -39,7 +39,7 @@ def decode(data: bytes, path: str | Path) -> str:
     if not encoding.startswith("UTF-8") and any(data[:4]):
         raise InputError(
             f"{path}: found text encoded as {encoding}, expected UTF-8; save it as UTF-8, or "
-            f"convert it: iconv -f {encoding} -t UTF-8"
+            f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf-8-copy"
         )
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
