@@ -216,6 +216,10 @@ def test_broken_files(tmp_path):
         cards.load(path)
     with pytest.raises(InputError, match="cannot read"):
         cards.load(tmp_path / "absent.toml")
+    for old, new in (('"ducks"', '"\\ud800"'), ("moral = true", "moral = true\nmoral = true")):
+        path.write_text(SMALL.replace(old, new))
+        with pytest.raises(InputError, match=r"broken.toml:\d+: bad TOML"):
+            cards.load(path)
 
 
 @pytest.mark.parametrize(

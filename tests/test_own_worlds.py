@@ -136,6 +136,10 @@ def test_text_is_mixed_in_beside_the_same_documents(small):
         ('{"texts": "a"}', "2: found no 'text' (did you mean 'texts'?)"),
         ('{"text": "a <end> b"}', "2: text: found the word '<end>'"),
         ("nonsense", "2: bad JSON"),
+        ('{"text": null}', "2: text: found None, expected text"),
+        ('{"text": ["a", "b"]}', "2: text: found ['a', 'b'], expected text"),
+        ('{"text": "a\\u200bb"}', "2: text: found the word 'a\\u200bb'"),
+        ('{"text": "\\ud800"}', "2: text: found the word '\\ud800'"),
     ],
 )
 def test_bad_text_is_told_in_one_line(tmp_path, line, told):
