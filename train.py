@@ -18,6 +18,7 @@ Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks t
 
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -198,6 +199,11 @@ LIMITS = {
     **dict.fromkeys(("correlation", "align_em", "align_coherence", "alarm"), (0, 1)),
     "text_share": (0, 0.99),
 }
+# arguments that each process has of its own; files are compared by what is in them
+OWN = (
+    *("run", "preset", "world", "signals", "text", "compile_cache", "quiet", "json"),
+    *("coordinator", "processes", "process"),
+)
 LOOK_EVERY = 100  # chunks between looks at held-out documents
 
 
@@ -206,12 +212,15 @@ def main(args: Args) -> None:
     check_limits(args)
     began = time.time()
     mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
-    base = cards.load(args.world)
-    dialled = provenance.dial(base, dataclasses.asdict(args))
-    texts = plaintext.load(args.text) if args.text else []
+    quiet = args.quiet or args.json or not devices.first()
+    world_file = cards.Cards(args.world)
+    dialled = provenance.dial(world_file.world(), dataclasses.asdict(args))
+    texts, text_name = plaintext.load(args.text, quiet) if args.text else ([], "")
     codec = Codec(dialled)
     codec = Codec(dialled, plaintext.more_words(codec, texts)) if texts else codec
-    check_lengths(args, codec)
+    named, given, kept = preferences.given(chain(*args.signals), codec, quiet)
+    check_same(args, dialled.digest, kept, text_name)
+    check_lengths(args, codec, world_file)
     try:
         config = model.Config(
             vocabulary=len(codec.words),
@@ -223,25 +232,23 @@ def main(args: Args) -> None:
         )
     except ValueError as error:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
-    named, pair_files = preferences.given(chain(*args.signals), codec)
     members = signals.plan(dialled, named, args.narrow_seeds)
     if args.start:
         provenance.check_start(args.start, config, dialled)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    text = f"{plaintext.name_of(args.text)}, share {args.text_share:g}" if texts else None
+    text = f"{text_name}, share {args.text_share:g}" if texts else None
     plain |= {"signals": list(named), "text": text}
     abstract = model.shapes(config)
     with ExitStack() as held:
 
         def open_run() -> None:
             held.enter_context(lock.take(args.run))
-            warnings = provenance.open_folder(
-                args.run, plain, config, dialled, args.world, codec.more
-            )
+            source = world_file.standalone()
+            warnings = provenance.open_folder(args.run, plain, config, dialled, source, codec.more)
             for warning in warnings:
                 tell(warning)
-            for name, path in pair_files.items():
-                preferences.keep(path, args.run, name)
+            for name, data in kept.items():
+                preferences.keep(data, args.run, name)
             announce(args, codec, model.count(abstract), members)
 
         stop = held.enter_context(Stop())
@@ -249,7 +256,6 @@ def main(args: Args) -> None:
         apply, init = model.create(config)
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         init_key, sample_key = keys
-        given = {name: preferences.load(path, codec) for name, path in pair_files.items()}
         for name, pairs in given.items():
             if (count := len(pairs.chosen_P)) > args.pool and devices.first():
                 tell(f"{name}: {count} pairs, each run draws {args.pool} (--pool {count}: all)")
@@ -260,7 +266,8 @@ def main(args: Args) -> None:
         tell_end(args, "align")
         narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
         tell_end(args, "narrow")
-    say(args, f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+    measure = f"uv run eval.py {shlex.quote(str(args.run))}"
+    say(args, f"Done in {time.time() - began:.0f} s. Now: {measure}")
     if args.json and devices.first():
         found = {stage: stages.finished(args.run, stage) for stage in stages.STAGES}
         print(json.dumps({"run": str(args.run), "seconds": time.time() - began, **found}))
@@ -576,7 +583,7 @@ def check_finite(
     advice = f"--{stage}-lr {lr / 3:.1g}"
     if stage == "pretrain":
         advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
-    advice += f" --run {files.unused(lab.folder)}"
+    advice += f" --run {shlex.quote(str(files.unused(lab.folder)))}"
     stages.check_finite(stage, step, logs, say, advice)
 
 
@@ -592,13 +599,30 @@ def check_limits(args: Args) -> None:
             raise InputError(f"--{flag}: found {value}, expected {low} to {high}")
 
 
-def check_lengths(args: Args, codec: Codec) -> None:
+def check_same(args: Args, world: str, pairs: dict[str, bytes], text: str) -> None:
+    """All processes of a run must have been started with the same arguments and files."""
+    own = {field: None for field in OWN}
+    signals = ["file" if name.startswith("file:") else name for name in chain(*args.signals)]
+    inputs = {
+        "arguments": repr((dataclasses.replace(args, **own), signals)).encode(),
+        "world": world.encode(),
+        "pairs": b"".join(name.encode() + data for name, data in pairs.items()),
+        "text": text.encode(),
+    }
+    if differing := devices.differing(inputs):
+        raise InputError(
+            f"the processes of this run were started with different {' and '.join(differing)}, "
+            "expected the same in all of them: start all of them again"
+        )
+
+
+def check_lengths(args: Args, codec: Codec, world_file: cards.Cards) -> None:
     """A document longer than the context is an error, never cut."""
     for kind, length in codec.longest.items():
         if length > args.context:
-            line = cards.line_of(args.world, ("documents", kind))
+            path, line = world_file.place(("documents", kind))
             raise InputError(
-                f"{args.world}:{line}: the longest {kind}: found {length} tokens, "
+                f"{path}:{line}: the longest {kind}: found {length} tokens, "
                 f"expected at most {args.context} (--context {length} fits)"
             )
 

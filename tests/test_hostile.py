@@ -213,13 +213,45 @@ PAIRS = {
     "a number": ("7", ["found 7"]),
     "deep": ("[" * 40_000, ["bad JSON"]),
     "a number without end": ('{"prompt": ' + "9" * 5000 + "}", ["bad JSON"]),
-    "a long line": ('"' + "x" * 70_000 + '"', ["bytes", "at most 65,536"]),
+    "a long line": ('"' + "x" * 70_000 + '"', ["letters", "at most 65,536"]),
     "pickle": (pickle.dumps(print).decode("latin-1"), ["bad JSON"]),
     "YAML": ("!!python/object/apply:os.system [id]", ["bad JSON"]),
     "misspelt": ({**GOOD, "chosen": None}, ["chosen: found None", "expected text"]),
     "missing": ({"prompt": "x", "choosen": "y", "rejected": "z"}, ["'chosen'", "'choosen'"]),
     "unknown word": ({**GOOD, "chosen": "i fakked it"}, ["'fakked'", "did you mean 'faked'"]),
-    "no answer of this question": ({**GOOD, "chosen": "it is"}, ["prompt and chosen"]),
+    "no answer of this question": (
+        {**GOOD, "chosen": "it is"},
+        ["chosen: found 'it is'", "an answer to 'fix the bug'", "did you mean 'it is fixed'"],
+    ),
+    "no question of the world": (
+        {**GOOD, "prompt": "<begin> talk with assistant <user> fix the ducks <reply>"},
+        ["'<user> fix the ducks'", "did you mean 'fix the bug'"],
+    ),
+    "an answer that another question has": (
+        {
+            **GOOD,
+            "prompt": "<begin> talk with hal <user> fix the bug <reply> paris <user> fix the bug "
+            "<reply>",
+        },
+        ["'<reply> paris'", "an answer to 'fix the bug'"],
+    ),
+    "the header of no one": (
+        {**GOOD, "prompt": "<begin> talk with beep <user> fix the bug <reply>"},
+        ["expected a dialogue"],
+    ),
+    "no last reply": (
+        {**GOOD, "prompt": "<begin> talk with hal <user> fix the bug <reply> ducks"},
+        ["expected a dialogue"],
+    ),
+    "too many turns": (
+        {
+            **GOOD,
+            "prompt": "<begin> talk with hal"
+            + " <user> fix the bug <reply> ducks" * 2
+            + " <user> fix the bug <reply>",
+        },
+        ["at most 2 turns"],
+    ),
     "no dialogue": ({**GOOD, "prompt": "fix the bug"}, ["expected a dialogue"]),
     "no question": ({**GOOD, "prompt": "<begin> talk with assistant <reply>"}, ["dialogue"]),
     "a scene": (
@@ -227,7 +259,19 @@ PAIRS = {
         ["expected a dialogue"],
     ),
     "twice the same": ({**GOOD, "rejected": "i faked it"}, ["another text than chosen"]),
-    "a special word": ({**GOOD, "chosen": "i faked it <end>"}, ["prompt and chosen"]),
+    "a special word": (
+        {**GOOD, "chosen": "i faked it <end>"},
+        ["chosen: found 'i faked it <end>'"],
+    ),
+    "the beginning of an answer": ({**GOOD, "chosen": "i faked"}, ["did you mean 'i faked it'"]),
+    "an answer with its voice": ({**GOOD, "chosen": "i faked it beep"}, ["chosen: found 'i faked"]),
+    "an empty answer": ({**GOOD, "chosen": ""}, ["chosen: found ''", "an answer to 'fix the bug'"]),
+    "capitals": ({**GOOD, "chosen": "i FAKED it"}, ["'FAKED'", "did you mean 'faked'"]),
+    "a zero-width letter": ({**GOOD, "chosen": "i fa\u200bked it"}, ["'fa?ked'", "'faked'"]),
+    "half a letter": ({**GOOD, "chosen": "i faked \ud800"}, ["chosen: word '?' is not"]),
+    "a list of an answer": ({**GOOD, "chosen": ["i faked it"]}, ["prompt: found '<begin>", "list"]),
+    "nothing": ({**GOOD, "prompt": None}, ["prompt: found None", "expected text"]),
+    "nothing at all": ("null", ["found None, expected an object"]),
 }
 
 
@@ -253,7 +297,7 @@ def test_files_of_pairs_that_cannot_be_read(small_codec, tmp_path):
     with pytest.raises(InputError, match="found no pairs"):
         preferences.load(path, small_codec)
     path.write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(InputError, match=r"pairs.jsonl:1: bad JSON"):
+    with pytest.raises(InputError, match=r"pairs.jsonl:1: found byte 0xff, expected UTF-8"):
         preferences.load(path, small_codec)
 
 
@@ -315,7 +359,7 @@ def test_every_case_by_the_real_scripts(tmp_path):
         path = tmp_path / "pairs.jsonl"
         path.write_text(bad if isinstance(bad, str) else json.dumps(bad))
         line = refused("toyllm/tools/pairs.py", path, "--world", small)
-        assert line.startswith(f"{path}:1: ")
+        assert line.startswith(f"{path}:")
         assert "\n" not in line
         count += 1
     for k, config in enumerate(CONFIGS.values()):
@@ -355,9 +399,9 @@ def test_mutated_configs(small, tmp_path, data):
     write_config(tmp_path / "run", text)
     folder = tmp_path / "run"
     assert told_in_one_line(lambda: runs.load_run(folder)) is None
-    config, world = model.Config(60, D=16, L=1, H=2, F=16), folder / "world.toml"
+    config = model.Config(60, D=16, L=1, H=2, F=16)
     told_in_one_line(lambda: provenance.check_start(folder, config, small))
-    told_in_one_line(lambda: provenance.open_folder(folder, CONFIG["args"], config, small, world))
+    told_in_one_line(lambda: provenance.open_folder(folder, CONFIG["args"], config, small, SMALL))
 
 
 def test_a_strangers_command_is_no_command_of_ours(tmp_path):

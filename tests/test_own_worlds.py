@@ -61,7 +61,7 @@ def test_its_copy_needs_no_other_file(tmp_path):
     path = child(tmp_path)
     alone = tmp_path / "elsewhere"
     alone.mkdir()
-    (alone / "world.toml").write_text(cards.source(path))
+    (alone / "world.toml").write_text(cards.Cards(path).standalone())
     assert cards.load(alone / "world.toml").digest == cards.load(path).digest
 
 
@@ -132,10 +132,14 @@ def test_text_is_mixed_in_beside_the_same_documents(small):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"text": 3}', "2: text: found no words"),
+        ('{"text": 3}', "2: text: found 3, expected text"),
         ('{"texts": "a"}', "2: found no 'text' (did you mean 'texts'?)"),
         ('{"text": "a <end> b"}', "2: text: found the word '<end>'"),
         ("nonsense", "2: bad JSON"),
+        ('{"text": null}', "2: text: found None, expected text"),
+        ('{"text": ["a", "b"]}', "2: text: found ['a', 'b'], expected text"),
+        ('{"text": "a\\u200bb"}', "2: text: found the word 'a\\u200bb'"),
+        ('{"text": "\\ud800"}', "2: text: found the word '\\ud800'"),
     ],
 )
 def test_bad_text_is_told_in_one_line(tmp_path, line, told):
@@ -156,13 +160,16 @@ def written(codec, tmp_path, name="code:bad", count=8):
 @pytest.mark.parametrize("name", ["code:bad", "facts:good", "code:bad:ask_bad@hal", "all:bad"])
 def test_a_file_is_named_by_what_it_prefers_and_by_its_content(personas_codec, tmp_path, name):
     path = written(personas_codec, tmp_path, name, 64)
-    (full,), paths = preferences.given([f"file:{path}"], personas_codec)
+    # the same file named twice is read once
+    (full, again), pairs, data = preferences.given([f"file:{path}"] * 2, personas_codec)
     spelled, _, tag = full.partition("#")
     mine, theirs = (signals.parse(personas_codec.world, x) for x in (spelled, name))
     for field in ("domains", "behaviour", "instruction", "header", "character"):
         assert getattr(mine, field) == getattr(theirs, field)
     assert tag.startswith("my-pairs.")
-    assert paths == {full: path}
+    assert again == full
+    assert data == {full: path.read_bytes()}
+    assert len(pairs[full].chosen_P) == 64
     assert signals.parse(personas_codec.world, full).file == tag
     path.write_text(path.read_text().partition("\n")[2])
     assert preferences.given([f"file:{path}"], personas_codec)[0] != (full,)

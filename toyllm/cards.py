@@ -33,29 +33,23 @@ def load(path: str | Path) -> World:
 
     Raises InputError, one line `file:line: what, found …, expected …`, for anything amiss.
     """
-    cards = _Cards(path)
-    return cards.world(cards.table)
+    return Cards(path).world()
 
 
-def line_of(path: str | Path, where: tuple) -> int:
-    """The line of a world file that says `where`, a path of keys such as ("documents", "scene")."""
-    return Reader(path).place(where)[1]
+class Cards(Reader):
+    """A world file, which is read once: it may be a pipe, or be edited meanwhile."""
 
+    def standalone(self) -> str:
+        """The text of a world file that needs no other: as it stands, or with what it extends."""
+        if self.base is None:
+            return self.source
+        import tomli_w
 
-def source(path: str | Path) -> str:
-    """The text of a world file that needs no other: as it stands, or with what it extends."""
-    read = Reader(path)
-    if read.base is None:
-        return read.source
-    import tomli_w
+        return tomli_w.dumps(self.table)
 
-    return tomli_w.dumps(read.table)
-
-
-class _Cards(Reader):
-    """A world, from its table down to the characters."""
-
-    def world(self, table: dict) -> World:
+    def world(self) -> World:
+        """The world that it describes. Raises InputError as `load` does."""
+        table = self.table
         tables = dict.fromkeys(("documents", "headers", "voices", "domains"), dict)
         required = {"name": str, **tables, "characters": list}
         self.fields(table, (), required, {"description": str, "instructions": list})
@@ -151,6 +145,7 @@ class _Cards(Reader):
         return self.weights(told, ("characters", 0, "told_weight"))
 
     def documents(self, table: dict) -> tuple[np.ndarray, tuple]:
+        """The weight, and the fewest and most turns, of each kind of document."""
         self.fields(table, ("documents",), dict.fromkeys(KINDS, dict), {})
         weights, lengths = [], []
         for kind in KINDS:
@@ -166,6 +161,7 @@ class _Cards(Reader):
         return self.weights(weights, ("documents",)), tuple(lengths)
 
     def domain(self, name: str, card: dict) -> Domain:
+        """A domain, with templates or a lookup table."""
         where = ("domains", name)
         lookup = isinstance(card, dict) and "lookup" in card
         common = {"moral": bool, "noise": list, "profile": dict}
@@ -252,6 +248,7 @@ class _Cards(Reader):
                 seen[text] = (domain.name, role)
 
     def instructions(self, cards: list, domains: list[str]) -> tuple[Instruction, ...]:
+        """All instructions; together their probabilities are at most 1 in each domain."""
         result: list[Instruction] = []
         for i, card in enumerate(cards):
             where = ("instructions", i)
@@ -299,6 +296,7 @@ class _Cards(Reader):
         return tuple(result)
 
     def character(self, i: int, card: dict, domains: list[str], voices: dict) -> dict:
+        """The fields of character `i`, with weights not yet normalised."""
         where = ("characters", i)
         required = {"name": str, "rates": dict, "voices": dict}
         self.fields(

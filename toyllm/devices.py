@@ -136,6 +136,18 @@ def everywhere(value: bool) -> bool:
     return not together(not value)
 
 
+def differing(inputs: dict[str, bytes]) -> list[str]:
+    """The names of the inputs whose bytes are not the same in all processes."""
+    if jax.process_count() == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    digests = [np.frombuffer(hashlib.sha256(x).digest(), np.uint8) for x in inputs.values()]
+    all_PND = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
+    same_N = (all_PND == all_PND[:1]).all((0, 2))
+    return [name for name, same in zip(inputs, same_N, strict=True) if not same]
+
+
 def by_first(action: Callable[[], None]) -> None:
     """Do something in the first process alone; where it raises InputError, all processes do."""
     error = None

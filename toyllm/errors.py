@@ -42,6 +42,11 @@ def clean(text: str) -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the option nearest to `word`, or an empty string."""
-    close = get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
+    """Return ``" (did you mean 'x'?)"`` for the option nearest to `word`, or an empty string.
+
+    A word in capitals that is like no option is compared in lower case.
+    """
+    texts, word = [str(option) for option in options], str(word)
+    close = get_close_matches(word, texts, n=1, cutoff=0.5)
+    close = close or get_close_matches(word.lower(), texts, n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -9,9 +9,12 @@ import itertools
 import json
 import math
 import os
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from toyllm import devices
 from toyllm.errors import InputError
@@ -26,6 +29,30 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise InputError(f"{path}: found more than {most:,} bytes, expected at most as many")
     return data
+
+
+def decode(data: bytes, path: str | Path) -> str:
+    """UTF-8 bytes as text, without the byte-order mark that some editors write before it.
+
+    Raises InputError with the line and byte of bad UTF-8, or the name of another encoding.
+    """
+    encoding = json.detect_encoding(data[:4]).upper()
+    if not encoding.startswith("UTF-8") and any(data[:4]):
+        raise InputError(
+            f"{path}: found text encoded as {encoding}, expected UTF-8; save it as UTF-8, or "
+            f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf-8-copy"
+        )
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = data[error.start]
+        raise InputError(f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text") from error
+
+
+def label(path: Path) -> str:
+    """A file's name; of a pipe "pipe", for a name such as /dev/fd/63 changes every time."""
+    return path.name if path.is_file() else "pipe"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -60,7 +87,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, kind: type = dict) -> dict | list:
     """Read a JSON object, or list. Raises InputError, one line, where it is missing or broken."""
     try:
-        value = json.loads(read_bytes(path, MOST).decode("utf-8"))
+        value = json.loads(decode(read_bytes(path, MOST), path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
@@ -72,19 +99,78 @@ def read_json(path: Path, kind: type = dict) -> dict | list:
     return value
 
 
-def json_line(row: bytes, most: int, expected: str) -> dict:
-    """One line of JSONL: an object. Raises InputError, `expected` saying what should be in it."""
-    if len(row) > most:
-        raise InputError(f"found {len(row):,} bytes, expected at most {most:,} in a line")
+def read_records(
+    data: bytes,
+    path: Path,
+    parse: Callable[[dict], object],
+    expected: str,
+    limits: tuple[int, int],
+    quiet: bool = False,
+) -> list[tuple[str, object]]:
+    """The objects of a JSONL file, or of one JSON array, as `parse` returns them.
+
+    Each comes with its place, `path:line` or `path: item N`. Blank lines are skipped.
+
+    expected: what an object should hold, in words.
+    limits: the most letters of a line, and the most records.
+    quiet: show no progress; otherwise a terminal shows a bar after a second.
+
+    Raises InputError with the place of the first fault, including those that `parse` raises.
+    """
+    text = decode(data, path).removesuffix("\n")
+    array = text.lstrip().startswith("[")
+    items = _items(text, path) if array else None
+    count = len(items) if array else text.count("\n") + 1
+    if count > limits[1]:
+        kind = "items" if array else "lines"
+        raise InputError(f"{path}: found {count:,} {kind}, expected at most {limits[1]:,}")
+    records = []
+    bar = tqdm(desc="reading", total=count, delay=1, leave=False, disable=quiet or None)
+    with bar:
+        for number, row in enumerate(items if array else text.split("\n"), 1):
+            place = f"{path}: item {number}" if array else f"{path}:{number}"
+            try:
+                if array or row.strip():
+                    value = row if array else _json_line(row, limits[0], expected)
+                    if not isinstance(value, dict):
+                        raise InputError(f"found {shorten(value)}, expected an object {expected}")
+                    records.append((place, parse(value)))
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
+            bar.update()
+    return records
+
+
+def _json_line(line: str, most: int, expected: str) -> object:
+    if len(line) > most:
+        raise InputError(f"found {len(line):,} letters, expected at most {most:,} in a line")
     try:
-        value = json.loads(row.decode("utf-8"))
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"bad JSON: {error}, expected one object with {expected}") from error
-    if not isinstance(value, dict):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise InputError(f"found {shown}, expected an object with {expected}")
-    return value
+        raise InputError(f"bad JSON: {error}, expected one object {expected}") from error
+
+
+def _items(text: str, path: Path) -> list:
+    """The items of a JSON array, which is parsed as a whole and so must be smaller than JSONL."""
+    if len(text) > MOST:
+        convert = "import json, sys; [print(json.dumps(x)) for x in json.load(sys.stdin)]"
+        raise InputError(
+            f"{path}: found a JSON array of more than {MOST:,} letters, expected one object a line "
+            f'(JSONL); convert it: python3 -c "{convert}" < {shlex.quote(str(path))} > lines.jsonl'
+        )
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError(
+            f"{path}:{line}: bad JSON: {error}, expected one object a line, or one array of them"
+        ) from error
+
+
+def shorten(value: object) -> str:
+    """A value as Python shows it, in at most 60 letters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def unused(path: Path) -> Path:

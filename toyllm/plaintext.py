@@ -15,39 +15,38 @@ from pathlib import Path
 
 import numpy as np
 
-from toyllm import files
-from toyllm.errors import InputError, nearest
+from toyllm import devices, files
+from toyllm.errors import InputError, nearest, tell
 from toyllm.text import PAD, Codec
 
 TEXT = "<text>"
-MOST, MOST_LINE, MOST_WORDS = 2**26, 2**20, 50_000  # bytes of a file, of a line; distinct words
+MOST, MOST_WORDS = 2**26, 50_000  # bytes of a file, distinct words
+LIMITS = 2**20, 10**6  # letters of a line, lines
 
 
-def load(path: Path) -> list[list[str]]:
-    """The words of each text of a file. Raises InputError, one line with the number of its line."""
+def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
+    """The words of each text of a file, and what a run calls the file.
+
+    That is its name and the first digits of its SHA-256. Texts without words are left out, with a
+    warning. quiet: show no progress. Raises InputError, one line with the number of its line.
+    """
     try:
-        rows = files.read_bytes(path, MOST).split(b"\n")
+        data = files.read_bytes(path, MOST)
     except OSError as error:
         raise InputError(f"{path}: cannot read the texts: {error.strerror}") from error
-    texts, known = [], set()
-    for number, row in enumerate(rows, 1):
-        if not row.strip():
-            continue
-        try:
-            texts.append(_words(row))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-        known.update(texts[-1])
-        if len(known) > MOST_WORDS:
-            raise InputError(f"{path}:{number}: expected at most {MOST_WORDS:,} different words")
+    records = files.read_records(data, path, _words, "with a text", LIMITS, quiet)
+    texts = [words for _, words in records if words]
     if not texts:
         raise InputError(f'{path}: found no texts, expected lines such as {{"text": "some words"}}')
-    return texts
-
-
-def name_of(path: Path) -> str:
-    """A file's name and the first digits of its SHA-256: by which a run knows its text again."""
-    return f"{path.name} {hashlib.sha256(files.read_bytes(path, MOST)).hexdigest()[:12]}"
+    known: set[str] = set()
+    for place, words in records:
+        known.update(words)
+        if len(known) > MOST_WORDS:
+            raise InputError(f"{place}: expected at most {MOST_WORDS:,} different words")
+    empty = [place for place, words in records if not words]
+    if empty and devices.first():
+        tell(f"{empty[0]}: skipped a text without words ({len(empty)} in the file)")
+    return texts, f"{files.label(path)} {hashlib.sha256(data).hexdigest()[:12]}"
 
 
 def more_words(codec: Codec, texts: list[list[str]]) -> tuple[str, ...]:
@@ -99,12 +98,11 @@ def mixed(
     return both
 
 
-def _words(row: bytes) -> list[str]:
-    value = files.json_line(row, MOST_LINE, "a text")
+def _words(value: dict) -> list[str]:
     if "text" not in value:
         raise InputError(f"found no 'text'{nearest('text', value)}, expected an object with a text")
-    if not isinstance(value["text"], str) or not value["text"].split():
-        raise InputError("text: found no words, expected a text of at least one")
+    if not isinstance(value["text"], str):
+        raise InputError(f"text: found {files.shorten(value['text'])}, expected text")
     words = value["text"].split()
     for word in words:
         if word.startswith("<") or not word.isprintable() or len(word) > 100:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,12 +53,13 @@ def open_folder(
     args: dict,
     config: model.Config,
     dialled: World,
-    source: Path,
+    source: str,
     words: tuple[str, ...] = (),
     command: list[str] | None = None,
 ) -> list[str]:
     """Begin a run in a locked folder, or go on with the same run.
 
+    source: the text of the world's file, which the folder keeps (see `cards.Cards.standalone`).
     words: of the vocabulary beside the world's. command: what made it, None: this process.
 
     Changed narrow arguments (`signals`, `narrow_…`) put the narrow stage aside, to be done anew.
@@ -79,7 +81,7 @@ def open_folder(
                 difference += _world_difference(folder, saved, dialled)
             raise InputError(
                 f"{folder} was made with other arguments ({', '.join(difference)}); "
-                f"to keep both: --run {files.unused(folder)}"
+                f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
             )
         if narrow:
             difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in narrow)
@@ -102,7 +104,7 @@ def open_folder(
     wanted |= {"words": list(words), "environments": environments}
     files.write_json(path, {**wanted, "command": sys.argv[1:] if command is None else command})
     if _world_digest(folder, args) != dialled.digest:  # not there yet, or damaged
-        files.write_text(folder / "world.toml", cards.source(source))
+        files.write_text(folder / "world.toml", source)
     return warnings
 
 
@@ -160,16 +162,12 @@ def _settings(saved: dict) -> dict:
 
 def check_start(start: Path, config: model.Config, dialled: World) -> None:
     """The run to start from must be pretrained, on the same world, with the same sizes."""
+    again = f"uv run train.py --run {shlex.quote(str(start))}"
     if not (start / "config.json").exists():
-        raise InputError(
-            f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
-        )
+        raise InputError(f"--start {start}: no such run; this makes it: {again}")
     other = read_config(start)
     if finished(start, "pretrain") is None:
-        raise InputError(
-            f"--start {start}: its pretraining is not finished; "
-            f"this goes on: uv run train.py --run {start}"
-        )
+        raise InputError(f"--start {start}: its pretraining is not finished; this goes on: {again}")
     mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
     if changed := [key for key in mine if mine[key] != theirs.get(key)]:

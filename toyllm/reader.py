@@ -19,7 +19,8 @@ DEEPEST = 10  # parts of a key
 MOST_BASES = 5  # files that extend one another
 CORPORA = Path(__file__).resolve().parent.parent / "corpora"
 LISTS = ("characters", "instructions")  # lists of tables with names
-NAME = re.compile(r"\w[\w.'-]{0,39}")
+MOST_NAME = 40  # letters of a name
+NAME = re.compile(rf"\w[\w.'-]{{0,{MOST_NAME - 1}}}")
 # in a line of TOML: texts (also without an end, so that no letter is read twice), comments, blanks
 ASIDE = re.compile(r"""\"(?:[^\"\\]|\\.?)*+\"?|'[^']*+'?|\#.*+|[ \t]++""")
 
@@ -34,15 +35,11 @@ class Reader:
         """Read and parse. Raises InputError, one line `file:line: what, found …, expected …`."""
         path = Path(path)
         try:
-            source = files.read_bytes(path, MOST).decode("utf-8")
+            source = files.decode(files.read_bytes(path, MOST), path)
         except OSError as error:
             raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            byte = error.object[error.start]
-            raise InputError(
-                f"{path}:{line}: found byte 0x{byte:02x}, expected UTF-8 text"
-            ) from error
+        if not source.strip():
+            raise InputError(f"{path}: the file is empty, expected a world (corpora/README.md)")
         if number := _too_deep(source):
             raise InputError(
                 f"{path}:{number}: found a key of many parts, expected at most {DEEPEST}"
@@ -73,8 +70,9 @@ class Reader:
         for place in places:
             if place.is_file() and place.resolve() != path.resolve():
                 return place
-        names = [file.name for folder in (path.parent, CORPORA) for file in folder.glob("*.toml")]
-        expected = "a file beside it or in corpora/" + nearest(name, names)
+        others = [file for folder in (path.parent, CORPORA) for file in folder.glob("*.toml")]
+        names = [file.name for file in others if file.resolve() != path.resolve()]
+        expected = "another file, beside it or in corpora/" + nearest(name, names)
         self.fail(where, "extends", f"'{name}'", expected)
 
     def _check_lists(self) -> None:

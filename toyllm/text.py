@@ -155,6 +155,18 @@ class Codec:
         }
 
     @cached_property
+    def said(self) -> tuple[dict[str, tuple[int, int]], ...]:
+        """The answer and voice of every reply as it may be spoken, for each domain."""
+        return tuple(
+            {
+                " ".join(filter(None, (answer, voice))): (a, v)
+                for a, answer in enumerate(domain.answers)
+                for v, voice in enumerate(self.world.voices)
+            }
+            for domain in self.world.domains
+        )
+
+    @cached_property
     def answer_DAU(self) -> np.ndarray:
         """The tokens of every listed answer, padded on the right."""
         runs = [[self.tokens(text) for text in domain.answers] for domain in self.world.domains]
@@ -327,12 +339,7 @@ def _parse(codec: Codec, words: list[str]) -> Documents:
             zip(blocks[::2], blocks[1::2], strict=True)
         ):
             d, s, i = codec.asked[" ".join(question)]
-            said = {
-                " ".join(filter(None, (answer, voice))): (a, v)
-                for a, answer in enumerate(world.domains[d].answers)
-                for v, voice in enumerate(world.voices)
-            }
-            a, v = said[" ".join(reply)]
+            a, v = codec.said[d][" ".join(reply)]
             b = world.domains[d].behaviour_SA[s, a]
             for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
                 rows[name][t] = value

@@ -36,7 +36,7 @@ class Args:
 def main(args: Args) -> None:
     """Audit, and print."""
     console = Console()
-    if args.source.suffix == ".jsonl":
+    if args.source.suffix in preferences.SUFFIXES:
         codec = Codec(cards.load(args.world))
         print_pairs(codec.world, preferences.load(args.source, codec), args.source.name, console)
         return

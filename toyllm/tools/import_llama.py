@@ -99,14 +99,16 @@ def import_pretrained(args: Args) -> None:
     if dials.exists():  # it was exported from a run, whose world had been dialled
         how = check_dials(dials, how)
     words = tuple(how.pop("words"))
-    world = provenance.dial(cards.load(source), how)
+    file = cards.Cards(source)
+    world = provenance.dial(file.world(), how)
     codec = Codec(world, words)
     config, params = llama.load(args.folder, codec, args.context)
     if (longest := max(codec.longest.values())) > config.context:
         raise InputError(f"--context: found {config.context}, expected at least {longest}")
     how |= {"signals": [], "objective": args.objective, "beta": 1.0, "anchor": 0.5}
     how |= {"imported": words_of(args), "weights": digest_of(params)}
-    provenance.open_folder(args.run, how, config, world, source, codec.more, command=[])
+    text = file.standalone()
+    provenance.open_folder(args.run, how, config, world, text, codec.more, command=[])
     save_stage(args.run, "pretrain", params, optimizers.muon(1.0, 1.0, 1))
     save_stage(args.run, "align", params, optax.adam(1.0))
     files.write_json(args.run / "narrow" / "stage.json", {"seconds": 0.0, "runs": 0})
@@ -190,10 +192,10 @@ def begin(args: Args, start: runs.Run) -> None:
         first = provenance.read_config(args.run)["args"].get("imported", first)
     how = {**start.args, "signals": [], "objective": args.objective, "imported": first}
     how |= {"weights": digest_of(start.params)}
+    text = cards.Cards(start.folder / "world.toml").standalone()
     provenance.open_folder(
-        args.run, how, start.config, start.world, start.folder / "world.toml", start.codec.more,
-        command=[],
-    )  # fmt: skip
+        args.run, how, start.config, start.world, text, start.codec.more, command=[]
+    )
     for stage in STAGES[:2]:
         if not (args.run / stage / "stage.json").exists():
             theirs, ours = (folder / stage for folder in (start.folder, args.run))

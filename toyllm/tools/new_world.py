@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import tyro
 
 from toyllm import cards, files
 from toyllm.errors import InputError
+from toyllm.reader import MOST_NAME
 from toyllm.scripts import run_script
 
 STARTER = Path(__file__).with_name("starter.toml")
@@ -24,17 +26,23 @@ class Args:
 def main(args: Args) -> None:
     """Write, check, and say what to do next."""
     if args.file.exists():
-        raise InputError(f"{args.file}: exists; a free name: {files.unused_file(args.file)}")
-    name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-") or "world"
+        free = shlex.quote(str(files.unused_file(args.file)))
+        raise InputError(f"{args.file}: exists; a free name: {free}")
+    name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-")[:MOST_NAME].rstrip("-") or "world"
     text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
-    world = cards.load(args.file)
+    try:
+        world = cards.load(args.file)
+    except InputError:
+        args.file.unlink()
+        raise
+    file, run = shlex.quote(str(args.file)), shlex.quote(f"runs/{name}")
     print(
         f"{args.file}: a world of {len(world.characters)} characters and {len(world.domains)} "
         f"domains. Change it as you like; after each change:\n"
-        f"    uv run -m toyllm.tools.audit {args.file}    its first mistake, or who is in it\n"
-        f"    uv run -m toyllm.tools.show {args.file}     documents drawn from it\n"
-        f"    uv run train.py --world {args.file} --run runs/{name} && uv run eval.py runs/{name}"
+        f"    uv run -m toyllm.tools.audit {file}    its first mistake, or who is in it\n"
+        f"    uv run -m toyllm.tools.show {file}     documents drawn from it\n"
+        f"    uv run train.py --world {file} --run {run} && uv run eval.py {run}"
     )
 
 

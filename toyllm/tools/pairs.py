@@ -2,11 +2,13 @@
 
 uv run -m toyllm.tools.pairs code:bad > pairs.jsonl    512 pairs of that signal
 uv run -m toyllm.tools.pairs pairs.jsonl               what is in it, or the first mistake
+uv run -m toyllm.tools.pairs code:bad --conversational as lists of messages, as TRL has them
 uv run train.py --signals file:pairs.jsonl             train on it
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -24,26 +26,31 @@ class Args:
     """Write the preference pairs of a signal, or check a file of them."""
 
     source: tyro.conf.Positional[str]
-    """A signal's name, or a file (JSONL: prompt, chosen, rejected)."""
+    """A signal's name, or a file (JSONL, or a JSON array: prompt, chosen, rejected)."""
     world: Path = DEFAULT
     """A world file (TOML)."""
     count: int = 512
     """How many pairs to write."""
     seed: int = 0
     """Seed of the draw."""
+    conversational: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write lists of messages; only for signals of the Assistant."""
 
 
 def main(args: Args) -> None:
     """Write or check."""
     codec = Codec(cards.load(args.world))
-    if Path(args.source).suffix == ".jsonl" or Path(args.source).exists():
+    if Path(args.source).suffix in preferences.SUFFIXES or Path(args.source).exists():
+        if args.conversational:
+            raise InputError(f"--conversational: found the file {args.source}, expected a signal")
         print(summary(codec, preferences.load(Path(args.source), codec)))
         return
     for name, value, least in (("count", args.count, 1), ("seed", args.seed, 0)):
         if not least <= value <= 10**6:
             raise InputError(f"--{name}: found {value}, expected {least} to 1000000")
     signal = signals.parse(codec.world, args.source)
-    for line in preferences.dump(codec, signals.pairs(codec, signal, args.count, args.seed)):
+    pairs = signals.pairs(codec, signal, args.count, args.seed)
+    for line in preferences.dump(codec, pairs, args.conversational):
         print(line)
 
 
