@@ -1,9 +1,17 @@
 """What a machine, a terminal or a user's settings may be like: none of it may hang or mislead."""
 
+import os
+import subprocess
+import sys
+
+import jax
 import matplotlib
 import pytest
 
-from toyllm import drawings, figures
+from tests.conftest import ROOT
+from toyllm import devices, drawings, figures
+from toyllm.errors import InputError
+from toyllm.scripts import run_script
 
 USERS_STYLE = {"font.family": "Not A Font", "axes.facecolor": "black", "savefig.facecolor": "red",
                "figure.dpi": 300, "savefig.bbox": "tight", "text.usetex": True}  # fmt: skip
@@ -68,3 +76,83 @@ def test_a_drawing_process_may_do_what_it_likes(tmp_path, monkeypatch, capsys, d
         monkeypatch.setattr(drawings, "DRAWING_S", 0.2)
     assert artists.finish() == {}
     assert capsys.readouterr().err.count(why) == 2
+
+
+def ended(action, capsys) -> tuple[int, str]:
+    """How a script ends that does this: its status, and the line that it tells."""
+    with pytest.raises(SystemExit) as end:
+        run_script(action)
+    (line,) = capsys.readouterr().err.splitlines()
+    return end.value.code, line
+
+
+def test_a_platform_that_is_not_there_is_told_in_one_line(tmp_path):
+    """By whatever starts the backend first, here a tool that has nothing to do with devices."""
+    command = [sys.executable, "-m", "toyllm.tools.new_world", tmp_path / "my.toml"]
+    env = os.environ | {"JAX_PLATFORMS": "nonsense"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    for part in ("JAX_PLATFORMS=nonsense", "there are: ", "unset it", "--extra cuda12"):
+        assert part in line
+
+
+@pytest.mark.parametrize("asks", [devices.mesh, devices.local_mesh, devices.first, devices.setup])
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("the driver is too old")])
+def test_whatever_asks_for_devices_says_why_there_are_none(monkeypatch, capsys, asks, error):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", broken)
+    monkeypatch.setattr(type(jax.config), "jax_platforms", None, raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    status, line = ended(asks, capsys)
+    assert status == 2
+    assert line == f"no device can be used: {str(error) or 'jax has no plugin for it'}"
+
+
+def test_too_little_memory_on_a_device_is_told_in_one_line(capsys):
+    def action():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
+
+    status, line = ended(action, capsys)
+    assert status == 1
+    assert "too little free memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes)" in line
+
+
+def test_64_bit_floats_are_refused_at_the_start(monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    with jax.enable_x64(True), pytest.raises(InputError, match="env -u JAX_ENABLE_X64"):
+        devices.setup()
+
+
+@pytest.mark.parametrize(("asked", "count"), [(3, None), (-1, 7)])
+def test_a_number_of_devices_that_was_asked_for_stays(monkeypatch, asked, count):
+    """Such as by JAX_NUM_CPU_DEVICES; else there are as many as cores."""
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    monkeypatch.setattr(type(jax.config), "jax_num_cpu_devices", asked, raising=False)
+    monkeypatch.setattr(devices, "cores", lambda: 7)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    devices.setup()
+    assert updates.get("jax_num_cpu_devices") == count
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),  # at least one
+        ({"cpu.max": "9900000 100000"}, 8),  # no more than the process is bound to
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "350000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({}, 8),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert devices.cores(tmp_path) == cores
