@@ -1,17 +1,25 @@
 """What a machine, a terminal or a user's settings may be like: none of it may hang or mislead."""
 
+import errno
+import io
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import matplotlib
 import pytest
 
+import scorecard
 from tests.conftest import ROOT
-from toyllm import devices, drawings, figures
-from toyllm.errors import InputError
-from toyllm.scripts import run_script
+from toyllm import devices, drawings, figures, tables
+from toyllm.errors import InputError, tell
+from toyllm.scripts import docstring, run_script
+from toyllm.tools import chat
 
 USERS_STYLE = {"font.family": "Not A Font", "axes.facecolor": "black", "savefig.facecolor": "red",
                "figure.dpi": 300, "savefig.bbox": "tight", "text.usetex": True}  # fmt: skip
@@ -156,3 +164,123 @@ def test_a_containers_quota_bounds_the_cores(tmp_path, monkeypatch, files, cores
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
     assert devices.cores(tmp_path) == cores
+
+
+def test_a_script_works_in_the_oddest_of_environments(tmp_path):
+    """No home, no locale, no docstrings, a notebook's backend, and nowhere to write errors."""
+    env = {"PYTHONOPTIMIZE": "2", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C",
+           "PYTHONIOENCODING": "ascii", "MPLBACKEND": "module://a_notebook's"}  # fmt: skip
+    shell = f"exec '{sys.executable}' eval.py --list <&- 2>&-"
+    done = subprocess.run(["/bin/sh", "-c", shell], env=env, cwd=ROOT, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b"learned         What pretraining learned" in done.stdout
+
+
+def test_closed_streams_are_opened_on_nothing(monkeypatch):
+    """Else the next files would be numbers 0 to 2, with what libraries print in them."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    asked = []
+
+    def action():
+        print("lost")
+        tell("lost")
+        asked.append(sys.stdin.read())
+
+    run_script(action)
+    assert asked == [""]
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        assert os.get_inheritable(stream.fileno())
+        stream.close()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_a_stream_does_not_have_are_replaced(monkeypatch, encoding):
+    shown, typed = io.BytesIO(), io.BytesIO(b"\xff\n")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(typed, "utf-8"))
+
+    def action():
+        print("R² → 文", input())
+        table = tables.blank_table("→", "文")
+        table.add_row("ρ", chat.bar(0.3, 8))
+        tables.show(tables.new_console(), "R² → 文", table, "…")
+
+    run_script(action)
+    assert b"? ?" in shown.getvalue()
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert devices.cache_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert devices.cache_folder().startswith("/cache/toyllm/")
+
+
+def test_docstrings_are_read_from_the_file(monkeypatch):
+    """PYTHONOPTIMIZE=2 leaves them out."""
+    monkeypatch.setattr(scorecard, "__doc__", None)
+    assert docstring(scorecard).startswith("Test every claim")
+
+
+def full() -> io.TextIOWrapper:
+    """A file on a disk that is full."""
+    try:
+        return open("/dev/full", "w")
+    except OSError:
+        pytest.skip("there is no /dev/full here")
+
+
+@pytest.mark.parametrize("count", [1, 10_000])  # less and more than Python buffers
+def test_a_full_disk_behind_standard_output_is_told(monkeypatch, capsys, count):
+    with full() as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        status, line = ended(lambda: print("line\n" * count), capsys)
+    assert status == 1
+    assert line.startswith("standard output: No space left on device; ")
+
+
+def test_a_full_disk_behind_standard_error_ends_nothing(monkeypatch):
+    with full() as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        run_script(lambda: tell("a warning"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # or closing it would fail
+
+
+def test_an_error_of_the_system_without_a_file_is_told(capsys):
+    def action():
+        raise OSError(errno.EIO, "Input/output error")
+
+    status, line = ended(action, capsys)
+    assert status == 1
+    assert line.startswith("[Errno 5] Input/output error; ")
+
+
+ODD = "[/red]c:bug:[red]"
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tiny, monkeypatch):
+    """Of domains, signals and runs, in every table: they come from strangers."""
+    text = (tiny / "run" / "eval" / "results.json").read_text()
+    results = json.loads(text.replace('"code', f'"{ODD}'))
+    monkeypatch.setattr(tables.signals, "parse", lambda *_: SimpleNamespace(domains=(0,)))
+    console = tables.new_console(file=io.StringIO(), width=300)
+    tables.print_tables(SimpleNamespace(world=None), results, console)
+    tables.compare([Path(ODD), Path("b")], [results, results], console)
+    shown = re.sub(" +", " ", console.file.getvalue())
+    for part in (f"\nsignal {ODD} facts", f"\n{ODD}:bad ", f"({ODD}, facts", f"\nfigure {ODD} b"):
+        assert part in shown
+
+
+def test_the_chat_shows_names_as_they_are():
+    console = tables.new_console(file=io.StringIO(), width=300)
+    talk = SimpleNamespace(world=SimpleNamespace(domains=()), begin=lambda name: None)
+    talk.switch, talk.name, talk.turns = talk.begin, ODD, []
+    terminal = chat.Chat(talk, console, None)
+    terminal.begin(ODD)
+    terminal.switch(ODD)
+    assert console.file.getvalue().count(ODD) == 2

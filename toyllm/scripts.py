@@ -19,8 +19,6 @@ from toyllm.errors import InputError, RunError, Stopped, tell
 # a notebook's backend, would keep it from being imported)
 OWN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
-STDOUT = "standard output"
-
 
 def run_script(action: Callable[[], None]) -> None:
     """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped."""
@@ -30,7 +28,7 @@ def run_script(action: Callable[[], None]) -> None:
         try:
             action()
         finally:
-            flush()  # also what a print could not write: it is still there
+            sys.stdout.flush()
     except InputError as error:
         status, line = 2, str(error)
     except RunError as error:
@@ -43,10 +41,9 @@ def run_script(action: Callable[[], None]) -> None:
         drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.filename == STDOUT:
-            drop_output()
-        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        status, line = 1, f"{where}; with that mended: {again}"
+        name = error.filename or (output_fails() and "standard output")
+        why = f"{name}: {error.strerror}" if name else str(error)
+        status, line = 1, f"{why}; with that mended: {again}"
     except jax.errors.JaxRuntimeError as error:
         why = " ".join(str(error).split())[:100]
         status = 1
@@ -94,18 +91,19 @@ def command() -> str:
     return shlex.join(["uv", "run", *module, *sys.argv[1:]])
 
 
-def flush() -> None:
-    """Write what was printed. Raises OSError, which names standard output."""
+def output_fails() -> bool:
+    """Whether standard output cannot be written, such as on a full disk; it is then dropped."""
     try:
+        sys.stdout.write("\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, STDOUT) from error
+    except OSError:
+        drop_output()
+        return True
+    return False
 
 
 def drop_output() -> None:
-    """Forget what cannot be written, or Python would complain of it at its end."""
+    """Let what cannot be written go nowhere, or Python would complain of it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
