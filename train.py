@@ -18,6 +18,7 @@ Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks t
 
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -260,7 +261,8 @@ def main(args: Args) -> None:
         tell_end(args, "align")
         narrow(lab, {"pretrain": pretrained, "align": aligned}, members)
         tell_end(args, "narrow")
-    say(args, f"Done in {time.time() - began:.0f} s. Now: uv run eval.py {args.run}")
+    now = f"uv run eval.py {shlex.quote(str(args.run))}"
+    say(args, f"Done in {time.time() - began:.0f} s. Now: {now}")
     if args.json and devices.first():
         found = {stage: stages.finished(args.run, stage) for stage in stages.STAGES}
         print(json.dumps({"run": str(args.run), "seconds": time.time() - began, **found}))
@@ -513,7 +515,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
         say(
             args,
             f"narrow: {count} alarms and notes on {ringing} signals, the first of each above; "
-            f"all of them: uv run eval.py {args.run} --measure drift",
+            f"all of them: uv run eval.py {shlex.quote(str(args.run))} --measure drift",
         )
     facts = {"seconds": seconds, "runs": len(members)}
     files.write_json(lab.folder / "narrow" / "stage.json", facts)
@@ -576,7 +578,7 @@ def check_finite(
     advice = f"--{stage}-lr {lr / 3:.1g}"
     if stage == "pretrain":
         advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
-    advice += f" --run {files.unused(lab.folder)}"
+    advice += f" --run {shlex.quote(str(files.unused(lab.folder)))}"
     stages.check_finite(stage, step, logs, say, advice)
 
 

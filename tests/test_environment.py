@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import jax
 import matplotlib
 import pytest
 
+import eval as eval_script
 import scorecard
 from tests.conftest import ROOT
-from toyllm import devices, drawings, figures, tables
-from toyllm.errors import InputError, tell
+from toyllm import devices, drawings, figures, provenance, runs, tables
+from toyllm.errors import InputError, Stopped, tell
 from toyllm.scripts import docstring, run_script
 from toyllm.tools import chat
 
@@ -284,3 +286,53 @@ def test_the_chat_shows_names_as_they_are():
     terminal.begin(ODD)
     terminal.switch(ODD)
     assert console.file.getvalue().count(ODD) == 2
+
+
+def test_printed_commands_can_be_typed_wherever_the_run_is(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "my run; no 'other'"
+    command = f"uv run train.py --run {shlex.quote(str(run))}"
+    with pytest.raises(InputError) as error:
+        runs.load_run(run)
+    assert str(error.value).endswith(command)
+    with pytest.raises(InputError) as error:
+        provenance.check_start(run, None, None)
+    assert str(error.value).endswith(command)
+
+    def stopped():
+        raise Stopped(15)
+
+    monkeypatch.setattr(sys, "argv", ["eval.py", str(run)])
+    status, line = ended(stopped, capsys)
+    assert status == 128 + 15
+    assert line.endswith(f"uv run eval.py {shlex.quote(str(run))}")
+
+
+@pytest.fixture
+def read_only(tiny, monkeypatch) -> Path:
+    """A run on a file system where nothing can be written."""
+    folder, opened = tiny / "run", os.open
+
+    def refuse(path, flags, *rest, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and str(path).startswith(str(folder)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *rest, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(devices, "setup", lambda *_: None)
+    return folder
+
+
+def test_a_run_that_cannot_be_written_is_not_measured(read_only, capsys):
+    arguments = eval_script.Args(runs=(read_only,), measure=(("learned",),))
+    status, line = ended(lambda: eval_script.main(arguments), capsys)
+    assert status == 2
+    assert line.startswith(f"{read_only}/lock: Read-only file system")
+    assert line.endswith(f"cp -r {shlex.quote(str(read_only))} COPY")
+
+
+def test_a_run_that_cannot_be_written_can_be_talked_to(read_only, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/switch\n"))
+    run_script(lambda: chat.main(chat.Args(read_only)))
+    out, err = capsys.readouterr()
+    assert "→ pretrain" in out
+    assert not err

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def open_folder(
                 difference += _world_difference(folder, saved, dialled)
             raise InputError(
                 f"{folder} was made with other arguments ({', '.join(difference)}); "
-                f"to keep both: --run {files.unused(folder)}"
+                f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
             )
         if narrow:
             difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in narrow)
@@ -160,15 +161,13 @@ def _settings(saved: dict) -> dict:
 
 def check_start(start: Path, config: model.Config, dialled: World) -> None:
     """The run to start from must be pretrained, on the same world, with the same sizes."""
+    command = f"uv run train.py --run {shlex.quote(str(start))}"
     if not (start / "config.json").exists():
-        raise InputError(
-            f"--start {start}: no such run; this makes it: uv run train.py --run {start}"
-        )
+        raise InputError(f"--start {start}: no such run; this makes it: {command}")
     other = read_config(start)
     if finished(start, "pretrain") is None:
         raise InputError(
-            f"--start {start}: its pretraining is not finished; "
-            f"this goes on: uv run train.py --run {start}"
+            f"--start {start}: its pretraining is not finished; this goes on: {command}"
         )
     mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}

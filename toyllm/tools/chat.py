@@ -299,7 +299,8 @@ class Chat:
             raise InputError("/save FILE: expected one file name") from None
         path = Path(place)
         if path.exists():
-            raise InputError(f"{path}: exists; a free name: {files.unused_file(path)}")
+            free = shlex.quote(str(files.unused_file(path)))
+            raise InputError(f"{path}: exists; a free name: {free}")
         talk = self.talk
         model_C, _ = talk.model()
         value = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import tyro
@@ -29,12 +30,13 @@ def main(args: Args) -> None:
     text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
     world = cards.load(args.file)
+    file = shlex.quote(str(args.file))
     print(
         f"{args.file}: a world of {len(world.characters)} characters and {len(world.domains)} "
         f"domains. Change it as you like; after each change:\n"
-        f"    uv run -m toyllm.tools.audit {args.file}    its first mistake, or who is in it\n"
-        f"    uv run -m toyllm.tools.show {args.file}     documents drawn from it\n"
-        f"    uv run train.py --world {args.file} --run runs/{name} && uv run eval.py runs/{name}"
+        f"    uv run -m toyllm.tools.audit {file}    its first mistake, or who is in it\n"
+        f"    uv run -m toyllm.tools.show {file}     documents drawn from it\n"
+        f"    uv run train.py --world {file} --run runs/{name} && uv run eval.py runs/{name}"
     )
 
 
