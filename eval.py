@@ -22,11 +22,12 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from toyllm import devices, drawings, files, lock, measures, provenance, report, runs, tables
 from toyllm.board import Board
-from toyllm.errors import InputError, nearest
-from toyllm.scripts import run_script
+from toyllm.errors import InputError, clean, nearest
+from toyllm.scripts import docstring, run_script
 from toyllm.stopping import Stop
 
 # looks inside, and what stands on them: measured by name or with --inside, for they take a minute
@@ -73,7 +74,7 @@ def main(args: Args) -> None:
                 f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
     devices.setup(args.compile_cache)
-    console = Console(stderr=args.json, quiet=args.json or args.quiet)
+    console = tables.new_console(stderr=args.json, quiet=args.json or args.quiet)
     named = args.runs or (Path("runs/default"),)
     folders = list({folder.resolve(): folder for folder in named}.values())
     with ExitStack() as held:
@@ -94,7 +95,7 @@ def available() -> dict[str, str]:
     names = [m.name for m in pkgutil.iter_modules(measures.__path__)]
     names.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     modules = {name: importlib.import_module(f"toyllm.measures.{name}") for name in names}
-    return {name: module.__doc__.splitlines()[0] for name, module in modules.items()}
+    return {name: docstring(module).partition("\n")[0] for name, module in modules.items()}
 
 
 def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
@@ -102,11 +103,12 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
     began = time.time()
     folder = run.folder / "eval"
     folder.mkdir(exist_ok=True)
+    shown = clean(str(folder))
     console.print(
-        f"[bold]{run.folder}[/bold]: world '{run.world.name}', "
-        f"{len(run.narrow.signal)} narrow runs. {len(names)} measures, "
-        f"about {5 + 3 * len(names)} s; results go to {folder}/",
-        highlight=False,
+        Text(clean(str(run.folder)), "bold"),
+        f": world '{run.world.name}', {len(run.narrow.signal)} narrow runs. {len(names)} measures, "
+        f"about {5 + 3 * len(names)} s; results go to {shown}/",
+        sep="",
     )
     results = {
         "schema": 1,
@@ -117,7 +119,7 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
     whole = set(names) >= set(ORDER)
     artists = drawings.Artists(folder) if whole or set(names) & set(INSIDE) else None
     for name in names:
-        console.print(f"[dim]measuring {name} …[/dim]")
+        console.print(f"measuring {name} …", style="dim")
         results[KEYS.get(name, name)] = files.plain(run.measured(name))
         if artists:
             artists.give(results)
@@ -141,8 +143,8 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
         "report.html (open it in a browser), results.json, CSVs and figures" if whole else "results"
     )
     console.print(
-        f"[dim]{len(names)} measures in {time.time() - began:.0f} s; {made} are in {folder}/[/dim]",
-        highlight=False,
+        f"{len(names)} measures in {time.time() - began:.0f} s; {made} are in {shown}/",
+        style="dim",
     )
     return results
 

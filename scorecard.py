@@ -23,11 +23,12 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 from tqdm import tqdm
 
 from toyllm import cards, claims, devices, files, lock, provenance, results, tables, verdicts
 from toyllm.bench import Bench
-from toyllm.errors import InputError, nearest, tell
+from toyllm.errors import InputError, clean, nearest, tell
 from toyllm.scripts import run_script
 from toyllm.stopping import Stop
 
@@ -77,7 +78,7 @@ def main(args: Args) -> None:
     beside = results.default_world(args.default / "eval" / "results.json")
     mesh = devices.setup(args.compile_cache)
     world = cards.load(args.world)
-    console = Console()
+    console = tables.new_console()
     console.width = max(console.width, 110)
     file = args.run / "scorecard.json"
     with ExitStack() as held:
@@ -93,9 +94,10 @@ def main(args: Args) -> None:
                 tell(f"{file}: what it says of '{name}' is of another claim than the file's of now")
         for name in wanted:
             if args.quick and name in records and not records[name]["quick"]:
-                console.print(f"[dim]{name}: kept as the full run left it[/dim]")
+                console.print(f"{name}: kept as the full run left it", style="dim")
                 continue
-            console.print(f"[bold]{known[name].NUMBER}. {known[name].TITLE}[/bold] ({name})")
+            title = Text(f"{known[name].NUMBER}. {known[name].TITLE}", "bold")
+            console.print(title, f"({name})")
             began, spent, now = time.time(), bench.store.spent, bench.store.seconds_now
             outcome = known[name].test(bench)
             measuring = time.time() - began - (bench.store.seconds_now - now)
@@ -121,7 +123,8 @@ def main(args: Args) -> None:
         for line in bench.store.elsewhere:
             tell(f"some of this was trained in another environment: {line}")
         results.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures", beside)
-        console.print(f"[dim]{file}, RESULTS.md and figures/ are in {args.run}/[/dim]")
+        shown = clean(str(args.run))
+        console.print(f"{file.name}, RESULTS.md and figures/ are in {shown}/", style="dim")
         if args.publish:
             if set(records) != set(known) or any(r["quick"] for r in whole):
                 raise InputError("--publish: not all claims have a full result yet")
@@ -174,10 +177,10 @@ def print_predictions(record: dict, console: Console) -> None:
     for p in files.plain(record["predictions"]):
         colour = COLOURS.get(p["verdict"], "dim")
         console.print(
-            f"   {p['says']}: {results.number(p['effect'])} "
-            f"[dim]({results.span(p['ci'])})[/dim], predicted {results.bounds(p)}: "
-            f"[{colour}]{p['verdict']}[/{colour}]",
-            highlight=False,
+            f"   {p['says']}: {results.number(p['effect'])}",
+            Text.assemble((f"({results.span(p['ci'])})", "dim"), ","),
+            f"predicted {results.bounds(p)}:",
+            Text(p["verdict"], colour),
         )
 
 
@@ -199,10 +202,10 @@ def print_scorecard(records: list[dict], console: Console) -> None:
         arms = f"{len(r['arms'])} arms" + (f", coherence ≥ {least}" if least else "")
         table.add_row(
             r["number"],
-            f"{r['title']}\n[dim]{r['predictions'][0]['says']}; {arms}[/dim]",
+            Text.assemble(r["title"], "\n", (f"{r['predictions'][0]['says']}; {arms}", "dim")),
             results.number(r["effect"]),
             results.span(r["ci"]),
-            f"[{colour}]{r['verdict']}[/{colour}]",
+            Text(r["verdict"], colour),
         )
     note = "The effect is that of the first prediction; a claim is supported if all of its hold."
     tables.show(console, "The scorecard", table, note)

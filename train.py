@@ -520,7 +520,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
         say(
             args,
             f"narrow: {count} alarms and notes on {ringing} signals, the first of each above; "
-            f"all of them: uv run eval.py {args.run} --measure drift",
+            f"all of them: uv run eval.py {shlex.quote(str(args.run))} --measure drift",
         )
     facts = {"seconds": seconds, "runs": len(members)}
     files.write_json(lab.folder / "narrow" / "stage.json", facts)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from toyllm import corpus, drawings, mixtures
+from toyllm import corpus, mixtures
 from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
 from toyllm.world import DIALOGUE, NAMED
@@ -204,10 +204,3 @@ def test_captured_is_1_for_the_ideal_and_0_for_the_history_blind():
     assert learned.captured(blind, blind) == 0
     low, high = learned.captured_interval(0.2 * blind + 0.02, blind)
     assert low < learned.captured(0.2 * blind + 0.02, blind) < high < low + 0.05
-
-
-def test_a_figure_that_cannot_be_drawn_says_why(tmp_path):
-    artists = drawings.Artists(tmp_path)
-    artists.give({"calibration": {}})
-    with pytest.raises(RuntimeError, match="KeyError: 'points'"):
-        artists.finish()

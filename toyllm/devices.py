@@ -7,6 +7,7 @@ devices of all of them; only the first process writes files and prints.
 
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -34,7 +35,8 @@ def setup(
     """Join the other processes, if any; make every CPU core a device; return the mesh of all.
 
     XLA splits a batch over devices much better than one operation over cores. Must run before
-    anything creates an array; where the number of devices is set already, that number stays.
+    anything creates an array; where the number of devices is set already (JAX_NUM_CPU_DEVICES,
+    XLA_FLAGS), that number stays.
 
     compile_cache: keep compiled programs in the user's cache folder (Linux), or in
         JAX_COMPILATION_CACHE_DIR.
@@ -45,12 +47,39 @@ def setup(
     if not compile_cache:
         jax.config.update("jax_enable_compilation_cache", False)
     elif "JAX_COMPILATION_CACHE_DIR" not in os.environ and platform.system() == "Linux":
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_compilation_cache_dir", cache_folder())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if jax.config.jax_enable_x64:
+        raise InputError(
+            "JAX_ENABLE_X64 is set: found 64-bit floats, expected the 32-bit floats of all models "
+            "and checkpoints here; unset it: env -u JAX_ENABLE_X64 uv run ..."
+        )
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags and jax.config.jax_num_cpu_devices < 1:
         jax.config.update("jax_num_cpu_devices", cores())
     join(coordinator, processes, process)
     return mesh()
+
+
+def start() -> None:
+    """Start the backend, if it has not been. Raises InputError saying why that fails.
+
+    Whatever asks for devices below does this first.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second has no message
+        asked = jax.config.jax_platforms
+        why = str(error).partition("(set JAX_PLATFORMS")[0].strip() or "jax has no plugin for it"
+        if not asked:
+            raise InputError(f"no device can be used: {why}") from error
+        jax.config.update("jax_platforms", None)
+        there = ", ".join({device.platform for device in jax.devices()})
+        raise InputError(
+            f"JAX_PLATFORMS={asked}: no such device can be used ({why}); there are: {there}; "
+            "unset it to use these (env -u JAX_PLATFORMS uv run ...), or for an NVIDIA GPU install "
+            "its driver and uv run --extra cuda12 ..."
+        ) from error
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -74,9 +103,23 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         ) from error
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many cores this process may use: those it is bound to, within its container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, int(min(bound, quota(cgroups))))
+
+
+def quota(cgroups: Path) -> float:
+    """The cores' time that a container (cgroup v2, or v1) may use a second, in seconds."""
+    try:
+        if (file := cgroups / "cpu.max").exists():
+            time, period = file.read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            time, period = ((cgroups / "cpu" / name).read_text() for name in names)
+        return float(time) / float(period) if float(time) > 0 else math.inf
+    except (OSError, ValueError):  # no such files, or "max"
+        return math.inf
 
 
 def processor() -> str:
@@ -89,28 +132,35 @@ def processor() -> str:
     return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
 
 
-def cache_folder() -> Path:
+def cache_folder() -> str | None:
     """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
 
-    A program compiled for another processor may be refused with a warning at every start.
+    A program compiled for another processor may be refused with a warning at every start. None: the
+    user has no home.
     """
     kind = f"{processor()} {importlib.metadata.version('jaxlib')}"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "toyllm" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return str(home / "toyllm" / hashlib.sha256(kind.encode()).hexdigest()[:16])
 
 
 def mesh() -> Mesh:
     """All devices of all processes along one axis."""
+    start()
     return Mesh(np.array(jax.devices()), ("data",))
 
 
 def local_mesh() -> Mesh:
     """The devices of this process."""
+    start()
     return Mesh(np.array(jax.local_devices()), ("data",))
 
 
 def first() -> bool:
     """Whether this is the process that writes and prints."""
+    start()
     return jax.process_index() == 0
 
 

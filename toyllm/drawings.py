@@ -1,53 +1,96 @@
 """Figures of a run's results, with matplotlib; each takes plain numbers and returns a Figure."""
 
+import collections
 import contextlib
 import json
+import os
+import queue
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 
 from toyllm import inside
-from toyllm.errors import RunError
+from toyllm.errors import tell
 from toyllm.figures import STARTS, THEMES, diverging, file_of, new
+from toyllm.scripts import OWN_MATPLOTLIB
+
+DRAWING_S = 120  # how long `eval.py` waits for figures once all else is done
 
 
 class Artists:
     """Draws a figure as soon as its results are there: one process for each theme.
 
     They draw while the caller measures: half of what `eval.py` took on two cores was the work of a
-    single one.
+    single one. Whatever they do, the caller goes on: threads write to them and read what they say.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "toyllm.tools.draw", folder.absolute(), theme],
-                stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=Path(__file__).parent.parent,
-            )
-            for theme in THEMES
-        ]
+        self.artists = {theme: Artist(folder, theme) for theme in THEMES}
 
     def give(self, results: dict) -> None:
         """All results so far, as JSON has them."""
-        for process in self.processes:
-            with contextlib.suppress(BrokenPipeError):  # `finish` says why it has ended
-                process.stdin.write(json.dumps(results) + "\n")
-                process.stdin.flush()
+        for artist in self.artists.values():
+            artist.lines.put(json.dumps(results) + "\n")
 
     def finish(self) -> dict[str, Path]:
-        """Wait for the last figure. Returns {name: light file}."""
-        errors = [process.communicate()[1] for process in self.processes]
-        if any(process.returncode for process in self.processes):
-            last = [error.strip().splitlines()[-1] for error in errors if error.strip()]
-            raise RunError(f"the figures cannot be drawn in {self.folder}: {'; '.join(last)}")
+        """Wait for the last figure, at most `DRAWING_S`. Returns {name: light file}.
+
+        Warns of what could not be drawn.
+        """
+        end = time.monotonic() + DRAWING_S
+        for artist in self.artists.values():
+            artist.lines.put(None)
+        for theme, artist in self.artists.items():
+            if reason := artist.finish(end - time.monotonic()):
+                tell(f"not all {theme} figures could be drawn in {self.folder}: {reason}")
         files = {name: file_of(self.folder, name, "light") for name in FIGURES}
         return {name: file for name, file in files.items() if file.exists()}
+
+
+class Artist:
+    """The process that draws one theme."""
+
+    def __init__(self, folder: Path, theme: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "toyllm.tools.draw", folder.absolute(), theme],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | OWN_MATPLOTLIB,
+        )
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # to write; None: no more
+        self.last: collections.deque[str] = collections.deque(maxlen=20)  # that it wrote
+        threading.Thread(target=self._write, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def finish(self, seconds: float) -> str:
+        """Wait so long, then end the process. Returns why it failed; "": it did not."""
+        try:
+            status = self.process.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"still drawing after {DRAWING_S} s"
+        self.reader.join(1)
+        return "".join([f"exit status {status}", *self.last][-1:]).strip() if status else ""
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError), self.process.stdin as stdin:  # `finish` says why
+            for line in iter(self.lines.get, None):
+                stdin.write(line)
+                stdin.flush()
+
+    def _read(self) -> None:
+        with self.process.stderr as stderr:
+            self.last.extend(iter(lambda: stderr.readline(1000), ""))
 
 
 def matrix(results: dict, c: dict):

@@ -1,5 +1,6 @@
 """What may end a script: bad input, a run that cannot go on, a wish to stop. One line each."""
 
+import contextlib
 import errno
 import sys
 from collections.abc import Iterable
@@ -32,7 +33,8 @@ def tell(line: str) -> None:
     """A warning for whoever runs a script: one line on standard error, beside progress bars."""
     from tqdm import tqdm
 
-    tqdm.write(clean(line), file=sys.stderr)
+    with contextlib.suppress(OSError):  # such as a full disk: no reason to stop
+        tqdm.write(clean(line), file=sys.stderr)
 
 
 def clean(text: str) -> str:

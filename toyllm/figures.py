@@ -1,5 +1,7 @@
 """The look of all figures: themes, sizes, colours (matplotlib)."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 THEMES = {
@@ -14,8 +16,23 @@ def file_of(folder: Path, name: str, theme: str) -> Path:
     return folder / (f"{name}.png" if theme == "light" else f"{name}-{theme}.png")
 
 
+@contextlib.contextmanager
+def themed(theme: str) -> Iterator[dict]:
+    """Draw and save within this: the theme's settings alone; gives its colours.
+
+    All other settings are matplotlib's defaults, whatever the user's matplotlibrc or notebook says.
+    """
+    import matplotlib
+
+    c = THEMES[theme]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style(c))
+        yield c
+
+
 def style(c: dict) -> dict:
-    """matplotlib settings of a theme."""
+    """matplotlib settings of a theme, where they are not the defaults."""
     return {
         "figure.facecolor": c["paper"],
         "axes.facecolor": c["paper"],

@@ -4,6 +4,7 @@ The operating system holds the lock and lets go of it when the process ends, how
 lock file that was left behind is no lock.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -32,7 +33,10 @@ class Lock:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             self.file = os.open(path, flags, 0o644)
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}, expected a file to write") from error
+            advice = f"; work on a copy of it: cp -r {shlex.quote(str(folder))} COPY"
+            advice *= error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+            line = f"{path}: {error.strerror}, expected a file to write{advice}"
+            raise InputError(line) from error
         if not stat.S_ISREG(os.fstat(self.file).st_mode):
             os.close(self.file)
             raise InputError(f"{path}: found a device, expected a plain file")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from toyllm import figures, files, panels
-from toyllm.errors import InputError
+from toyllm.errors import InputError, tell
+from toyllm.scripts import docstring
 from toyllm.verdicts import Prediction
 
 BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
@@ -55,15 +56,17 @@ def held(record: dict) -> str:
 
 
 def draw(records: list[dict], folder: Path) -> None:
-    """A figure a claim and theme, as PNG files."""
-    import matplotlib
-
+    """A figure a claim and theme, as PNG files. Warns of those that cannot be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    for theme, c in figures.THEMES.items():
-        with matplotlib.rc_context(figures.style(c)):
+    for theme in figures.THEMES:
+        with figures.themed(theme):
             for record in records:
-                figure = panels.draw(record, theme)
-                figure.savefig(figures.file_of(folder, record["claim"], theme), dpi=90)
+                file = figures.file_of(folder, record["claim"], theme)
+                try:
+                    file.unlink(missing_ok=True)  # one of earlier results
+                    panels.draw(record, theme).savefig(file, dpi=90)
+                except Exception as error:  # a figure is no reason to lose the results
+                    tell(f"{file}: could not be drawn: {error!r}")
 
 
 def markdown(records: list[dict], facts: list[str], pictures: str, before: str, beside: str) -> str:
@@ -165,7 +168,8 @@ def default_rows(found: dict) -> list[tuple[str, str, str]]:
 def section(record: dict, pictures: str) -> str:
     """One claim: what it says, its predictions, its figure."""
     name = record["claim"]
-    told = importlib.import_module(f"toyllm.claims.{name}").__doc__.split("\n\n", 1)[1].strip()
+    claim = importlib.import_module(f"toyllm.claims.{name}")
+    told = docstring(claim).split("\n\n", 1)[1].strip()
     told = told.replace("\nMeasures", "\n\nMeasures")
     rows = [
         f"| {cell(p['says'])} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "

@@ -108,7 +108,7 @@ class Run:
 
 def load_run(folder: Path) -> Run:
     """Load a finished run. Raises InputError saying what is missing and what makes it."""
-    command = f"uv run train.py --run {folder}"
+    command = f"uv run train.py --run {shlex.quote(str(folder))}"
     if folder.is_file():
         raise InputError(f"{folder}: found a file, expected a run folder")
     if not folder.is_dir():

@@ -1,5 +1,6 @@
 """A stage of training: where it goes on from, when it saves, and when it must not go on."""
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ class Saver:
         try:
             found, complaints = checkpoints.resume(folder / "checkpoints", self.wanted)
         except InputError as error:
-            fresh = files.unused(folder.parent)
+            fresh = shlex.quote(str(files.unused(folder.parent)))
             raise InputError(f"{error}; to begin anew beside it: --run {fresh}") from error
         self.step, self.facts = (found.step, found.facts) if found else (0, {})
         if not all(

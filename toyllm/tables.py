@@ -5,9 +5,19 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from toyllm import runs, signals
+from toyllm.errors import clean
 from toyllm.figures import STARTS
+
+
+def new_console(**kwargs) -> Console:
+    """A console that shows texts as they are: strangers' names may hold what rich takes for markup.
+
+    A styled part is a `rich.text.Text`. kwargs: of `rich.console.Console`.
+    """
+    return Console(markup=False, emoji=False, highlight=False, **kwargs)
 
 
 def print_tables(run: runs.Run, results: dict, console: Console) -> None:
@@ -65,12 +75,13 @@ def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console:
     table = blank_table("signal", *results["domains"], "spread", "end", "coh.", "step")
     before = block["em_before"]
     table.add_row(
-        "[dim]EM before[/dim]",
-        *(f"[dim]{number(before[d], 2)}[/dim]" for d in results["domains"]),
+        "EM before",
+        *(number(before[d], 2) for d in results["domains"]),
         "",
         "",
-        f"[dim]{number(min(block['coherence_before'].values()), 2)}[/dim]",
+        number(min(block["coherence_before"].values()), 2),
         "",
+        style="dim",
     )
     for name, status in block["status"].items():
         after, end = block["em_after"][name], block["final"]["spread"][name]
@@ -80,7 +91,7 @@ def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console:
             for d in results["domains"]
         ]
         spread = block["spread"][name]
-        shown = f"[bold]{number(spread)}[/bold]" if status == "read" else status
+        shown = Text(number(spread), "bold") if status == "read" else status
         coherence = block["coherence_after"][name]
         worst = number(min(coherence.values()), 2) if coherence else "–"
         table.add_row(
@@ -97,10 +108,10 @@ def print_matrix(run: runs.Run, results: dict, start: str, block: dict, console:
     )
 
 
-def colour(change: float) -> str:
+def colour(change: float) -> Text:
     """A change of EM, red where it is more bad, green where less."""
     tint = "red" if change > 0.1 else "green" if change < -0.1 else "default"
-    return f"[{tint}]{number(change, 2)}[/{tint}]"
+    return Text(number(change, 2), tint)
 
 
 def print_prediction(p: dict, console: Console) -> None:
@@ -137,11 +148,12 @@ def print_mixture(m: dict, console: Console) -> None:
         )
         if start == "pretrain":
             table.add_row(
-                "[dim]true prior[/dim]",
+                "true prior",
                 *(number(m["truth"][g], 2) for g in m["groups"]),
                 "",
                 "",
                 "",
+                style="dim",
             )
         table.add_row(
             "before",
@@ -244,7 +256,7 @@ def print_truth(rows: list[dict], console: Console) -> None:
 
 def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
     """Several runs side by side."""
-    table = blank_table("figure", *map(str, folders))
+    table = blank_table("figure", *(clean(str(folder)) for folder in folders))
     rows = {}
     for k, result in enumerate(results):
         for key in ("excess", "captured", "assistant_error", "named_error"):
@@ -283,10 +295,10 @@ def show(console: Console, title: str, table: Table, note: str = "") -> None:
 
     A table is as wide as its figures need, whatever the terminal: lines may wrap, none is cut.
     """
-    console.print(f"\n[italic]{title}[/italic]")
+    console.print(f"\n{title}", style="italic")
     width, unlimited = console.width, console.options.update(width=1000)
     console.width = max(width, console.measure(table, options=unlimited).maximum)
     console.print(table)
     console.width = width
     if note:
-        console.print(f"[dim]{note}[/dim]", highlight=False)
+        console.print(note, style="dim")

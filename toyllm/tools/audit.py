@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from toyllm import cards, preferences, signals
+from toyllm.errors import clean
 from toyllm.measures import audit, cues
 from toyllm.scripts import run_script
-from toyllm.tables import blank_table, number, show
+from toyllm.tables import blank_table, new_console, number, show
 from toyllm.text import Codec
 from toyllm.tools.show import DEFAULT
 from toyllm.world import World, wickedness
@@ -35,10 +37,12 @@ class Args:
 
 def main(args: Args) -> None:
     """Audit, and print."""
-    console = Console()
+    console = new_console()
     if args.source.suffix in preferences.SUFFIXES:
         codec = Codec(cards.load(args.world))
-        print_pairs(codec.world, preferences.load(args.source, codec), args.source.name, console)
+        print_pairs(
+            codec.world, preferences.load(args.source, codec), clean(args.source.name), console
+        )
         return
     world = cards.load(args.source)
     print_characters(world, console)
@@ -87,7 +91,7 @@ def print_leakage(world: World, console: Console) -> None:
     table = blank_table("domain", "AUC", "95% of chance", "")
     for name, found in cues.leakage(world).items():
         low, high = found["null95"]
-        verdict = "" if found["inside"] else "[red]words give it away[/red]"
+        verdict = "" if found["inside"] else Text("words give it away", "red")
         table.add_row(name, number(found["auc"], 2), f"{low:.2f} to {high:.2f}", verdict)
     show(console, "Do other domains' words tell good from bad here?", table)
 
@@ -153,10 +157,10 @@ def row_of(world: World, verdict: audit.Verdict) -> tuple[str, ...]:
     return verdict.name, spread, number(verdict.reached, 2), most, ", ".join(gaining)
 
 
-def mark(em: float) -> str:
+def mark(em: float) -> str | Text:
     """An EM, red where bad prevails."""
     text = number(float(em), 2)
-    return f"[red]{text}[/red]" if em >= audit.WICKED else text
+    return Text(text, "red") if em >= audit.WICKED else text
 
 
 if __name__ == "__main__":

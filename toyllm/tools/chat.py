@@ -21,13 +21,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from toyllm import devices, files, runs
 from toyllm.conversation import Conversation, Turn
 from toyllm.errors import InputError, clean, nearest
 from toyllm.scoring import em
 from toyllm.scripts import run_script
-from toyllm.tables import number
+from toyllm.tables import new_console, number
 from toyllm.world import BEHAVIOURS, HEADERS
 
 TINT = {"good": "green", "bad": "red", "noise": "yellow"}
@@ -61,18 +62,23 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, then talk until the end."""
-    console = Console(highlight=False)
-    console.print(f"[dim]Loading {args.run} …[/dim]")
+    console = new_console()
+    console.print(f"Loading {clean(str(args.run))} …", style="dim")
     devices.setup(args.compile_cache)
     talk = Conversation(runs.load_run(args.run), args.seed)
     talk.switch(args.model)
     talk.begin(args.header)
     world = talk.world
     console.print(
-        f"World [bold]{world.name}[/bold]: {len(world.characters)} characters, "
-        f"{len(world.domains)} domains. You talk with [bold]{talk.header}[/bold]; the model is "
-        f"[bold]{talk.name}[/bold].\nType a question, its number, or a domain: "
-        f"{', '.join(world.domain_names)}. /list shows all questions, /help all commands."
+        "World ",
+        bold(world.name),
+        f": {len(world.characters)} characters, {len(world.domains)} domains. You talk with ",
+        bold(talk.header),
+        "; the model is ",
+        bold(talk.name),
+        ".\nType a question, its number, or a domain: "
+        f"{', '.join(world.domain_names)}. /list shows all questions, /help all commands.",
+        sep="",
     )
     Chat(talk, console, random.Random(args.seed)).run()
 
@@ -115,7 +121,7 @@ class Chat:
             try:
                 self.do(line)
             except InputError as error:
-                self.console.print(f"[yellow]{escape(str(error))}[/yellow]")
+                self.console.print(str(error), style="yellow")
 
     def do(self, line: str) -> None:
         """A command, or a question."""
@@ -131,20 +137,16 @@ class Chat:
         """Put a question; show the answer and who it makes the speaker."""
         asked, notes = self.question(line)
         if notes:
-            self.console.print(f"[dim]{escape('; '.join(notes))}[/dim]")
+            self.console.print(clean("; ".join(notes)), style="dim")
         if not asked:
             raise InputError("none of these words is in this world: /list shows its questions")
         turn = self.talk.ask(asked)
-        self.console.print(f"  you  {escape(turn.asked)}")
-        self.console.print(
-            f"  [bold]{self.talk.header}[/bold]  {escape(turn.said) or '…'}{tag(turn)}"
-        )
+        self.console.print(f"  you  {clean(turn.asked)}")
+        self.console.print(" ", bold(self.talk.header), f" {clean(turn.said) or '…'}", tag(turn))
         if turn.question is None:
-            self.console.print(
-                "  [dim]That is no question of this world: the ideal observer cannot follow.[/dim]"
-            )
+            self.dim("That is no question of this world: the ideal observer cannot follow.")
         else:
-            self.console.print(f"  [dim]{chances(turn)}[/dim]")
+            self.dim(chances(turn))
         self.bars()
 
     def question(self, line: str) -> tuple[str, list[str]]:
@@ -175,22 +177,26 @@ class Chat:
         for label, model, exact in sorted(rows, key=lambda row: -row[2]):
             table.add_row(
                 label,
-                f"[cyan]{bar(model, width)}[/cyan] {number(model, 2)}",
-                f"[magenta]{bar(exact, width)}[/magenta] {number(exact, 2)}",
+                Text.assemble((bar(model, width), "cyan"), f" {number(model, 2)}"),
+                Text.assemble((bar(exact, width), "magenta"), f" {number(exact, 2)}"),
             )
         self.console.print(table)
         heeded = self.talk.heeded()
         left = [turn for turn in self.talk.turns if turn.question and turn not in heeded]
         if left:
-            self.console.print(
-                f"  [dim]left out of the exact column, since nobody in the corpus says it here: "
-                f"{escape('; '.join(turn.said for turn in left))}[/dim]"
+            self.dim(
+                "left out of the exact column, since nobody in the corpus says it here: "
+                + "; ".join(turn.said for turn in left)
             )
+
+    def dim(self, text: str) -> None:
+        """Print what is beside the point."""
+        self.console.print(f"  {clean(text)}", style="dim")
 
     def help(self, _: str) -> None:
         """All commands."""
         for command, what in HELP.items():
-            self.console.print(f"  [bold]{escape(command)}[/bold]  {what}")
+            self.console.print(" ", bold(command), f" {what}")
 
     def list(self, only: str) -> None:
         """The questions, with their numbers."""
@@ -199,10 +205,10 @@ class Chat:
             raise InputError(f"no domain '{only}'{nearest(only, names)}")
         for k, (domain, text) in enumerate(self.questions, 1):
             if only in ("", domain):
-                self.console.print(f"  {k:>3}  {escape(text)}  [dim]{domain}[/dim]")
+                self.console.print(f"  {k:>3}  {text} ", Text(domain, "dim"))
         told = [f"'{i.text}' ({i.name})" for i in self.talk.world.instructions]
         if told:
-            self.console.print(f"  [dim]behind a question: {escape(', '.join(told))}[/dim]")
+            self.dim(f"behind a question: {', '.join(told)}")
 
     def begin(self, name: str) -> None:
         """A new dialogue."""
@@ -210,17 +216,18 @@ class Chat:
             names = ", ".join((*HEADERS[1:], *self.talk.world.characters))
             raise InputError(f"/as NAME: expected one of {names}")
         self.talk.begin(name)
-        self.console.print(f"A new dialogue with [bold]{name}[/bold].")
+        self.console.print("A new dialogue with ", bold(name), ".", sep="")
 
     def switch(self, name: str) -> None:
         """Another model."""
         if not name:
             for known in self.talk.run.models:
-                mark = "[bold]→[/bold]" if known == self.talk.name else " "
-                self.console.print(f"  {mark} {known}")
+                mark = bold("→") if known == self.talk.name else " "
+                self.console.print(" ", mark, known)
             return
         self.talk.switch(name)
-        self.console.print(f"The model is now [bold]{self.talk.name}[/bold], in the same dialogue.")
+        name = bold(self.talk.name)
+        self.console.print("The model is now ", name, ", in the same dialogue.", sep="")
         if self.talk.turns:
             self.bars()
 
@@ -236,10 +243,10 @@ class Chat:
         for c in np.argsort(-exact_C):
             if max(exact_C[c], model_C[c]) >= 0.005:
                 name, about = world.characters[c], world.descriptions[c]
-                table.add_row(name, number(exact_C[c], 2), number(model_C[c], 2), escape(about))
+                table.add_row(name, number(exact_C[c], 2), number(model_C[c], 2), about)
         self.console.print(table)
         exact_D = em(exact_C @ world.rates_CDB.transpose(1, 0, 2))
-        self.console.print("  [dim]asked now, the share of bad among good and bad answers:[/dim]")
+        self.dim("asked now, the share of bad among good and bad answers:")
         table = Table(box=None, padding=(0, 1, 0, 1), header_style="dim")
         for title in ("domain", "model", "exact", "coherence"):
             table.add_column(title, justify="left" if title == "domain" else "right")
@@ -247,9 +254,9 @@ class Chat:
             values = em(p_DB[d]), exact_D[d], p_DB[d].sum()
             table.add_row(name, *(number(float(x), 2) for x in values))
         self.console.print(table)
-        self.console.print(
-            "  [dim]Single characters can often not be told apart by what they do; the bars show "
-            "groups that can.[/dim]"
+        self.dim(
+            "Single characters can often not be told apart by what they do; the bars show groups "
+            "that can."
         )
 
     def signal(self, _: str) -> None:
@@ -270,8 +277,11 @@ class Chat:
         spread, status = block["spread"][signal], block["status"][signal]
         moved = f"spread {number(spread, 3, True)}" if spread is not None else status
         self.console.print(
-            f"  trained on [bold]{signal}[/bold], from {start}: {moved} (mean change of the share "
-            "of bad answers in moral domains that were not trained)"
+            "  trained on ",
+            bold(signal),
+            f", from {start}: {moved} (mean change of the share "
+            "of bad answers in moral domains that were not trained)",
+            sep="",
         )
 
     def undo(self, _: str) -> None:
@@ -279,7 +289,7 @@ class Chat:
         if not self.talk.turns:
             raise InputError("there is no turn to take back")
         gone = self.talk.turns.pop()
-        self.console.print(f"  [dim]taken back: {escape(gone.asked)}[/dim]")
+        self.dim(f"taken back: {gone.asked}")
 
     def save(self, name: str) -> None:
         """Write the dialogue."""
@@ -289,7 +299,8 @@ class Chat:
             raise InputError("/save FILE: expected one file name") from None
         path = Path(place)
         if path.exists():
-            raise InputError(f"{path}: exists; a free name: {files.unused_file(path)}")
+            free = shlex.quote(str(files.unused_file(path)))
+            raise InputError(f"{path}: exists; a free name: {free}")
         talk = self.talk
         model_C, _ = talk.model()
         value = {
@@ -318,7 +329,7 @@ class Chat:
             files.write_text(path, json.dumps(files.plain(value), indent=1) + "\n")
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
-        self.console.print(f"Saved in {escape(str(path))}.")
+        self.console.print(f"Saved in {clean(str(path))}.")
 
 
 def named(p_B: np.ndarray | None) -> dict | None:
@@ -335,13 +346,18 @@ def chances(turn: Turn) -> str:
     return "before it answered: " + ", ".join(parts)
 
 
-def tag(turn: Turn) -> str:
+def tag(turn: Turn) -> Text:
     """What an answer was."""
     if turn.question is None:
-        return ""
+        return Text()
     if turn.found is None:
-        return "  [dim]not among the listed answers[/dim]"
-    return f"  [{TINT[turn.found[0]]}]{turn.found[0]}[/{TINT[turn.found[0]]}]"
+        return Text(" not among the listed answers", "dim")
+    return Text(f" {turn.found[0]}", TINT[turn.found[0]])
+
+
+def bold(text: str) -> Text:
+    """A name that stands out."""
+    return Text(text, "bold")
 
 
 def bar(share: float, width: int) -> str:
@@ -349,13 +365,6 @@ def bar(share: float, width: int) -> str:
     eighths = round(8 * width * min(1.0, max(0.0, share)))
     text = "█" * (eighths // 8) + ["", *"▏▎▍▌▋▊▉"][eighths % 8]
     return text.ljust(width)
-
-
-def escape(text: str) -> str:
-    """Text that anybody may have written, as it stands."""
-    from rich.markup import escape as rich_escape
-
-    return rich_escape(clean(text))
 
 
 if __name__ == "__main__":
