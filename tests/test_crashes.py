@@ -22,7 +22,8 @@ from toyllm.stages import STAGES
 # all stages, several saves in each, and three groups of narrow runs
 TINY = (
     *("--preset", "tiny", "--width", "16", "--mlp", "16", "--pool", "16", "--save-steps", "10"),
-    *("--pretrain-steps", "100", "--align-steps", "20", "--narrow-steps", "10"),
+    # and numbers of steps that chunks of 10, 5 and 5 do not divide
+    *("--pretrain-steps", "97", "--align-steps", "18", "--narrow-steps", "8"),
     *("--signals", "code:bad", "tone:bad", "--narrow-seeds", "9"),
 )
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
@@ -101,7 +102,9 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
     assert train(folder).wait() == 0
     assert fingerprint(folder) == expected
     assert not list(folder.rglob("*tmp*"))
-    runs.load_run(folder)
+    run = runs.load_run(folder)
+    assert [run.stages[stage]["steps"] for stage in STAGES[:2]] == [97, 18]
+    assert run.narrow.steps.tolist() == [0, 5, 8]
 
 
 @pytest.mark.long
