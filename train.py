@@ -352,7 +352,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
             board.layout(LAYOUT)
         for step, state, logs in fit:
             check_finite(lab, "pretrain", step, logs)
-            seen, seconds = seen + int(logs["count"].sum()), time.time() - clock
+            seen, seconds = seen + int(logs["count"].sum(dtype=float)), time.time() - clock
             bar.update(len(logs["loss"]))
             last = step == args.pretrain_steps
             facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds}

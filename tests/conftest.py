@@ -18,10 +18,12 @@ from toyllm.text import Codec
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)  # tests compile more than they compute
 
 # the scripts that tests start do the same, and share what one of them has compiled
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 if "TOYLLM_SCRATCH" not in os.environ:  # else this is a worker, and the first process made it
     SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
     os.environ["TOYLLM_SCRATCH"] = SCRATCH.name

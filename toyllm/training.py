@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from toyllm import corpus, devices, objectives, signals
+from toyllm import corpus, devices, objectives, optimizers, signals
 from toyllm.errors import InputError
 from toyllm.model import Apply, Config, Params
 from toyllm.scoring import answer_logprobs
@@ -60,7 +60,7 @@ def scan_steps(
         sums, grads = add(({"loss": total, **sums}, grads))
         count = sums.pop("count")
         mean, grads = jax.tree.map(lambda x: x / count, (sums, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params)
         logs = {"count": count, "grad_norm": optax.tree.norm(grads), **mean}
         return State(optax.apply_updates(state.params, updates), opt_state), logs
 
