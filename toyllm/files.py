@@ -16,6 +16,7 @@ from toyllm import devices
 from toyllm.errors import InputError
 
 MOST = 2**24  # bytes of a JSON file
+STRAYS = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -28,6 +29,11 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all; only the first process writes."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; only the first process writes."""
     if not devices.first():
         return
@@ -35,8 +41,8 @@ def write_text(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".tmp")
     draft.unlink(missing_ok=True)
     try:
-        with open(draft, "x", encoding="utf-8") as file:  # x: never through a link
-            file.write(text)
+        with open(draft, "xb") as file:  # x: never through a link
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -90,6 +96,11 @@ def unused_file(path: Path) -> Path:
     """The first of NAME-2.EXT, NAME-3.EXT … that does not exist."""
     free = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
     return next(p for p in free if not p.exists())
+
+
+def is_stray(path: Path) -> bool:
+    """Whether a file manager or a network file system, not the user, put a file there."""
+    return path.name.startswith(("._", ".nfs")) or path.name in STRAYS
 
 
 def check_plain(folder: Path) -> None:
