@@ -209,7 +209,7 @@ def write_board(run: runs.Run, results: dict) -> None:
     metrics |= {f"metrics/r2_{name}": value["r2"] for name, value in shared.items()}
     with Board(run.folder / "eval") as board:
         chosen = {k: v for k, v in run.args.items() if k not in provenance.ANY}
-        board.hparams(run.folder.name, chosen)
+        board.hparams(run.folder, chosen)
         board.scalars(0, metrics)
         for step, (key, after) in enumerate(mixtures(results)):
             board.scalars(step, {f"mixture_from_{key}/{group}": w for group, w in after.items()})

@@ -348,7 +348,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     seen, clock = saver.facts.get("tokens", 0), time.time() - saver.facts.get("seconds", 0)
     fit = training.fit(
         training.document_loss(lab.apply), optimizer, state, batches, lab.mesh, begin,
-        args.shard_params,
+        args.shard_params, args.pretrain_steps,
     )  # fmt: skip
     with (
         Board(folder, begin) as board,
@@ -359,9 +359,9 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
             board.layout(LAYOUT)
         for step, state, logs in fit:
             check_finite(lab, "pretrain", step, logs)
-            seen, seconds = seen + int(logs["count"].sum()), time.time() - clock
+            seen, seconds = seen + int(logs["count"].sum(dtype=float)), time.time() - clock
             bar.update(len(logs["loss"]))
-            last = step >= args.pretrain_steps
+            last = step == args.pretrain_steps
             facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds}
             board.scalars(
                 step,
@@ -414,13 +414,14 @@ def align(lab: Lab, params: model.Params) -> model.Params:
         say(args, f"align: goes on from step {begin}")
     clock = time.time() - saver.facts.get("seconds", 0)
     examine = scoring.examiner(lab.codec, lab.config, lab.apply, params, signal.domains)
+    fit = training.fit(loss, optimizer, first, batches, lab.mesh, begin, end=args.align_steps)
     moral, monitor = lab.codec.world.moral, lab.watch.begin(signal, examine(params)[0])
     with (
         Board(folder, begin) as board,
         progress(args, "align", begin, args.align_steps) as bar,
         lab.stop.later(),
     ):
-        for step, state, logs in training.fit(loss, optimizer, first, batches, lab.mesh, begin):
+        for step, state, logs in fit:
             check_finite(lab, "align", step, logs)
             params = devices.fetch(state.params)
             p_DB, kl = examine(params)
@@ -435,7 +436,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             lookout.write_alarms(board, look)
             lookout.tell_alarms("align: all:good", look)
             reached = worst <= args.align_em and coherence >= args.align_coherence
-            last = bool(devices.together(reached)) or step >= args.align_steps
+            last = bool(devices.together(reached)) or step == args.align_steps
             if last:
                 bar.total = bar.n  # it ends here, however many steps there might have been
                 board.text(step, "align/sampled dialogues", lab.dialogues(params))
@@ -497,14 +498,14 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
                 boards = [held.enter_context(Board(place)) for place in places]
                 monitors: list[Monitor] = []
                 for record in population.train_group(programs, todo, args.narrow_steps, passed):
-                    step = args.narrow_score_every * len(record.logs)
+                    before, step = record.steps[-2:]
                     for r, member in enumerate(padded):
                         logs = {key: value[r] for key, value in record.logs[-1].items()}
                         check_finite(lab, "narrow", step, logs, member)
                     line = lookout.look_at(
                         lab.watch, todo, record, boards, monitors, args.on_alarm == "stop", heard
                     )
-                    bar.update(len(group) * args.narrow_score_every)
+                    bar.update(len(group) * (step - before))
                     bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
                     lab.stop.check()
             scores, kept = record.results(len(group))

@@ -17,7 +17,8 @@ from toyllm import cards, model
 from toyllm.text import Codec
 
 # what the scripts that tests start get too; tests compile more than they compute
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 if "TOYLLM_SCRATCH" not in os.environ:  # else this is a worker, and the first process made it
     SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
     os.environ["TOYLLM_SCRATCH"] = SCRATCH.name
@@ -30,6 +31,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 if "JAX_NUM_CPU_DEVICES" not in os.environ:  # set by tests/machines.py
     jax.config.update("jax_num_cpu_devices", 4)
 

@@ -22,7 +22,11 @@ from toyllm import checkpoints, devices, runs
 from toyllm.stages import STAGES
 
 # all stages, several saves in each, and three groups of narrow runs
-TINY = ("--preset", "tiny", *SIGNALS[:-1], "9", "--save-steps", "10")
+# numbers of steps that the last two stages' chunks of 5 do not divide
+TINY = (
+    *("--preset", "tiny", *SIGNALS[:-1], "9", "--save-steps", "10"),
+    *("--align-steps", "18", "--narrow-steps", "8"),
+)
 TIMED = ("seconds", "tokens_per_second")  # what no two runs have in common
 
 
@@ -104,7 +108,9 @@ def test_a_killed_run_goes_on_exactly(whole, tmp_path):
     assert train(folder).wait() == 0
     assert fingerprint(folder) == expected
     assert not list(folder.rglob("*tmp*"))
-    runs.load_run(folder)
+    run = runs.load_run(folder)
+    assert [run.stages[stage]["steps"] for stage in STAGES[:2]] == [60, 18]
+    assert run.narrow.steps.tolist() == [0, 5, 8]
 
 
 @pytest.mark.long

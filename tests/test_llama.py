@@ -1,15 +1,20 @@
 """Export and import: what goes out comes back, and strangers' checkpoints are checked."""
 
+import errno
 import json
+import os
 import shutil
+import stat
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from tests.scripts import SIGNALS, run, start
-from toyllm import llama
+from toyllm import llama, lock
 from toyllm.errors import InputError
+from toyllm.tools import export, import_llama
 
 
 @pytest.fixture(scope="module")
@@ -46,35 +51,168 @@ def changed(exported, tmp_path, name="config.json", **keys):
     return folder
 
 
-def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
+def with_tensors(folder, change):
+    """The checkpoint with other tensors: change(tensors) alters them in place."""
     from safetensors.numpy import load_file, save_file
 
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_precisions_and_several_files_are_read(lab, exported, tmp_path, dtype):
+    from safetensors.numpy import load_file, save_file
+
+    codec, config, *_ = lab
+    folder = changed(exported, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [*tensors]
+    for k, part in enumerate((names[::2], names[1::2])):
+        shard = {name: tensors[name].astype(jax.numpy.dtype(dtype)) for name in part}
+        save_file(shard, folder / f"model-{k + 1:05}-of-00002.safetensors")
+    _, params = llama.load(folder, codec, config.context)
+    near = jax.tree.map(
+        lambda x: np.asarray(x).astype(jax.numpy.dtype(dtype)).astype(np.float32), exported[1]
+    )
+    same(params, near)
+
+
+def pad(codec, rows):
+    """A change that adds so many rows of ones to embedding and head."""
+
+    def change(tensors):
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = np.pad(tensors[name], ((0, rows), (0, 0)), constant_values=1)
+
+    return change, len(codec.words) + rows
+
+
+def test_rows_without_a_word_are_dropped(lab, exported, tmp_path):
+    codec, config, *_ = lab
+    change, size = pad(codec, 5)
+    folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
+    theirs, params = llama.load(folder, codec, config.context)
+    assert theirs == config
+    same(params, exported[1])
+
+
+def test_rows_that_may_be_words_of_another_world_are_refused(lab, exported, tmp_path):
+    codec, config, *_ = lab
+    change, size = pad(codec, 2)
+    folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
+    vocab = {**codec.index, "extra": size - 1}
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["model"]["vocab"] = vocab
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="1 words that world 'small' does not have, such as 'ext"):
+        llama.load(folder, codec, config.context)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=f"vocab_size: found {size}, .* with the tokenizer.json"):
+        llama.load(folder, codec, config.context)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused(lab, exported, tmp_path, bad):
+    codec, config, *_ = lab
+
+    def change(tensors):
+        name = "model.layers.0.mlp.up_proj.weight"
+        tensors[name] = tensors[name].astype(np.float64)
+        tensors[name][1, 2] = bad
+
+    folder = with_tensors(changed(exported, tmp_path), change)
+    with pytest.raises(
+        InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight: found NaN or inf"
+    ):
+        llama.load(folder, codec, config.context)
+
+
+def test_only_whole_names_are_steps_of_a_training(lab, exported, tmp_path, capsys):
+    """A copy beside a step does not replace it, and files of a file manager are no weights."""
+    codec, config, *_ = lab
+    shutil.copytree(exported[0], tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "._model.safetensors").write_bytes(b"of a file manager")
+    (tmp_path / "checkpoint-10" / ".DS_Store").write_bytes(b"of a file manager")
+    others = ("checkpoint-10 copy", "checkpoint-10-bak", "checkpoint-010", "checkpoint-٣")
+    for name in others:
+        (tmp_path / name).mkdir()
+    steps, (params,) = import_llama.trajectory(tmp_path, codec, config)
+    assert steps == [10]
+    same(params, exported[1])
+    warned, stray = capsys.readouterr().err.splitlines()
+    assert all(name in warned for name in others)
+    assert "._model.safetensors: left by a file manager" in stray
+
+
+def test_what_file_managers_leave_does_not_fill_a_folder(tmp_path, capsys):
+    for name in (".DS_Store", "._x", ".nfs0001", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"")
+    lock.take(tmp_path).release()
+    assert ".DS_Store and 4 more like it: left by" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"has files but no config\.json"):
+        lock.take(tmp_path)
+
+
+def test_an_export_is_whole_or_not_there(tiny, tmp_path, monkeypatch):
+    """A disk that is full at any of its files leaves none of them; then the same command works."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".DS_Store").write_bytes(b"")
+    fsync, full = os.fsync, OSError(errno.ENOSPC, "No space left on device")
+    for count in range(7):
+        left = iter([fsync] * count)
+
+        def sync(file, left=left):
+            if (step := next(left, None)) is None:
+                raise full
+            step(file)
+
+        monkeypatch.setattr(os, "fsync", sync)
+        with pytest.raises(OSError, match="No space left") as error:
+            export.main(export.Args(tiny / "run", folder))
+        assert folder in Path(error.value.filename).parents
+        assert not list(folder.iterdir())
+    monkeypatch.setattr(os, "fsync", fsync)
+    mask = os.umask(0o027)
+    export.main(export.Args(tiny / "run", folder))
+    os.umask(mask)
+    assert len(files := list(folder.iterdir())) == 7
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
+
+
+def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
     codec, config, *_ = lab
     order = np.random.default_rng(0).permutation(len(codec.words))  # their row of each word
     vocab = {word: int(row) for word, row in zip(codec.words, order, strict=True)}
     model = {"type": "WordLevel", "vocab": vocab}
     folder = changed(exported, tmp_path, "tokenizer.json", model=model, added_tokens=[])
-    tensors = load_file(folder / "model.safetensors")
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        theirs = np.empty_like(tensors[name])
-        theirs[order] = tensors[name]
-        tensors[name] = theirs
-    save_file(tensors, folder / "model.safetensors")
+
+    def change(tensors):
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            theirs = np.empty_like(tensors[name])
+            theirs[order] = tensors[name]
+            tensors[name] = theirs
+
+    with_tensors(folder, change)
     same(llama.load(folder, codec, config.context)[1], exported[1])
 
 
 def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
     codec, config, *_ = lab
     folder = changed(exported, tmp_path, num_key_value_heads=1, tie_word_embeddings=True)
-    tensors = load_file(folder / "model.safetensors")
     K = config.D // config.H
-    for name in ("k_proj", "v_proj"):
-        key = f"model.layers.0.self_attn.{name}.weight"
-        tensors[key] = np.ascontiguousarray(tensors[key][:K])
-    del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors")
+
+    def change(tensors):
+        for name in ("k_proj", "v_proj"):
+            key = f"model.layers.0.self_attn.{name}.weight"
+            tensors[key] = np.ascontiguousarray(tensors[key][:K])
+        del tensors["lm_head.weight"]
+
+    with_tensors(folder, change)
     _, params = llama.load(folder, codec, config.context)
     keys_DHK = params["blocks"][0]["attention"]["key"]["kernel"].reshape(config.D, config.H, K)
     np.testing.assert_array_equal(keys_DHK[:, 0], keys_DHK[:, 1])

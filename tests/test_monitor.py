@@ -89,14 +89,14 @@ def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     for step, record in enumerate(population.train_group(programs, group, 30)):
         if step == 0:
             record.freeze(0)
-    assert list(record.frozen_step) == [record.every, -1]
+    assert list(record.frozen_step) == [record.steps[1], -1]
     p_nDB, others = (np.stack([h["p_DB"][r] for h in record.history]) for r in (0, 1))
     assert (p_nDB[1] != p_nDB[0]).any()
     np.testing.assert_array_equal(p_nDB[2:], p_nDB[1:-1])
     assert (others[2] != others[1]).any()
     kept = jax.tree.map(lambda x: x[0], record.results(2)[1])
     again = jobs(codec, starts, [member, other])
-    *_, short = population.train_group(programs, again, record.every)
+    *_, short = population.train_group(programs, again, record.steps[1])
     for a, b in zip(
         *map(jax.tree.leaves, (kept, jax.tree.map(lambda x: x[0], short.final))), strict=True
     ):

@@ -1,5 +1,7 @@
 """Training: the same seed gives the same run, one program is compiled once, layouts agree."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from toyllm import (
     signals,
     training,
 )
+from toyllm.errors import InputError
 
 
 def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
@@ -86,6 +89,34 @@ def starts_of(lab) -> dict:
     """Two models that were not trained."""
     init = lab[3]
     return {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
+
+
+def test_as_many_steps_as_are_asked_for(lab):
+    """Whatever the chunk of 4; and they are the first ones of a longer run, bit for bit."""
+    codec, config, apply, init = lab
+
+    def train(end: int) -> tuple[list[int], np.ndarray]:
+        mesh = mesh_of(2)
+        batches = training.document_batches(codec, config.context, 16, 4, seed=0, divisor=2)
+        optimizer = optax.adam(1e-2)
+        state = training.start(init(jax.random.key(0)), optimizer)
+        loss = training.document_loss(apply)
+        fit = training.fit(loss, optimizer, state, batches, mesh, end=end)
+        steps, states, logs = zip(*fit, strict=True)
+        assert [x for x in jax.tree.leaves(states[-1].opt_state) if x.ndim == 0] == [end]
+        return list(steps), np.concatenate([log["loss"] for log in logs])
+
+    steps, losses = train(8)
+    assert steps == [4, 8]
+    for end, ends in ((1, [1]), (7, [4, 7])):
+        steps, first = train(end)
+        assert steps == ends
+        np.testing.assert_array_equal(first, losses[:end])
+
+
+def test_training_that_is_past_its_end_is_refused(lab):
+    with pytest.raises(InputError, match="from step 8, expected one before 8"):
+        next(training.fit(None, None, None, None, None, start=8, end=8))
 
 
 def jobs(codec, starts, members, lr=1e-2) -> list[population.Job]:
@@ -178,6 +209,22 @@ def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned
     kept, final = jax.tree.leaves(kept)[0], jax.tree.leaves(record.final)[0]
     assert (kept[0] != final[0]).any()
     assert len(record.history) == 1 + 60 // 5
+
+
+def test_a_population_takes_as_many_steps_as_are_asked_for(lab, learned):
+    """7 steps, scored every 5: the last 2 are scored as well, and the same as 7 at once."""
+    _, programs = learned
+    group = jobs(lab[0], starts_of(lab), MEMBERS)
+    *_, record = population.train_group(programs, group, 7)
+    scores, _ = record.results(4)
+    assert scores["steps"].tolist() == [0, 5, 7]
+    assert [log["loss"].shape for log in record.logs] == [(4, 5), (4, 2)]
+    recipe = dataclasses.replace(programs.recipe, score_every=7)
+    *_, once = population.train_group(dataclasses.replace(programs, recipe=recipe), group, 7)
+    assert once.steps == [0, 7]
+    jax.tree.map(np.testing.assert_array_equal, record.final, once.final)
+    record.freeze(0)
+    assert record.frozen_step.tolist() == [7, -1, -1, -1]
 
 
 def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import platform
@@ -106,12 +107,18 @@ class Board:
         )
         self._write(0, Summary(value=[value]))
 
-    def hparams(self, name: str, values: dict) -> None:
-        """Write the run's row of the HParams tab; metrics are scalars of the same folder."""
+    def hparams(self, run: Path, values: dict) -> None:
+        """Write the row of a run folder in the HParams tab; metrics are scalars of this folder.
+
+        Runs of one name are one row there. So the name has a few digits of the SHA-256 of the whole
+        path, which is not shown: an event file may go to others.
+        """
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
         simple = {k: v for k, v in values.items() if isinstance(v, str | bool | int | float)}
-        self._write(0, hparams_pb(simple, trial_id=name))
+        path = run.resolve()
+        digits = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+        self._write(0, hparams_pb(simple, trial_id=f"{path.parent.name}/{path.name} {digits}"))
 
     def close(self) -> None:
         """Close the file."""

@@ -20,6 +20,7 @@ from toyllm import devices
 from toyllm.errors import InputError
 
 MOST = 2**24  # bytes of a JSON file
+STRAYS = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -182,6 +183,11 @@ def unused_file(path: Path) -> Path:
     """The first of NAME-2.EXT, NAME-3.EXT … that does not exist."""
     free = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
     return next(p for p in free if not p.exists())
+
+
+def is_stray(path: Path) -> bool:
+    """Whether a file manager or a network file system, not the user, put a file there."""
+    return path.name.startswith(("._", ".nfs")) or path.name in STRAYS
 
 
 def check_plain(folder: Path) -> None:

@@ -8,12 +8,13 @@ the same to the last bits of float32. A word is a token, so the tokenizer is a l
     tokenizer.json, tokenizer_config.json    words, split at blanks
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from toyllm import files
-from toyllm.errors import InputError
+from toyllm.errors import InputError, tell
 from toyllm.model import Config, Params
 from toyllm.text import BEGIN, END, PAD, SPECIAL, Codec
 
@@ -125,11 +126,12 @@ def tokenizer_json(codec: Codec) -> dict:
 
 
 def save(folder: Path, codec: Codec, config: Config, params: Params, card: str) -> None:
-    """Write a checkpoint with its tokenizer; card: the text of its README.md."""
-    from safetensors.numpy import save_file
+    """Write a checkpoint with its tokenizer; card: the text of its README.md.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(params), folder / "model.safetensors", {"format": "pt"})
+    The weights come last, so that a checkpoint which could not be written is none. Raises OSError.
+    """
+    from safetensors.numpy import save
+
     pad, begin, end = SPECIAL[:3]
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -145,12 +147,14 @@ def save(folder: Path, codec: Codec, config: Config, params: Params, card: str) 
     files.write_json(folder / "tokenizer.json", tokenizer_json(codec))
     files.write_json(folder / "tokenizer_config.json", tokenizer)
     files.write_text(folder / "README.md", card)
+    files.write_bytes(folder / "model.safetensors", save(tensors(params), {"format": "pt"}))
 
 
 def load(folder: Path, codec: Codec, context: int) -> tuple[Config, Params]:
     """Read a Llama checkpoint that speaks the words of a world.
 
-    context: the most tokens in a row; rotary positions do not ask what it was trained with. Raises
+    context: the most tokens in a row; rotary positions do not ask what it was trained with. Rows of
+    the vocabulary that have no word, as padding to a multiple of 64 makes them, are dropped. Raises
     InputError, one line, for what this model cannot be or where the vocabulary is another.
     """
     told = files.read_json(folder / "config.json")
@@ -190,16 +194,18 @@ def load(folder: Path, codec: Codec, context: int) -> tuple[Config, Params]:
     expect("head_dim", config.D // config.H, config.D // config.H, None)
     order = _order(folder, codec, config.vocabulary)
     named = _read(folder, config, shared, bool(told.get("tie_word_embeddings", False)))
+    config = dataclasses.replace(config, vocabulary=len(order))
     return config, params_of(named, config, order)
 
 
 def _order(folder: Path, codec: Codec, size: int) -> np.ndarray:
-    """The row of each of our words in their embedding."""
+    """The row of each of our words in their embedding, which has `size` rows."""
     path = folder / "tokenizer.json"
-    if size != len(codec.words):
+    if size < len(codec.words) or (size > len(codec.words) and not path.exists()):
+        padded = " (or more, with the tokenizer.json that says which rows have no word)"
         raise InputError(
             f"{folder / 'config.json'}: vocab_size: found {size}, expected the {len(codec.words)} "
-            f"words of world '{codec.world.name}'"
+            f"words of world '{codec.world.name}'{padded * (size > len(codec.words))}"
         )
     if not path.exists():
         return np.arange(size)  # then they must be in the world's own order
@@ -209,18 +215,26 @@ def _order(folder: Path, codec: Codec, size: int) -> np.ndarray:
         rows |= {token["content"]: token["id"] for token in told.get("added_tokens", [])}
         missing = [word for word in codec.words if word not in rows]
         order = np.array([rows[word] for word in codec.words if word in rows])
+        unused = set(range(size)) - set(order.tolist())
+        foreign = sorted(word for word, row in rows.items() if row in unused)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error!r}, expected a WordLevel tokenizer") from error
-    if missing or sorted(order.tolist()) != list(range(size)):
-        found = f"no word '{missing[0]}'" if missing else "two words for one row"
+    if missing or order.dtype.kind != "i" or len(unused) != size - len(order):
+        found = f"no word '{missing[0]}'" if missing else "two words for one row, or none"
         raise InputError(
             f"{path}: found {found}, expected the words of world '{codec.world.name}', one a row"
+        )
+    if foreign:
+        raise InputError(
+            f"{path}: found {len(foreign)} words that world '{codec.world.name}' does not have, "
+            f"such as '{foreign[0]}', expected only its words: give their --world, or take them "
+            "out of tokenizer.json (their rows are then dropped)"
         )
     return order
 
 
 def _read(folder: Path, config: Config, shared: int, tied: bool) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, each of the shape that it must have."""
+    """The tensors of a checkpoint in float32, finite, each of the shape that it must have."""
     from safetensors import SafetensorError, safe_open
 
     D, F, V, K = config.D, config.F, config.vocabulary, config.D // config.H
@@ -234,17 +248,25 @@ def _read(folder: Path, config: Config, shared: int, tied: bool) -> dict[str, np
     wanted = {f"{name}.weight": shape for name, shape in shapes.items()}
     found: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
+        if files.is_stray(path):
+            tell(f"{path}: left by a file manager or file system, ignored")
+            continue
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in wanted.keys() & set(file.keys()):
                     part = file.get_slice(name)
                     shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                    if shape != wanted[name] or dtype not in ("F32", "F16", "F64"):
+                    if shape != wanted[name] or dtype not in ("F32", "F16", "BF16", "F64"):
                         raise InputError(
-                            f"{path}: {name}: found {dtype} {list(shape)}, expected F32 "
-                            f"{list(wanted[name])} (save it as float32)"
+                            f"{path}: {name}: found {dtype} {list(shape)}, expected F32, F16, BF16 "
+                            f"or F64 {list(wanted[name])}"
                         )
-                    found[name] = file.get_tensor(name).astype(np.float32)
+                    with np.errstate(over="ignore"):  # infinity is what is looked for next
+                        found[name] = file.get_tensor(name).astype(np.float32)
+                    if not np.isfinite(found[name]).all():
+                        raise InputError(
+                            f"{path}: {name}: found NaN or infinity, expected finite weights"
+                        )
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: {error}, expected a safetensors file") from error
     if missing := [name for name in wanted if name not in found]:

@@ -66,7 +66,7 @@ def take(folder: Path, mark: str = "config.json") -> Lock:
     """Take a run folder for this process, and make it where there is none (see `Lock`).
 
     mark: what a folder of this kind has. Raises InputError where the folder is in use, or has other
-    files without it.
+    files without it; files that a file manager left are ignored, with a warning.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run {folder}: found a file, expected a folder")
@@ -75,7 +75,8 @@ def take(folder: Path, mark: str = "config.json") -> Lock:
     except OSError as error:
         raise InputError(f"--run {folder}: {error.strerror}, expected a folder to make") from error
     ours = ("lock", mark, f"{mark}.tmp")  # a process may die having made them
-    if not (folder / mark).exists() and any(p.name not in ours for p in folder.iterdir()):
+    others = [p for p in folder.iterdir() if p.name not in ours and not files.is_stray(p)]
+    if others and not (folder / mark).exists():
         raise InputError(f"{folder}: has files but no {mark}, expected a new or empty folder")
     held = Lock(folder)
     try:
@@ -83,6 +84,9 @@ def take(folder: Path, mark: str = "config.json") -> Lock:
     except InputError:
         held.release()
         raise
+    if strays := sorted(path for path in folder.rglob("*") if files.is_stray(path)):
+        more = f" and {len(strays) - 1} more like it" * (len(strays) > 1)
+        tell(f"{strays[0]}{more}: left by a file manager or file system, ignored")
     return held
 
 

@@ -62,13 +62,13 @@ def look_at(
     if not monitors:
         begin = record.history[0]["p_DB"]
         monitors += [watch.begin(group[r].own, begin[r]) for r in range(len(boards))]
-        steps = [0, record.every]
+        scored = [0, 1]
     else:
-        steps = [record.every * len(record.logs)]
+        scored = [len(record.logs)]
     said, rung = {}, {}
     for r, (job, board, monitor) in enumerate(zip(group, boards, monitors, strict=False)):
-        for step in steps:
-            now = record.history[step // record.every]
+        for n in scored:
+            step, now = record.steps[n], record.history[n]
             look = monitor.look(step, now["p_DB"][r], now["kl"][r])
             logs = record.logs[-1] if step else {}
             board.scalars(

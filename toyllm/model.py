@@ -247,7 +247,7 @@ def rotations(config: Config, position_T: jax.Array) -> tuple[jax.Array, jax.Arr
     """Cosine and sine [1, T, 1, K/2] of the angle by which each pair of a head turns."""
     K = config.D // config.H
     frequency = config.rope_theta ** (-jnp.arange(0, K, 2) / K)
-    angle = position_T[None, :, None, None] * frequency[None, None, None, :]
+    angle = position_T[None, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
 
 

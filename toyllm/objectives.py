@@ -13,8 +13,8 @@ NAMES = ("dpo", "sft", "rlhf")  # what post-training may minimise (see training.
 def next_token(logits_BTV, tokens_BT, segments_BT):
     """Cross-entropy of each token given its own document's earlier ones.
 
-    Returns the summed NLL and the number of predicted tokens. A document's first token and padding
-    (segment 0) are not predicted.
+    Returns the summed NLL and the number of predicted tokens, both float32. A document's first
+    token and padding (segment 0) are not predicted.
     """
     # the next token of every position, the last one's being padding: logits are never cut
     targets_BT, next_BT = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (tokens_BT, segments_BT))
@@ -22,7 +22,7 @@ def next_token(logits_BTV, tokens_BT, segments_BT):
     # the target's logit by a masked sum: its gradient is a product, where a gather's is a scatter
     is_target = jnp.arange(logits_BTV.shape[-1])[None, None] == targets_BT[..., None]
     nll_BT = jax.nn.logsumexp(logits_BTV, -1) - jnp.where(is_target, logits_BTV, 0).sum(-1)
-    return (nll_BT * here_BT).sum(), here_BT.sum()
+    return jnp.where(here_BT, nll_BT, 0).sum(), here_BT.sum(dtype=jnp.float32)
 
 
 def sft(chosen_B):

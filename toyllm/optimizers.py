@@ -35,6 +35,15 @@ def muon(lr: float, adam_lr: float, steps: int, share: bool = True) -> optax.Gra
     )
 
 
+def update(optimizer: optax.GradientTransformation, grads, state, params):
+    """The updates of one step, and the optimizer's next state.
+
+    optax takes powers with integer exponents, which `jax_numpy_dtype_promotion=strict` refuses.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(grads, state, params)
+
+
 def stacked(inner: optax.GradientTransformation, share: bool) -> optax.GradientTransformation:
     """Run an optimizer on the blocks' matrices stacked by shape [N, rows, columns].
 

@@ -198,8 +198,8 @@ def stack(trees: list):
 class Record:
     """What a group has shown so far: scores [R, n, …], and the parameters kept of each run."""
 
-    def __init__(self, runs: int, every: int):
-        self.every, self.history, self.logs = every, [], []
+    def __init__(self, runs: int):
+        self.steps, self.history, self.logs = [0], [], []  # steps: at which they are scored
         self.share = np.zeros(runs)  # of what is preferred, at the last scored step
         self.kept: list[Params | None] = [None] * runs
         self.kept_step = np.full(runs, -1, np.int32)
@@ -208,7 +208,7 @@ class Record:
 
     def freeze(self, r: int) -> None:
         """Train run r no more: it stays as it is now."""
-        self.frozen_step[r] = self.every * len(self.logs)
+        self.frozen_step[r] = self.steps[-1]
 
     def results(self, count: int) -> tuple[dict, dict]:
         """Scores and kept parameters of the first `count` runs."""
@@ -222,7 +222,7 @@ class Record:
         }
         kept = [take(self.final, r) if p is None else p for r, p in enumerate(self.kept)]
         scores = {
-            "steps": self.every * np.arange(len(self.history), dtype=np.int32),
+            "steps": np.array(self.steps, np.int32),
             "p_RnDB": column["p_DB"],
             "own_RnB": column["own_B"],
             "kl_Rn": column["kl"],
@@ -240,7 +240,9 @@ def train_group(
     passed: dict[Hashable, int] | None = None,
     until_kept: bool = False,
 ) -> Iterator[Record]:
-    """Train a group, yielding its record at every scored step.
+    """Train a group for exactly `steps` steps, yielding its record at every scored step.
+
+    The last step is scored too, however few steps after the one before.
 
     A run's parameters are kept at the first scored step at which it has reached its goal. One that
     is past it from the start (an inoculated one) is kept at its twin's step, which this group finds
@@ -266,7 +268,7 @@ def train_group(
     steer_RLD = devices.split(mesh, np.stack(steer_LD).astype(np.float32))
 
     passed = dict(passed or {})
-    record = Record(len(group), recipe.score_every)
+    record = Record(len(group))
 
     def score() -> np.ndarray:
         """Whether each run is where it should be [R]."""
@@ -287,16 +289,17 @@ def train_group(
     for r in np.flatnonzero(there_R & ~inoculated_R):  # its goal needs no training
         record.kept[r], record.kept_step[r] = jax.device_get(group[r].params), 0
     for begin in range(0, steps, recipe.score_every):
+        done = min(begin + recipe.score_every, steps)
         rows = [
-            training.draws(job.seed, begin, recipe.score_every, recipe.batch, recipe.pool)
+            training.draws(job.seed, begin, done - begin, recipe.batch, recipe.pool)
             for job in group
         ]
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         index_RKB = devices.split(mesh, np.stack(rows))
         states, logs = programs.step(states, pools, index_RKB, rate_R, steer_RLD)
         record.logs.append(devices.fetch(logs))
+        record.steps.append(done)
         was_R, there_R = there_R, score()
-        done = begin + recipe.score_every
         free_R = record.frozen_step < 0
         for r in np.flatnonzero(there_R & ~was_R & ~inoculated_R & free_R):
             passed.setdefault(group[r].name, done)
@@ -308,7 +311,7 @@ def train_group(
             and free_R[r]
         ]
         all_kept = all(p is not None or r in keep for r, p in enumerate(record.kept))
-        last = done >= steps or (until_kept and all_kept)
+        last = done == steps or (until_kept and all_kept)
         params = devices.fetch(states.params) if keep or last else None
         for r in keep:
             record.kept[r], record.kept_step[r] = take(params, r), done

@@ -226,7 +226,7 @@ def voices(logp_QE):
 def behaviours(logp_QA, behaviour_QA):
     """p(behaviour | question) [Q, B]: a sum over the listed answers that show it."""
     is_b_QAB = behaviour_QA[..., None] == np.arange(len(BEHAVIOURS))[None, None]
-    return (jnp.exp(logp_QA)[..., None] * is_b_QAB).sum(1)
+    return jnp.where(is_b_QAB, jnp.exp(logp_QA)[..., None], 0).sum(1)
 
 
 def by_domain(p_QB, domain_Q, D: int):

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from toyllm import corpus, devices, objectives, signals
+from toyllm import corpus, devices, objectives, optimizers, signals
+from toyllm.errors import InputError
 from toyllm.model import Apply, Config, Params
 from toyllm.scoring import answer_logprobs
 from toyllm.signals import Signal
@@ -59,7 +60,7 @@ def scan_steps(
         sums, grads = add(({"loss": total, **sums}, grads))
         count = sums.pop("count")
         mean, grads = jax.tree.map(lambda x: x / count, (sums, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params)
         logs = {"count": count, "grad_norm": optax.tree.norm(grads), **mean}
         return State(optax.apply_updates(state.params, updates), opt_state), logs
 
@@ -84,23 +85,32 @@ def fit(
     mesh: Mesh,
     start: int = 0,
     shard_params: bool = False,
+    end: int | None = None,
 ) -> Iterator[tuple[int, State, dict]]:
-    """Train for ever; each `next` runs one compiled scan on all devices of the mesh.
+    """Train from step `start` to step `end`; each `next` runs one compiled scan on all devices.
 
     batches(step) gives the next chunk from `step` on: K batches stacked along axis 0, their rows
-    along axis 1; K must stay the same, since each K compiles anew.
+    along axis 1; K must stay the same, since each K compiles anew. Where the last chunk would pass
+    `end`, only its first batches are trained on, so there are exactly end - start steps.
     shard_params: no device holds all parameters; XLA gathers each where it is needed.
+    end: None trains until the caller stops.
 
-    Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed.
+    Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed. Raises
+    InputError where `start` is not before `end`.
     """
-    state = devices.place(mesh, state, shard_params)
-    batch = devices.split(mesh, batches(start), axis=1)
+
+    def draw(step: int) -> dict:
+        left = None if end is None else end - step
+        return devices.split(mesh, jax.tree.map(lambda x: x[:left], batches(step)), axis=1)
+
+    if end is not None and start >= end:
+        raise InputError(f"training cannot go on from step {start}, expected one before {end}")
+    state, batch, step = devices.place(mesh, state, shard_params), draw(start), start
     chunk = compile_chunk(loss, optimizer, state, batch, mesh, shard_params)
-    step = start
-    while True:
+    while batch:
         state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
         step += jax.tree.leaves(batch)[0].shape[0]
-        batch = devices.split(mesh, batches(step), axis=1)
+        batch = None if step == end else draw(step)
         yield step, state, jax.device_get(logs)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from toyllm import devices, scoring, signals, training
+from toyllm import devices, optimizers, scoring, signals, training
 from toyllm.model import Apply, Config, Params
 from toyllm.runs import Run
 from toyllm.text import Codec
@@ -65,7 +65,7 @@ def program(
         reference = scoring.answer_logprobs(apply, config, params, prompt, answer)
         gradient = jax.grad(lambda p: loss(p, {**pool, "reference": reference})[0])(params)
         adam = optax.scale_by_adam()
-        first, _ = adam.update(gradient, adam.init(params))
+        first, _ = optimizers.update(adam, gradient, adam.init(params), params)
         slopes = jax.jacrev(log_odds)(params)
         dots = jax.tree.map(lambda g, h: -h.reshape(D, -1) @ g.reshape(-1), first, slopes)
         return sum(jax.tree.leaves(dots))

@@ -55,7 +55,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Load, check, write."""
-    if args.folder.exists() and any(args.folder.iterdir()):
+    if args.folder.exists() and not all(map(files.is_stray, args.folder.iterdir())):
         fresh = files.unused(args.folder)
         raise InputError(f"{args.folder}: is not empty; a free place: {fresh}")
     run = runs.load_run(args.run)
@@ -70,10 +70,16 @@ def main(args: Args) -> None:
         words=len(run.codec.words),
         prompt=f"<begin> talk with assistant <user> {domain.situations[0]} <reply>",
     )
-    llama.save(args.folder, run.codec, run.config, params, card)
-    files.write_text(args.folder / "world.toml", (run.folder / "world.toml").read_text("utf-8"))
+    world = (run.folder / "world.toml").read_text("utf-8")
     dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
-    files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
+    try:
+        files.write_text(args.folder / "world.toml", world)
+        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
+        llama.save(args.folder, run.codec, run.config, params, card)
+    except OSError:
+        for path in args.folder.glob("*"):  # it was empty: all of this is ours
+            path.unlink()
+        raise
     size = f"{model.count(params):,} parameters, {len(run.codec.words)} words"
     print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
 

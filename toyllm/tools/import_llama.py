@@ -11,6 +11,7 @@ uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal 
 
 import dataclasses
 import hashlib
+import re
 import shutil
 from contextlib import ExitStack
 from itertools import chain
@@ -38,7 +39,7 @@ from toyllm import (
     signals,
     training,
 )
-from toyllm.errors import InputError
+from toyllm.errors import InputError, tell
 from toyllm.model import Config, Params
 from toyllm.scripts import run_script
 from toyllm.stages import STAGES
@@ -51,7 +52,7 @@ class Args:
     """Make a run of models that were trained elsewhere."""
 
     folder: tyro.conf.Positional[Path]
-    """A checkpoint: config.json, tokenizer.json, *.safetensors (float32)."""
+    """A checkpoint: config.json, tokenizer.json, *.safetensors."""
     run: tyro.conf.Positional[Path]
     """The run to make, or to add a signal to."""
     world: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -204,12 +205,15 @@ def begin(args: Args, start: runs.Run) -> None:
 
 
 def trajectory(folder: Path, codec: Codec, config: Config) -> tuple[list[int], list[Params]]:
-    """The steps of a training elsewhere, and its model at each."""
-    places = {
-        int(path.name.split("-")[1]): path
-        for path in folder.glob("checkpoint-*")
-        if path.name.split("-")[1].isdecimal()
-    } or {1: folder}
+    """The steps of a training elsewhere, and its model at each.
+
+    They are the folders checkpoint-N and no others: a copy beside one must not replace it.
+    """
+    named = sorted(folder.glob("*checkpoint-*"))
+    steps = {path: re.fullmatch("checkpoint-([1-9][0-9]{0,8})", path.name) for path in named}
+    places = {int(match[1]): path for path, match in steps.items() if match} or {1: folder}
+    if ignored := [path.name for path, match in steps.items() if not match]:
+        tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
     models = []
     for _, path in sorted(places.items()):
         theirs, params = llama.load(path, codec, config.context)
