@@ -55,7 +55,7 @@ def start(script: str, *args: object, cwd: Path = ROOT, **env: str) -> Script:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["eval", "train", "tensorboard.plugins"])
     folder = Path(tempfile.mkdtemp(dir=os.environ["TOYLLM_SCRATCH"]))
-    argv = [script, *map(str, args)]
+    argv = [*map(str, (script, *args))]
     process = context.Process(target=_be, args=(argv, folder, env, cwd), daemon=True)
     process.start()
     while not (folder / "err").exists() and process.is_alive():

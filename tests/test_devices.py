@@ -3,9 +3,8 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, mesh_of
+from tests.scripts import Script, start
 from tests.test_crashes import fingerprint
 from toyllm import cards, checkpoints, devices, model, optimizers, runs, training
 from toyllm.text import Codec
@@ -109,53 +109,45 @@ TINY = (
 )
 
 
-def start(folder, processes: int, *more: str, last: str = "") -> list[subprocess.Popen]:
+def start_all(folder, processes: int, *more: str, last: str = "") -> list[Script]:
     """Start train.py, in one process of two devices or in two of one.
 
     last: a flag for the last process alone.
     """
+    driver = Path(os.environ["TOYLLM_SCRATCH"]) / "driver.py"
+    driver.write_text(DRIVER)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     flags = f"--xla_force_host_platform_device_count={2 // processes}"
     joins = [
-        ["--coordinator", address, "--processes", str(processes), "--process", str(k)]
+        ["--coordinator", address, "--processes", processes, "--process", k]
         for k in range(processes)
     ]
     joins = joins if processes > 1 else [[]]
     joins[-1] += [last] * bool(last)
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", DRIVER, "--run", folder, *TINY, *more, *join],
-            env={**os.environ, "XLA_FLAGS": flags},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for join in joins
-    ]
+    args = (driver, "--run", folder, *TINY, *more)
+    return [start(*args, *join, XLA_FLAGS=flags) for join in joins]
 
 
 def train(folder, processes: int, *more: str, last: str = "") -> list[tuple[int, str, str]]:
-    """`start`, and wait: the exit status, output and errors of each process."""
-    started = start(folder, processes, *more, last=last)
-    outs = [process.communicate(timeout=240) for process in started]
-    return [(p.returncode, *out) for p, out in zip(started, outs, strict=True)]
+    """`start_all`, and wait: the exit status, output and errors of each process."""
+    scripts = start_all(folder, processes, *more, last=last)
+    return [(script.wait(240), script.out, script.err) for script in scripts]
 
 
 def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = train(one, 1, "--pretrain-only")
-    assert [code for code, *_ in alone] == [0], alone[0][2]
-    (left, _, said), (killed, *_) = train(two, 2, "--pretrain-only", last="--stop")
+    ((code, _, errors),) = train(one, 1, "--pretrain-only")
+    assert code == 0, errors
+    (left, _, errors), (killed, *_) = train(two, 2, "--pretrain-only", last="--stop")
     assert killed == -signal.SIGKILL
     assert left == 1
-    assert "another process of this run has ended" in said.strip().splitlines()[-1]
+    assert "another process of this run has ended" in errors.strip().splitlines()[-1]
     assert checkpoints.steps(two / "pretrain" / "checkpoints") == [20, 10]
     first, second = train(two, 2, "--pretrain-only")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert "goes on from step 20" in first[1]  # the first process tells how it goes …
+    assert "goes on from step 20" in first[1]  # the first process reports its progress …
     assert "Done in" in first[1]
     assert "goes on" not in second[1]  # … and the second is silent
     assert "Done in" not in second[1]
@@ -173,16 +165,16 @@ def test_of_two_processes_one_is_killed(tmp_path, victim):
     """The other ends within a minute and says why; started again, they end as if nothing was."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert all(code == 0 for code, *_ in train(whole, 2))
-    started = start(folder, 2)
+    started = start_all(folder, 2)
     while not (folder / "pretrain" / "checkpoints" / "20.safetensors").exists():
         time.sleep(0.01)
-    started[victim].kill()
-    started[victim].communicate()
+    started[victim].signal(signal.SIGKILL)
     began = time.time()
-    _, said = started[1 - victim].communicate(timeout=60)
+    status = started[1 - victim].wait(60)
+    errors = started[1 - victim].err
     print(f"\nprocess {1 - victim} ended {time.time() - began:.1f} s after the other")
-    assert started[1 - victim].returncode != 0
-    assert "another process of this run has ended" in said or "another task died" in said
+    assert status != 0
+    assert "another process of this run has ended" in errors or "another task died" in errors
     assert all(code == 0 for code, *_ in train(folder, 2))
     assert fingerprint(folder) == fingerprint(whole)
 

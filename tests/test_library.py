@@ -9,6 +9,7 @@ import pytest
 
 import toyllm
 from tests.conftest import ROOT
+from tests.scripts import run
 
 
 def ten_lines() -> str:
@@ -29,15 +30,12 @@ def notebook() -> str:
 @pytest.mark.parametrize("code", [ten_lines, notebook])
 def test_an_example_runs(code, tmp_path):
     (tmp_path / "corpora").symlink_to(ROOT / "corpora")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import matplotlib; matplotlib.use('agg')\n{code()}"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    (tmp_path / "code.py").write_text(f"import matplotlib; matplotlib.use('agg')\n{code()}")
+    printed = run(tmp_path / "code.py", cwd=tmp_path)
     if code is ten_lines:
         assert (tmp_path / "em.png").stat().st_size > 3000
     else:
-        assert "spread" in done.stdout
+        assert "spread" in printed
 
 
 def test_the_notebook_was_executed_and_names_no_machine():
