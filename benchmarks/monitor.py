@@ -8,6 +8,7 @@ does; without: they are trained and scored only. Programs are compiled before.
 
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ class Args:
 def main(args: Args) -> None:
     """Measure and print."""
     mesh = devices.setup()
+    if args.runs % mesh.devices.size:
+        sys.exit(f"--runs {args.runs}: expected a multiple of the {mesh.devices.size} devices")
     codec, config, _ = prepare("default")
     apply, init = model.create(config)
     params = jax.device_get(init(jax.random.key(0)))
@@ -71,7 +74,7 @@ def main(args: Args) -> None:
                 now, step = record.history[-1], EVERY * len(record.logs)
                 for r, monitor in enumerate(monitors):
                     look = monitor.look(step, now["p_DB"][r], now["kl"][r])
-                    boards[r].scalars(step, monitor.scalars(look))
+                    boards[r].scalars(step, monitor.scalars(look, "narrow"))
         return time.perf_counter() - clock
 
     seconds: dict = {"without": [], "with": []}

@@ -10,6 +10,7 @@ steps of every run (compiled before); the ways take turns.
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,11 @@ class Args:
 def main(args: Args) -> None:
     """Measure and print."""
     mesh = devices.setup()
+    if args.runs % args.group or args.group % mesh.devices.size:
+        sys.exit(
+            f"--runs {args.runs} --group {args.group}: expected runs to be a multiple of group, "
+            f"and group one of the {mesh.devices.size} devices"
+        )
     work = Work.make(args.runs)
     ways = {
         "population, lax.map within a device": together(work, mesh, args.group, "map"),

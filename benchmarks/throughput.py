@@ -14,12 +14,14 @@ import json
 import os
 import platform
 import re
+import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +34,7 @@ from rich.table import Table
 from toyllm.model import Config
 
 HERE = Path(__file__).resolve().parent
+LIMIT = 600.0  # seconds to wait for anything: torch.compile takes minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Args:
     shapes: tuple[Literal["default", "wide"], ...] = ("default", "wide")
     """default: train.py's. wide: 4 layers x 128 x 112 tokens x 16 rows."""
     turns: int = 7
-    """Alternations, at least 5."""
+    """Alternations; at least 5 to trust them."""
     seconds: float = 2.0
     """How long each contestant trains in a turn."""
     starts: int = 5
@@ -79,37 +82,55 @@ def compete(names: list[str], shape: str, turns: int, seconds: float) -> tuple[d
     A rate is in real tokens, for `matmul` in FLOP.
     """
     rates: dict = {name: [] for name in names}
-    workers = {}
     memory = {}
-    for name in names:
-        workers[name] = subprocess.Popen(
-            [sys.executable, HERE / "contestants.py", name, shape],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        ask(workers[name])  # ready: the next one does not compile while this one does
-    for _ in range(turns):
-        for name, worker in workers.items():
-            answer = ask(worker, seconds)
-            rates[name].append(answer.get("tokens", answer.get("flops")) / answer["seconds"])
-            memory[name] = answer["peak_memory"]
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
+    with ExitStack() as held:
+        # the next one does not compile while this one does
+        workers = {name: held.enter_context(contestant(name, shape)) for name in names}
+        for _ in range(turns):
+            for name, ask in workers.items():
+                answer = ask(seconds)
+                rates[name].append(answer.get("tokens", answer.get("flops")) / answer["seconds"])
+                memory[name] = answer["peak_memory"]
     return rates, memory
 
 
-def ask(worker: subprocess.Popen, seconds: float | None = None) -> dict:
-    """Send a request, if any, and wait for a line of answer."""
-    if seconds is not None:
-        worker.stdin.write(f"{seconds}\n")
-        worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        sys.exit(f"a contestant ended: {' '.join(map(str, worker.args[1:]))}")
-    return json.loads(line)
+@contextmanager
+def contestant(name: str, shape: str) -> Iterator[Callable[..., dict]]:
+    """Start a contestant in a process of its own; end it with the `with` block.
+
+    Gives a function that lets it train for so many seconds, and returns its answer. Exits, saying
+    what it printed, where no answer comes in time.
+    """
+    command = [sys.executable, HERE / "contestants.py", name, shape]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, **pipes, stderr=log, text=True) as process,
+    ):
+
+        def answer(limit: float) -> dict:
+            ready, _, _ = select.select([process.stdout], [], [], limit)
+            if line := ready and process.stdout.readline():
+                return json.loads(line)
+            what = "ended" if ready else f"did not answer within {limit:g} s"
+            sys.exit(f"contestant {name} {shape} {what}: {tail(log)}")
+
+        def ask(seconds: float) -> dict:
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+            return answer(LIMIT + seconds)
+
+        try:
+            answer(LIMIT)  # it is ready
+            yield ask
+        finally:
+            process.kill()  # it has nothing to lose
+
+
+def tail(log) -> str:
+    """The end of what a process has printed into a file."""
+    log.seek(0)
+    return log.read()[-2000:].strip() or "it printed nothing"
 
 
 def flops_per_token(config: Config) -> int:
@@ -166,34 +187,46 @@ def starts(count: int) -> dict:
         for _ in range(count):
             found["… warm cache"].append(first_step(Path(folder)))
             clock = time.perf_counter()
-            subprocess.run(imports, check=True)
+            subprocess.run(imports, check=True, timeout=LIMIT)
             found["bare imports"].append(time.perf_counter() - clock)
         del os.environ["JAX_COMPILATION_CACHE_DIR"]
     warm, bare = (np.array(found[key]) for key in ("… warm cache", "bare imports"))
     return found | {"warm start beyond bare imports": list(warm - bare)}
 
 
-def first_step(folder: Path) -> float:
-    """Start train.py, wait for its first chunk of steps, and stop it."""
-    run = folder / "run"
-    clock = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, HERE.parent / "train.py", "--run", run],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    seen = ""
-    while not re.search(r" [1-9]\d*/\d+ \[", seen):  # the progress bar has moved
-        more = process.stderr.read(1)
-        if not more:
-            sys.exit(f"train.py ended before its first step: {seen}")
-        seen += more
-    seconds = time.perf_counter() - clock
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    shutil.rmtree(run)
-    return seconds
+def first_step(folder: Path, *args: str, limit: float = LIMIT) -> float:
+    """Start train.py, wait for its first chunk of steps, and kill it; the seconds it took.
+
+    Exits, saying what it printed, where that does not come within `limit` seconds.
+    """
+    run, clock = folder / "run", time.perf_counter()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, HERE.parent / "train.py", "--run", run, *args],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            while not logged(run / "pretrain"):
+                seconds = time.perf_counter() - clock
+                if process.poll() is not None:
+                    sys.exit(f"train.py ended before its first step: {tail(log)}")
+                if seconds > limit:
+                    sys.exit(f"train.py took no step within {limit:g} s: {tail(log)}")
+                time.sleep(0.005)
+            return time.perf_counter() - clock
+        finally:
+            process.kill()
+            process.wait()
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def logged(folder: Path) -> bool:
+    """Whether a stage's events have a step; each is with the operating system at once.
+
+    The norm of the gradient is logged with every chunk, and named nowhere else in the file.
+    """
+    return any(b"pretrain/grad_norm" in file.read_bytes() for file in folder.glob("events.*"))
 
 
 def processor() -> str:

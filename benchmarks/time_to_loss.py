@@ -45,6 +45,8 @@ class Args:
     """Of documents and of initial parameters."""
     targets: tuple[float, ...] = (0.01, 0.005)
     """Excess, nats a token."""
+    steps: int = 0
+    """At most so many steps, from 20 up (0: as many as were chosen for each target)."""
     json: Path | None = None
     """Also write everything that was measured."""
 
@@ -56,6 +58,8 @@ def main(args: Args) -> None:
         if not importlib.util.find_spec("torch"):
             sys.exit("--peer torch: torch cannot be imported; see benchmarks/README.md")
         runners["torch"] = (torch_peer, TORCH)
+    if args.steps and args.steps < 2 * CHUNK:
+        sys.exit(f"--steps {args.steps}: expected 0, or at least {2 * CHUNK}")
     mesh = devices.setup()
     codec, config, _ = prepare("default")
     apply, _ = model.create(config)
@@ -65,6 +69,7 @@ def main(args: Args) -> None:
         for seed in args.seeds:
             for name, (run, settings) in runners.items():
                 lr, steps = settings[target]
+                steps = args.steps or steps
                 seconds, excess = until(target, held, run(mesh, seed, lr, steps), steps)
                 found[name][target].append({"seconds": seconds, "excess": excess})
                 end = f"{target} reached" if excess <= target else f"{target} not reached"
@@ -104,7 +109,7 @@ def toyllm(mesh, seed: int, lr: float, steps: int) -> Iterator:
     loss = training.document_loss(apply)
     optimizer = optimizers.muon(lr, 1.5 * lr, steps)
     first = training.start(jax.jit(init)(jax.random.key(seed)), optimizer)
-    for step, state, _ in training.fit(loss, optimizer, first, batches, mesh):
+    for step, state, _ in training.fit(loss, optimizer, first, batches, mesh, end=steps):
         yield step, lambda state=state: jax.device_get(state.params)
 
 

@@ -86,4 +86,5 @@ def _be(argv: list[str], folder: Path, env: dict, cwd: Path) -> None:
     os.environ.update(env)
     multiprocessing.current_process().daemon = False  # it may have children of its own
     sys.argv = argv
+    sys.path.insert(0, os.path.dirname(os.path.abspath(argv[0])))  # as Python does
     runpy.run_path(argv[0], run_name="__main__")
