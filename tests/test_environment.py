@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import eval as eval_script
 import scorecard
 from tests.conftest import ROOT
-from toyllm import devices, drawings, figures, provenance, runs, tables
+from toyllm import devices, drawings, figures, files, lock, provenance, runs, tables
 from toyllm.errors import InputError, Stopped, tell
 from toyllm.scripts import docstring, run_script
 from toyllm.tools import chat
@@ -336,3 +337,54 @@ def test_a_run_that_cannot_be_written_can_be_talked_to(read_only, monkeypatch, c
     out, err = capsys.readouterr()
     assert "→ pretrain" in out
     assert not err
+
+
+def test_a_drawing_process_that_cannot_be_started_is_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drawings.sys, "executable", str(tmp_path / "none"))
+    artists = drawings.Artists(tmp_path)
+    artists.give({})
+    assert artists.finish() == {}
+    assert capsys.readouterr().err.count("No such file or directory") == 2
+
+
+def test_a_reader_that_has_seen_enough_ends_a_script_quietly(monkeypatch, capsys):
+    """As in `eval.py --list | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with pytest.raises(SystemExit) as end:
+            run_script(lambda: print("line"))
+    assert end.value.code == 128 + signal.SIGPIPE
+    assert not capsys.readouterr().err
+
+
+def test_names_in_any_script_are_shown_whole():
+    table = tables.blank_table("сигнал", "数学")
+    table.add_row("код:плохо", "善")
+    console = tables.new_console(file=io.StringIO(), width=12)
+    tables.show(console, "世界", table)
+    assert re.sub(" +", " ", console.file.getvalue()) == "\n世界\nсигнал 数学 \nкод:плохо 善 \n"
+
+
+def test_what_a_killed_process_left_hinders_nobody(tmp_path):
+    (tmp_path / "lock").write_text('{"pid": 1, "host": "here", "since": "now", "command": ""}')
+    (tmp_path / "config.json.tmp").write_text("{")
+    with lock.take(tmp_path):
+        files.write_json(tmp_path / "config.json", {})
+    assert files.read_json(tmp_path / "config.json") == {}
+
+
+@pytest.mark.filterwarnings("ignore:Error (reading|writing) persistent compilation cache")
+def test_a_cache_folder_that_cannot_be_written_costs_a_warning_at_most(tmp_path, monkeypatch):
+    from jax.experimental.compilation_cache import compilation_cache
+
+    (tmp_path / "file").write_text("")
+    before = jax.config.jax_compilation_cache_dir
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file" / "cache"))
+    try:
+        assert jax.jit(lambda x: x * 3 + 0.125)(2.0) == 6.125
+    finally:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", before)

@@ -30,7 +30,12 @@ class Artists:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.artists = {theme: Artist(folder, theme) for theme in THEMES}
+        self.artists = {}
+        for theme in THEMES:
+            try:
+                self.artists[theme] = Artist(folder, theme)
+            except OSError as error:  # the system starts no more processes
+                tell(f"no {theme} figures will be drawn in {folder}: {error}")
 
     def give(self, results: dict) -> None:
         """All results so far, as JSON has them."""
