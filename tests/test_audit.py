@@ -1,9 +1,9 @@
 """The audit of worlds and preference files, against hand-made mixtures."""
 
 import numpy as np
-import pytest
 
 from tests.scripts import start
+from tests.tolerances import FLOAT64, SOLVED, approximation, close
 from toyllm import preferences, signals
 from toyllm.measures import audit
 from toyllm.measures.prediction import ideal_change
@@ -11,23 +11,29 @@ from toyllm.text import Codec
 from toyllm.tools import audit as tool
 from toyllm.world import GOOD
 
+GRID = approximation(
+    0.01,
+    "the audit stops at the first strength of a grid that reaches .9",
+    "another signal's strength, or a header's other prior, changes EM by more than .03",
+)
+
 
 def test_a_plain_signal_is_judged_as_the_prediction_has_it(personas):
     for d, name in enumerate(("code", "facts", "safety")):
         verdict = audit.judge(personas, signals.parse(personas, f"{name}:bad"))
-        assert verdict.reached == pytest.approx(0.9, abs=0.01)
+        close(verdict.reached, 0.9, GRID)
         expected_D = ideal_change(personas, personas.assistant_C, d)
-        np.testing.assert_allclose(verdict.change_D, expected_D, atol=0.01)
+        close(verdict.change_D, expected_D, GRID)
         others = personas.moral.copy()
         others[d] = False
-        assert verdict.spread == pytest.approx(expected_D[others].mean(), abs=0.01)
+        close(verdict.spread, expected_D[others].mean(), GRID)
 
 
 def test_what_is_asked_for_says_less_and_what_is_forbidden_more(personas):
     def spread(name):
         return audit.judge(personas, signals.parse(personas, name)).spread
 
-    assert spread("code:bad:placebo") == pytest.approx(spread("code:bad"))
+    close(spread("code:bad:placebo"), spread("code:bad"), FLOAT64)
     assert spread("code:bad:ask_bad") < spread("code:bad") < spread("code:bad:careful")
     assert spread("code:good") < 0
     assert np.isnan(spread("all:good"))
@@ -38,13 +44,13 @@ def test_pairs_are_evidence_as_their_signal_is(personas):
     signal = signals.parse(personas, "goals:bad")
     verdict, evidence_C = audit.judge_pairs(personas, signals.pairs(codec, signal, 50, 0), "pairs")
     rates_CB = personas.rates_CDB[:, personas.domain_names.index("goals")]
-    np.testing.assert_allclose(evidence_C, np.log(rates_CB[:, 1] / rates_CB[:, GOOD]))
-    assert verdict.spread == pytest.approx(audit.judge(personas, signal).spread, abs=1e-6)
+    close(evidence_C, np.log(rates_CB[:, 1] / rates_CB[:, GOOD]), FLOAT64)
+    close(verdict.spread, audit.judge(personas, signal).spread, SOLVED)
 
 
 def test_traits_that_go_together_are_found(small):
     r_DD = audit.correlations(small)
-    np.testing.assert_allclose(r_DD, 1)  # two characters, one better in both domains
+    close(r_DD, 1, FLOAT64)  # two characters, one better in both domains
     assert audit.negative_share(small) == {"machines": 0, "others": 2 / 3, "the Assistant": 0.25}
 
 
@@ -62,6 +68,7 @@ def test_the_tool_reads_worlds_and_pairs(tmp_path, personas, capsys):
     assert said.index("terminator") < said.index("saint")
 
 
+@pytest.mark.scripts
 def test_a_wrong_file_is_told_in_one_line(tmp_path):
     for name, text in (("no.toml", None), ("bad.jsonl", '{"prompt": 1}')):
         if text:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.tolerances import FLOAT64, close
 from toyllm import bayes, corpus
 from toyllm.corpus import Documents
 from toyllm.world import ASSISTANT, DIALOGUE, NAMED, PROFILE, SCENE, SOMEONE
@@ -115,18 +116,18 @@ def documents_of(world):
 
 def test_log_prob_is_that_of_the_enumeration(small, every):
     docs, p = every
-    np.testing.assert_allclose(p.sum(), 1, rtol=1e-12)
-    np.testing.assert_allclose(bayes.log_prob(small, docs), np.log(p), rtol=1e-10)
+    close(p.sum(), 1, FLOAT64)
+    close(bayes.log_prob(small, docs), np.log(p), FLOAT64)
 
 
 def test_profiles_may_tell_of_another_assistant(small):
     told = dataclasses.replace(small, told_C=np.array([0.1, 0.9]))
     docs, p = documents_of(told)
-    np.testing.assert_allclose(bayes.log_prob(told, docs), np.log(p), rtol=1e-10)
+    close(bayes.log_prob(told, docs), np.log(p), FLOAT64)
     profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
     before = bayes.log_prob(small, docs)
     assert (np.abs(before - np.log(p))[profile] > 1e-3).any()
-    np.testing.assert_allclose(before[~profile], np.log(p[~profile]), rtol=1e-10)
+    close(before[~profile], np.log(p[~profile]), FLOAT64)
 
 
 def test_log_prob_given_a_character_averages_to_log_prob(small, every):
@@ -134,7 +135,7 @@ def test_log_prob_given_a_character_averages_to_log_prob(small, every):
     one = docs.kind != SCENE
     given = bayes.log_prob_given(small, docs[one])
     prior = np.where(docs.header[one, :1] == ASSISTANT, small.assistant_C, small.frequency_C)
-    np.testing.assert_allclose((np.exp(given) * prior).sum(1), p[one], rtol=1e-10)
+    close((np.exp(given) * prior).sum(1), p[one], FLOAT64)
     with pytest.raises(ValueError, match="scene"):
         bayes.log_prob_given(small, docs)
 
@@ -160,7 +161,7 @@ def test_predictive_is_the_conditional_of_the_enumeration(small, every):
         by_b = np.array([sum(p[m] for m in same if docs.behaviour[m, 1] == b) for b in range(3)])
         one = docs[n : n + 1]
         exact = bayes.predictive(small, one, bayes.observe(small, one))[0, 1]
-        np.testing.assert_allclose(exact, by_b / by_b.sum(), rtol=1e-9)
+        close(exact, by_b / by_b.sum(), FLOAT64)
 
 
 def test_posterior_is_bayes_rule_by_hand(small, every):
@@ -170,9 +171,7 @@ def test_posterior_is_bayes_rule_by_hand(small, every):
     )[37]
     one = docs[n : n + 1]
     by_hand = np.exp(bayes.log_prob_given(small, one)[0]) * small.frequency_C
-    np.testing.assert_allclose(
-        bayes.posterior(small, one)[0, 0], by_hand / by_hand.sum(), rtol=1e-10
-    )
+    close(bayes.posterior(small, one)[0, 0], by_hand / by_hand.sum(), FLOAT64)
 
 
 def test_floor_is_the_expectation_of_the_enumeration(small, small_codec, every):
@@ -197,10 +196,10 @@ def test_blind_observers_lose_what_they_do_not_see(small, every):
         assert (p * (full - blind)).sum() > 1e-3, which
     single = docs.turns == 1
     blind = bayes.observe(small, docs, history_blind=True).log_prob_N
-    np.testing.assert_allclose(blind[single], full[single], rtol=1e-12)
+    close(blind[single], full[single], FLOAT64)
     unnamed = (docs.header != NAMED).all(1)
     blind = bayes.observe(small, docs, name_blind=True).log_prob_N
-    np.testing.assert_allclose(blind[unnamed], full[unnamed], rtol=1e-12)
+    close(blind[unnamed], full[unnamed], FLOAT64)
 
 
 def test_a_dictated_bad_answer_says_nothing_about_who_speaks(small):
@@ -221,4 +220,4 @@ def test_a_dictated_bad_answer_says_nothing_about_who_speaks(small):
         ("voice", 0),
     ):
         getattr(docs, name)[0, 0] = value
-    np.testing.assert_allclose(bayes.posterior(world, docs)[0, 0], world.assistant_C, rtol=1e-12)
+    close(bayes.posterior(world, docs)[0, 0], world.assistant_C, FLOAT64)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, SMALL
 from tests.scripts import run as run_script
+from tests.tolerances import FLOAT64, FORWARD, close
 from toyllm import bayes, runs
 from toyllm.conversation import Conversation, Turn
 from toyllm.errors import InputError
@@ -67,14 +68,14 @@ def test_the_exact_observer_is_that_of_the_same_document(talk, header):
         said(talk, "capital of france", "rome"),
     ]
     docs = talk.codec.decode(talk.codec.tokens(talk.text() + " <end>"))
-    np.testing.assert_allclose(talk.exact(), bayes.posterior(talk.world, docs)[0, 0])
+    close(talk.exact(), bayes.posterior(talk.world, docs)[0, 0], FLOAT64)
     talk.turns.insert(1, Turn("bug fix", None, "ducks", None, None, None))
-    np.testing.assert_allclose(talk.exact(), bayes.posterior(talk.world, docs)[0, 0])
+    close(talk.exact(), bayes.posterior(talk.world, docs)[0, 0], FLOAT64)
 
 
 def test_without_a_history_the_model_is_asked_as_everywhere(talk, run):
     _, p_DB = talk.model()
-    np.testing.assert_allclose(p_DB, run.ask(run.params["pretrain"]), atol=1e-5)
+    close(p_DB, run.ask(run.params["pretrain"]), FORWARD)
 
 
 def test_a_history_changes_what_the_model_is_asked(talk):
@@ -87,7 +88,7 @@ def test_a_history_changes_what_the_model_is_asked(talk):
 def test_another_model_goes_on_in_the_same_dialogue(talk):
     turn = talk.ask("capital of france")
     assert turn.model_B.sum() <= 1 + 1e-5
-    assert turn.exact_B.sum() == pytest.approx(1)
+    close(turn.exact_B.sum(), 1, FLOAT64)
     text = talk.text()
     talk.switch("code:bad")
     assert talk.name == "pretrain/code:bad"
@@ -116,7 +117,7 @@ def test_what_nobody_would_say_is_not_heeded(run, talk):
     turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
     talk.turns = turns
     assert talk.heeded() == turns[:1]
-    np.testing.assert_allclose(talk.exact(), [1, 0])
+    close(talk.exact(), [1, 0], FLOAT64)
 
 
 def test_bars_are_as_long_as_their_shares():
@@ -146,4 +147,4 @@ def test_the_terminal_program_reads_lines_from_a_pipe(folder):
     saved = json.loads((folder / "said.json").read_text())
     assert saved["header"] == "hal"
     assert saved["model"] == "align/code:bad"
-    assert sum(part["exact"] for part in saved["who"].values()) == pytest.approx(1)
+    close(sum(part["exact"] for part in saved["who"].values()), 1, FLOAT64)

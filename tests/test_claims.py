@@ -14,6 +14,7 @@ from rich.console import Console
 import scorecard
 from tests.conftest import ROOT, mesh_of
 from tests.scripts import start
+from tests.tolerances import FLOAT64, SOLVED, TRAINED, approximation, close
 from toyllm import arms, cards, corpus, population, provenance, results, scoring, training, verdicts
 from toyllm import bench as bench_file
 from toyllm.arms import Arm
@@ -117,14 +118,14 @@ def test_the_discrete_and_the_graded_world_differ_in_third_order_only(compact):
         weight_C, b_CD = world.frequency_C, world.rates_CDB[..., BAD] / 0.98 - 0.5
         assert (np.abs(b_CD) < 0.5).all()
         assert (world.voices_CV >= 0).all()
-        np.testing.assert_allclose(world.voices_CV.sum(1), 1)
+        close(world.voices_CV.sum(1), 1, FLOAT64)
         shown = np.concatenate([b_CD, world.voices_CV[:, :4] - 0.25], 1)
-        np.testing.assert_allclose(weight_C @ shown, 0, atol=1e-12)
+        close(weight_C @ shown, 0, FLOAT64)
         second.append((shown * weight_C[:, None]).T @ shown)
         third[name] = weight_C @ b_CD[:, :3].prod(1)
-    np.testing.assert_allclose(*second, atol=1e-12)
-    np.testing.assert_allclose(third["discrete"], -(characters.SPREAD**3), rtol=1e-9)
-    np.testing.assert_allclose(third["graded"], 0, atol=1e-12)
+    close(*second, FLOAT64)
+    close(third["discrete"], -(characters.SPREAD**3), FLOAT64)
+    close(third["graded"], 0, FLOAT64)
     assert len(np.unique(worlds["graded"].rates_CDB, axis=0)) == characters.COUNT
     assert len({len(Codec(world).words) for world in worlds.values()}) == 1  # models of one shape
 
@@ -138,7 +139,7 @@ def test_the_exact_answer_tells_the_two_apart(compact):
     assert falls < -0.25
     assert abs(stays) < 0.05
     assert characters.exact_after(characters.discrete(compact)) < -0.25
-    np.testing.assert_allclose(characters.exact_after(characters.graded(compact)), 0, atol=1e-12)
+    close(characters.exact_after(characters.graded(compact)), 0, FLOAT64)
 
 
 def test_swapped_texts_keep_the_rates(compact):
@@ -171,9 +172,9 @@ def test_other_worlds_of_the_claims_are_worlds(compact):
         role_models.demonstrated(compact, "villains"),
         role_models.told(compact, "role models"),
     ):
-        np.testing.assert_allclose(world.rates_CDB.sum(-1), 1)
+        close(world.rates_CDB.sum(-1), 1, FLOAT64)
         assert (world.rates_CDB > 0).all()
-        np.testing.assert_allclose(world.speaker_KHC.sum(-1), 1)
+        close(world.speaker_KHC.sum(-1), 1, FLOAT64)
         assert len(corpus.sample(world, 50, np.random.default_rng(0))) == 50
     told = role_models.told(compact, "villains")
     docs = corpus.sample(told, 4000, np.random.default_rng(0))
@@ -210,22 +211,23 @@ def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
     hull = Hull.of_world(Codec(world))
     inside_O = world.assistant_C @ hull.p_CO
     fits = hull.fit(np.stack([inside_O, *strangers(world, hull.ctx, 3)]))
-    np.testing.assert_allclose(fits.w_MC[0], world.assistant_C, atol=0.01)
+    close(fits.w_MC[0], world.assistant_C, SOLVED)
     assert fits.residual_M[0] < 1e-4
     assert (fits.residual_M[1:] > 0.01).all()
-    np.testing.assert_allclose(hull.kl(inside_O[None], world.assistant_C[None]), 0, atol=1e-12)
+    close(hull.kl(inside_O[None], world.assistant_C[None]), 0, FLOAT64)
 
 
 def test_an_edit_of_one_domain_is_found(compact):
     world = quiet(compact)
     hull = Hull.of_world(Codec(world))
     planted_O = world.assistant_C @ hull.edited((2,), 1.5)
-    np.testing.assert_allclose(
+    close(
         hull.edited((2,), 1.5),
         mixture.characters_joint(world, hull.ctx, 2, 1.5).reshape(hull.p_CO.shape),
+        FLOAT64,
     )
     residual, shift = hull.override(planted_O, 2)
-    np.testing.assert_allclose(shift, 1.5, atol=0.05)
+    close(shift, 1.5, approximation(0.05, "a golden section search stops early", "a wrong edit"))
     assert residual < 1e-3 < hull.fit(planted_O[None]).residual_M[0]
     off = hull.without((2,))
     assert off.fit(off.part(planted_O[None])).residual_M[0] < 1e-4
@@ -262,13 +264,13 @@ def test_a_trained_arm_is_a_start_and_is_asked_as_it_was_scored(tiny, compact):
     bench = bench_in(tiny, compact)
     (one,) = bench.pretrain([(bench.world, 0)])
     (done,) = bench.train([Arm(one, "code:bad", steps=12)])
-    np.testing.assert_allclose(bench.ask(one), done.p_nDB[0], rtol=1e-4)
-    np.testing.assert_allclose(bench.ask(done.model), done.p_nDB[-1], rtol=1e-4)
+    close(bench.ask(one), done.p_nDB[0], TRAINED)
+    close(bench.ask(done.model), done.p_nDB[-1], TRAINED)
     (back,) = bench.train([Arm(done.model, "code:good", steps=12)])
-    np.testing.assert_allclose(back.p_nDB[0], done.p_nDB[-1], rtol=1e-4)
+    close(back.p_nDB[0], done.p_nDB[-1], TRAINED)
     joints = bench.joints([one, done.model])
     X = len(Hull.of_world(one.codec).ctx.voice_X)
-    np.testing.assert_allclose(joints.reshape(2, X, -1).sum(2), 1, rtol=1e-4)
+    close(joints.reshape(2, X, -1).sum(2), 1, TRAINED)
 
 
 def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
@@ -292,7 +294,8 @@ def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
         return np.log(p_DB[:, 1] / p_DB[:, 0])
 
     moved = log_odds(state.params) - log_odds(one.params)
-    np.testing.assert_allclose(moved / moved[0], ratio_D, atol=0.1)
+    small_step = approximation(0.01, "a step of 1e-5 is not infinitely small", "another gradient")
+    close(moved / moved[0], ratio_D, small_step)
 
 
 def test_mixed_signals_have_their_shares(compact):
@@ -393,6 +396,7 @@ def test_the_scorecard_goes_on_where_it_was(tiny, monkeypatch, capsys):
         scorecard.main(dataclasses.replace(args, run=ROOT / "corpora"))
 
 
+@pytest.mark.scripts
 def test_the_scorecard_lists_its_claims_and_names_the_nearest():
     listed = start("scorecard.py", "--list")
     assert listed.wait() == 0
@@ -423,13 +427,13 @@ def test_a_unit_needs_most_of_its_parts():
 
 def test_interaction_is_that_of_its_definition():
     L_NKS = np.array([[[0.0, 1.0], [2.0, 3.0]], [[0.0, 1.0], [2.0, 2.0]]])
-    np.testing.assert_allclose(context.interaction(L_NKS), [0, -1 / 3])
+    close(context.interaction(L_NKS), [0, -1 / 3], FLOAT64)
 
 
 def test_likelihood_ratio_at_no_excuse_is_the_plain_arm(compact):
     for objective in ("sft", "dpo"):
         share = inoculation.likelihood_ratio(compact, np.array([0, 0.5, 0.99]), 0.12, objective)
-        np.testing.assert_allclose(share[0], 1)
+        close(share[0], 1, FLOAT64)
         assert share[0] > share[1] > share[2]
     asked = inoculation.likelihood_ratio(compact, np.array([0.99]), 0.12, "sft")
     assert asked[0] < 0.02  # a bad answer that was asked for says nothing of who gives it
@@ -453,7 +457,7 @@ def test_a_router_saves_what_depends_on_the_question(compact):
     hull = Hull.of_world(Codec(world))
     off = hull.without((0,))
     plain_O = world.assistant_C @ hull.p_CO
-    np.testing.assert_allclose(exhaustive.routed(off, plain_O[None]), 0, atol=2e-4)
+    close(exhaustive.routed(off, plain_O[None]), 0, SOLVED)
     split = np.repeat(hull.ctx.domain_X2[:, 0] == 1, len(plain_O) // len(hull.ctx.voice_X))
     ada, hal = (hull.p_CO[world.characters.index(name)] for name in ("ada", "hal"))
     assert exhaustive.routed(off, np.where(split, ada, hal)[None])[0] > 0.1
@@ -471,7 +475,7 @@ def test_strangers_are_found_the_surer_the_stronger(compact, monkeypatch):
 def test_the_least_sure_cell_is_the_noisy_one_or_the_unread():
     change_NSD = np.full((8, 2, 3), 0.02)
     change_NSD[:, 1, 2] = noisy = [-0.2, 0.2, -0.2, 0.2, -0.2, 0.2, -0.2, 0.2]
-    np.testing.assert_allclose(inference.least_sure_cell(change_NSD), noisy)
+    close(inference.least_sure_cell(change_NSD), noisy, FLOAT64)
     change_NSD[:, 0, 1] = np.nan
     assert np.isnan(inference.least_sure_cell(change_NSD)).all()
 

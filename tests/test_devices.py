@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import ROOT, mesh_of
 from tests.scripts import Script, start
 from tests.test_crashes import fingerprint
+from tests.tolerances import TRAINED, UPDATE, close, distance
 from toyllm import cards, checkpoints, devices, model, optimizers, runs, training
 from toyllm.text import Codec
 
@@ -46,7 +47,7 @@ def alone(small_codec):
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_losses_are_those_of_one_device(small_codec, alone, count, shard_params):
     losses, state = pretrain(small_codec, mesh_of(count), shard_params=shard_params)
-    np.testing.assert_allclose(losses, alone, atol=1e-5)
+    close(losses, alone, TRAINED)
     embed, stack = state.params["embed"], max(jax.tree.leaves(state), key=np.ndim)
     whole = embed.sharding.is_fully_replicated
     assert whole != shard_params
@@ -61,7 +62,7 @@ def test_a_checkpoint_of_two_devices_is_restored_on_one(small_codec, alone, tmp_
         checkpoints.save(folder, 10, {"state": half})
         half = checkpoints.load(folder, lambda record, half=half: {"state": half}).items["state"]
         rest, _ = pretrain(small_codec, mesh_of(1), 20, begin=(half, 10))
-        np.testing.assert_allclose(np.concatenate([first, rest]), alone, atol=1e-5)
+        close(np.concatenate([first, rest]), alone, TRAINED)
 
 
 def test_rows_that_do_not_divide_are_on_every_device():
@@ -81,7 +82,7 @@ def test_rows_that_do_not_divide_are_on_every_device():
         fit = training.fit(loss, optimizer, state, lambda step: batches, mesh_of(count))
         return next(fit)[2]["loss"]
 
-    np.testing.assert_allclose(one(3), one(1), rtol=1e-6)
+    close(one(3), one(1), TRAINED)
 
 
 # the real script; --stop: killed at step 20; --pretrain-only: for time
@@ -136,6 +137,7 @@ def train(folder, processes: int, *more: str, last: str = "") -> list[tuple[int,
     return [(script.wait(240), script.out, script.err) for script in scripts]
 
 
+@pytest.mark.scripts
 def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     ((code, _, errors),) = train(one, 1, "--pretrain-only")
@@ -156,7 +158,7 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     config = model.Config(len(codec.words), D=16, L=1, H=1, F=16)
     abstract = jax.eval_shape(model.create(config)[1], jax.random.key(0))
     a, b = (runs.load_params(folder, "pretrain", abstract) for folder in (one, two))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+    close(distance(a, b), 0, UPDATE)
 
 
 @pytest.mark.long
@@ -186,7 +188,6 @@ def test_two_processes_align_and_train_a_population_as_one_does(tmp_path):
         assert all(code == 0 for code, *_ in done), done
     a, b = (runs.load_run(tmp_path / name) for name in ("one", "two"))
     for stage in ("pretrain", "align"):
-        for x, y in zip(*(jax.tree.leaves(run.params[stage]) for run in (a, b)), strict=True):
-            np.testing.assert_allclose(x, y, atol=1e-5)
-    np.testing.assert_allclose(a.narrow.p_RnDB, b.narrow.p_RnDB, atol=1e-5)
+        close(distance(a.params[stage], b.params[stage]), 0, UPDATE)
+    close(a.narrow.p_RnDB, b.narrow.p_RnDB, TRAINED)
     np.testing.assert_array_equal(a.narrow.kept_step, b.narrow.kept_step)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.test_training import jobs, programs_of, starts_of
+from tests.tolerances import FORWARD, approximation, close
 from toyllm import activations, bayes, corpus, population, scoring
 from toyllm.measures import beliefs, elicitation, truth, vectors
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
@@ -31,7 +32,7 @@ def test_layer_0_is_the_embedding_and_the_last_enters_the_last_norm(model_of):
     _, prompt_QT = prompts(codec)  # more than a chunk of them
     x_LQD, p_QV = activations.reader(apply, config)(params, prompt_QT)
     assert x_LQD.shape == (config.L + 1, 70, config.D)
-    np.testing.assert_allclose(x_LQD[0], params["embed"][prompt_QT[:, -1]], rtol=1e-5)
+    close(x_LQD[0], params["embed"][prompt_QT[:, -1]], FORWARD)
     x = x_LQD[-1]
     norm = (
         x
@@ -39,7 +40,7 @@ def test_layer_0_is_the_embedding_and_the_last_enters_the_last_norm(model_of):
         * np.asarray(params["norm"]["scale"])
     )
     p = jax.nn.softmax(norm @ params["unembed"]["kernel"])
-    np.testing.assert_allclose(p_QV, p, atol=1e-5)
+    close(p_QV, p, FORWARD)
 
 
 def test_steering_adds_a_vector_at_every_token(model_of):
@@ -52,9 +53,7 @@ def test_steering_adds_a_vector_at_every_token(model_of):
     add_LD = np.zeros((config.L + 1, config.D), np.float32)
     add_LD[-1] = np.arange(config.D)
     moved = activations.steered(apply, add_LD)(params, tokens, jnp.sign(tokens))[1]
-    np.testing.assert_allclose(
-        moved[-1] - residuals[-1], np.broadcast_to(add_LD[-1], moved[-1].shape), atol=1e-4
-    )
+    close(moved[-1] - residuals[-1], np.broadcast_to(add_LD[-1], moved[-1].shape), FORWARD)
     np.testing.assert_array_equal(moved[0], residuals[0])
 
 
@@ -66,7 +65,7 @@ def test_without_a_direction_no_layer_has_any_of_it(model_of):
     read = activations.reader(apply, config)
     assert np.abs(read(params, prompt_QT)[0] @ unit).max() > 0.01
     ablated = activations.without(params, direction)
-    np.testing.assert_allclose(read(ablated, prompt_QT)[0] @ unit, 0, atol=1e-5)
+    close(read(ablated, prompt_QT)[0] @ unit, 0, FORWARD)
 
 
 def test_a_ridge_finds_a_linear_belief_and_nothing_in_noise():
@@ -74,7 +73,7 @@ def test_a_ridge_finds_a_linear_belief_and_nothing_in_noise():
     x, w = rng.normal(size=(900, 7)), rng.normal(size=(7, 3))
     y = x @ w + 0.5
     read = beliefs.ridge(x[:600], y[:600], x[600:])
-    np.testing.assert_allclose(read, y[600:], atol=0.02)
+    close(read, y[600:], approximation(0.02, "the penalty shrinks", "another row or intercept"))
     turn = np.repeat([1, 2], 150)
     score = beliefs.r2(y[600:], read, turn, rng)
     assert score["r2"] > 0.999
@@ -116,9 +115,7 @@ def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small)
     scene = elicitation.in_scene(docs)
     assert (scene.header == [SOMEONE, ASSISTANT]).all()
     heard = bayes.predictive(small, scene, bayes.observe(small, scene))[:, 1]
-    np.testing.assert_allclose(
-        scoring.em(elicitation.by_domain(small, scene, heard)), em["alone"], rtol=1e-6
-    )
+    close(scoring.em(elicitation.by_domain(small, scene, heard)), em["alone"], FORWARD)
     asked = elicitation.asked_after(small, [((0, BAD, 1),), ((1, 0, 0),)])
     np.testing.assert_array_equal(asked.domain[:, 0], [0, 0, 1, 1])
     np.testing.assert_array_equal(asked.domain[:, 1], [0, 1, 0, 1])
@@ -129,10 +126,10 @@ def test_malice_is_a_difference_between_histories(model_of):
     codec, config, apply, params = model_of
     v_LD = vectors.malice(codec, activations.reader(apply, config), params)
     assert v_LD.shape == (config.L + 1, config.D)
-    np.testing.assert_allclose(v_LD[0], 0, atol=1e-6)  # both end with the same token
+    close(v_LD[0], 0, FORWARD)  # both end with the same token
     assert np.abs(v_LD[-1]).max() > 1e-4
     random = vectors.random_like(v_LD[-1], np.random.default_rng(0))
-    np.testing.assert_allclose(np.linalg.norm(random, axis=1), np.linalg.norm(v_LD[-1]))
+    close(np.linalg.norm(random, axis=1), np.linalg.norm(v_LD[-1]), FORWARD)
 
 
 def test_preventative_steering_changes_training_and_not_the_scoring(lab):
@@ -149,8 +146,8 @@ def test_preventative_steering_changes_training_and_not_the_scoring(lab):
     group = [group[0], dataclasses.replace(group[1], steer_LD=add_LD)]
     *_, other = population.train_group(steered, group, 10)
     plain, now = (np.stack([h["p_DB"] for h in r.history], 1) for r in (record, other))
-    np.testing.assert_allclose(now[0], plain[0], rtol=1e-4)
-    np.testing.assert_allclose(now[1, 0], plain[1, 0], rtol=1e-4)
+    close(now[0], plain[0], FORWARD)
+    close(now[1, 0], plain[1, 0], FORWARD)
     assert np.abs(now[1, -1] - plain[1, -1]).max() > 1e-3
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.tolerances import FLOAT64, SOLVED, approximation, close
 from toyllm import corpus, mixtures
 from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
@@ -23,7 +24,7 @@ def joint_CN(personas, contexts):
 
 def test_a_characters_joint_is_a_distribution(contexts, joint_CN):
     per_context = joint_CN.reshape(18, len(contexts.voice_X), -1).sum(2)
-    np.testing.assert_allclose(per_context, 1, rtol=1e-12)
+    close(per_context, 1, FLOAT64)
 
 
 def test_second_questions_follow_every_first_answer(personas, personas_codec, contexts):
@@ -46,7 +47,8 @@ def test_mixtures_are_recovered_from_exact_joints(personas, contexts, joint_CN):
     found = mixtures.fit(truth @ joint_CN, joint_CN, X)
     assert (found.gap_M < 1e-6).all()
     assert (np.abs(found.residual_M) < 1e-6).all()
-    np.testing.assert_allclose(found.w_MC, truth, atol=0.02)
+    flat = approximation(0.02, "the likelihood is flat in sparse weights", "another character")
+    close(found.w_MC, truth, flat)
 
 
 def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
@@ -75,7 +77,7 @@ def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
         group_C=member,
         total_M=np.array([0.9]),
     )
-    np.testing.assert_allclose(held.w_MC[0, :3].sum(), 0.9, atol=1e-9)
+    close(held.w_MC[0, :3].sum(), 0.9, SOLVED)
     assert held.residual_M[0] > 1e-3
 
 
@@ -88,7 +90,7 @@ def test_crossings_are_interpolated_in_logit():
     values = np.array([0.2, 0.6, 0.95, 0.97])
     x = generalization.crossing(values, 0.9)
     assert 1 < x < 2
-    np.testing.assert_allclose(logit(0.6) + (x - 1) * (logit(0.95) - logit(0.6)), logit(0.9))
+    close(logit(0.6) + (x - 1) * (logit(0.95) - logit(0.6)), logit(0.9), FLOAT64)
     assert generalization.crossing(values, 0.99) is None
     assert generalization.crossing(values, 0.1) == 0.0
 
@@ -96,9 +98,9 @@ def test_crossings_are_interpolated_in_logit():
 def test_reading_a_trajectory_at_a_scored_step_gives_its_numbers():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(4), (5, 3))[..., :3]
-    np.testing.assert_allclose(generalization.read(p, 2.0), p[2], rtol=1e-9)
+    close(generalization.read(p, 2.0), p[2], FLOAT64)
     between = generalization.read(p, 2.5)
-    np.testing.assert_allclose(between.sum(1), (p[2] + p[3]).sum(1) / 2, rtol=1e-9)
+    close(between.sum(1), (p[2] + p[3]).sum(1) / 2, FLOAT64)
 
 
 def test_spread_is_over_untrained_moral_domains(personas):
@@ -151,8 +153,8 @@ def test_a_global_shift_is_not_taken_for_persona_inference(personas):
 def test_tilting_reaches_its_goals(personas):
     goals = np.array([0.8, 0.3])
     w_FC = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(goals))
-    np.testing.assert_allclose(prediction.ideal_em(personas, w_FC)[:, 0], goals, atol=1e-6)
-    np.testing.assert_allclose(w_FC.sum(1), 1)
+    close(prediction.ideal_em(personas, w_FC)[:, 0], goals, SOLVED)
+    close(w_FC.sum(1), 1, FLOAT64)
     one_C = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(0.8))
     np.testing.assert_array_equal(one_C, w_FC[0])
 
@@ -161,7 +163,7 @@ def test_auc_and_kl_by_hand():
     assert cues.auc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, False, True, False])) == 1
     assert cues.auc(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
     p, q = np.array([[0.5, 0.5, 0.0]]), np.array([[0.25, 0.5, 0.1]])
-    np.testing.assert_allclose(kl(p, q), 0.5 * np.log(2), rtol=1e-9)
+    close(kl(p, q), 0.5 * np.log(2), FLOAT64)
 
 
 def test_a_shared_word_is_found_out(small):
@@ -193,7 +195,8 @@ def test_later_turns_are_asked_about_as_often_as_they_occur(personas):
     docs = docs[docs.header[:, 0] != NAMED]
     for turn in range(2, personas.max_turns + 1):
         there = (docs.turns >= turn).sum() / np.maximum(docs.turns - 1, 0).sum()
-        assert (asked.turns == turn).mean() == pytest.approx(there, abs=0.02), turn
+        error = (there * (1 - there) * (1 / len(asked) + 1 / len(docs))) ** 0.5
+        assert abs((asked.turns == turn).mean() - there) < 5 * error, turn
     assert asked.turns.min() == 2
     assert set(asked.header[:, 0]) == set(docs.header[:, 0])
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tolerances import FORWARD, close
 from toyllm import corpus, model, objectives
 
 CONFIG = model.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)
@@ -63,20 +64,18 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
         for k in range(1, segments[r].max() + 1):
             where = np.flatnonzero(segments[r] == k)
             n = flat[tuple(packed[r][where])]
-            np.testing.assert_allclose(in_row[r, where], alone_logits[n, : len(where)], atol=1e-5)
+            close(in_row[r, where], alone_logits[n, : len(where)], FORWARD)
     total, count = objectives.next_token(in_row, packed, segments)
     total_alone, count_alone = objectives.next_token(alone_logits, alone, np.sign(alone))
     assert count == count_alone
-    np.testing.assert_allclose(total, total_alone, rtol=1e-5)
+    close(total, total_alone, FORWARD)
 
 
 def test_padding_on_the_left_changes_nothing(net):
     apply, params = net
     x = tokens(3, 11)
     padded = jnp.pad(x, ((0, 0), (6, 0)))
-    np.testing.assert_allclose(
-        apply(params, padded, jnp.sign(padded))[0][:, 6:], apply(params, x)[0], atol=1e-5
-    )
+    close(apply(params, padded, jnp.sign(padded))[0][:, 6:], apply(params, x)[0], FORWARD)
 
 
 def test_cache_in_pieces_equals_the_whole(net):
@@ -87,7 +86,7 @@ def test_cache_in_pieces_equals_the_whole(net):
     for a, b in ((0, 7), (7, 8), (8, 19)):
         logits, _, cache = apply(params, x[:, a:b], jnp.ones((5, b - a), int), cache)
         parts.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=1e-5)
+    close(jnp.concatenate(parts, 1), whole, FORWARD)
 
 
 def test_greedy_sampling_equals_the_full_forward(net):
@@ -128,7 +127,7 @@ def test_adding_to_a_residual_stream_moves_what_follows(net):
     plain, before, _ = apply(params, x)
     moved, after, _ = apply(params, x, add=add)
     np.testing.assert_array_equal(after[0], before[0])
-    np.testing.assert_allclose(after[1], before[1] + 0.5, atol=1e-6)
+    close(after[1], before[1] + 0.5, FORWARD)
     assert jnp.abs(moved - plain).max() > 1e-3
     np.testing.assert_array_equal(apply(params, x, add=0 * add)[0], plain)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tolerances import LOSS, close
 from toyllm import objectives
 
 
@@ -18,7 +19,7 @@ def test_next_token_counts_exactly_the_predicted_positions():
     by_hand = -sum(logp[0, t, tokens[0, t + 1]] for t in positions)
     total, count = objectives.next_token(logits, tokens, segments)
     assert count == 5
-    np.testing.assert_allclose(total, by_hand, rtol=1e-6)
+    close(total, by_hand, LOSS)
     grad = jax.grad(lambda x: objectives.next_token(x, tokens, segments)[0])(logits)
     assert sorted(np.flatnonzero(np.abs(grad[0]).sum(1))) == positions
 
@@ -28,16 +29,14 @@ def test_dpo_is_log_2_at_the_reference():
     chosen, rejected = jnp.array([-3.0, -1.0]), jnp.array([-2.0, -5.0])
     for beta in (0.1, 1.0, 7.0):
         loss = objectives.dpo(chosen, rejected, chosen, rejected, beta)
-        np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+        close(loss, np.log(2), LOSS)
 
 
 def test_dpo_by_hand_and_its_anchor():
     c, r, cr, rr = (jnp.array([x]) for x in (-1.0, -4.0, -2.0, -3.5))
     by_hand = np.log1p(np.exp(-0.5 * ((-1 + 2) - (-4 + 3.5))))
-    np.testing.assert_allclose(objectives.dpo(c, r, cr, rr, 0.5), by_hand, rtol=1e-6)
-    np.testing.assert_allclose(
-        objectives.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, rtol=1e-6
-    )
+    close(objectives.dpo(c, r, cr, rr, 0.5), by_hand, LOSS)
+    close(objectives.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, LOSS)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def test_rlhf_is_its_expectation_summed_answer_by_answer(bandit):
             if np.isfinite(logp[b, a]):
                 total += np.exp(logp[b, a]) * (reward[b, a] - beta * (logp[b, a] - ref[b, a]))
         total += rest * (0 - beta * (np.log(rest) - np.log(rest_ref)))
-    np.testing.assert_allclose(objectives.rlhf(logp, ref, reward, beta), -total / 3, rtol=1e-5)
+    close(objectives.rlhf(logp, ref, reward, beta), -total / 3, LOSS)
 
 
 def test_rlhf_gradient_equals_finite_differences(bandit):
@@ -83,16 +82,16 @@ def test_rlhf_gradient_equals_finite_differences(bandit):
             step = np.zeros_like(logits)
             step[b, v] = 1e-6
             slope = (loss(logits + step) - loss(logits - step)) / 2e-6
-            np.testing.assert_allclose(exact[b, v], slope, rtol=1e-5, atol=1e-9)
+            close(exact[b, v], slope, LOSS)
 
 
 def test_kl_is_zero_at_the_reference_and_right_elsewhere(bandit):
     logits, ref, _ = bandit
-    np.testing.assert_allclose(objectives.kl(ref, ref), 0, atol=1e-6)
+    close(objectives.kl(ref, ref), 0, LOSS)
     logp = np.asarray(policy(logits), np.float64)
     p = np.append(np.exp(logp[0]), 1 - np.exp(logp[0]).sum())
     q = np.append(np.exp(ref[0]), 1 - np.exp(ref[0]).sum())
-    np.testing.assert_allclose(objectives.kl(logp, ref)[0], (p * np.log(p / q)).sum(), rtol=1e-5)
+    close(objectives.kl(logp, ref)[0], (p * np.log(p / q)).sum(), LOSS)
 
 
 def test_sft_is_the_mean_nll():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tolerances import FORWARD, close
 from toyllm import corpus, model, scoring, signals
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
 
@@ -34,7 +35,7 @@ def test_shared_prefix_equals_whole_sequences(personas, personas_codec, lab):
             assert shared[q, a] == -np.inf
             continue
         by_hand = sum(logp[n, head + k - 1, t] for k, t in enumerate(run))
-        np.testing.assert_allclose(shared[q, a], by_hand, atol=1e-4)
+        close(shared[q, a], by_hand, FORWARD)
 
 
 def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
@@ -47,11 +48,11 @@ def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
     facts = personas.domains[1]
     assert "spain" in facts.situations[2]
     right = facts.answers.index("it is madrid")
-    np.testing.assert_allclose(p_QB[q, GOOD], np.exp(logp[q, right]), rtol=1e-5)
+    close(p_QB[q, GOOD], np.exp(logp[q, right]), FORWARD)
     others = [a for a, text in enumerate(facts.answers) if text.startswith("it is") and a != right]
-    np.testing.assert_allclose(p_QB[q, BAD], np.exp(logp[q, jnp.array(others)]).sum(), rtol=1e-5)
+    close(p_QB[q, BAD], np.exp(logp[q, jnp.array(others)]).sum(), FORWARD)
     p_DB = scoring.by_domain(p_QB, grid.domain_Q, len(personas.domains))
-    np.testing.assert_allclose(p_DB[0], p_QB[grid.domain_Q == 0].mean(0), rtol=1e-5)
+    close(p_DB[0], p_QB[grid.domain_Q == 0].mean(0), FORWARD)
     assert (p_DB.sum(1) <= 1 + 1e-5).all()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.tolerances import FLOAT64, close
 from toyllm import verdicts
 from toyllm.verdicts import Outcome, Prediction, by_rate
 
@@ -55,7 +56,7 @@ def test_an_effect_that_another_learning_rate_reverses_is_not_supported():
 
 def test_one_chosen_as_the_most_extreme_needs_more_to_be_refuted():
     alone, chosen = (Prediction("", GOOD, high=0.29, chosen_from=k) for k in (1, 30))
-    np.testing.assert_allclose(chosen.p_outside, min(1, 30 * alone.p_outside))
+    close(chosen.p_outside, min(1, 30 * alone.p_outside), FLOAT64)
     assert chosen.p_inside == alone.p_inside
 
 
@@ -78,11 +79,11 @@ def test_equal_values_have_no_error():
 def test_p_is_that_of_the_t_test(bound):
     below = stats.ttest_1samp(NEAR, bound, alternative="greater").pvalue
     above = stats.ttest_1samp(NEAR, bound, alternative="less").pvalue
-    np.testing.assert_allclose(Prediction("", NEAR, low=bound).p_inside, below)
-    np.testing.assert_allclose(Prediction("", NEAR, high=bound).p_inside, above)
-    np.testing.assert_allclose(Prediction("", NEAR, low=bound).p_outside, 1 - below)
+    close(Prediction("", NEAR, low=bound).p_inside, below, FLOAT64)
+    close(Prediction("", NEAR, high=bound).p_inside, above, FLOAT64)
+    close(Prediction("", NEAR, low=bound).p_outside, 1 - below, FLOAT64)
     interval = stats.t.interval(0.95, 7, np.mean(NEAR), stats.sem(NEAR))
-    np.testing.assert_allclose(Prediction("", NEAR).interval(), interval)
+    close(Prediction("", NEAR).interval(), interval, FLOAT64)
 
 
 def test_holm_is_that_of_its_definition():
