@@ -1,6 +1,7 @@
 """The audit of worlds and preference files, against hand-made mixtures."""
 
 import numpy as np
+import pytest
 
 from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
