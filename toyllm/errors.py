@@ -1,13 +1,9 @@
 """What may end a script: bad input, a run that cannot go on, a wish to stop. One line each."""
 
 import contextlib
-import errno
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-
-# what is wrong with the disk, not with us
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class InputError(ValueError):
