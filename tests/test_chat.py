@@ -5,29 +5,40 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from tests.conftest import ROOT, SMALL
-from tests.scripts import run as run_script
 from tests.tolerances import FLOAT64, FORWARD, close
-from toyllm import bayes, runs
+from toyllm import bayes, files, model, optimizers, population, provenance, runs
 from toyllm.conversation import Conversation, Turn
 from toyllm.errors import InputError
 from toyllm.talk import heard
 from toyllm.text import Codec
+from toyllm.tools import import_llama
 from toyllm.tools.chat import bar
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A finished tiny run of the small world."""
+def folder(lab, small, tmp_path_factory):
+    """A run of the small world, of models that were not trained."""
     folder = tmp_path_factory.mktemp("chat")
-    (folder / "small.toml").write_text(SMALL)
-    sizes = ("--layers", 1, "--heads", 1, "--width", 16, "--mlp", 16, "--align-steps", 5)
-    run_script("train.py", "--preset", "tiny", *sizes, "--pretrain-steps", 10, "--narrow-steps", 5,
-               "--world", folder / "small.toml", "--run", folder / "run",
-               "--signals", "code:bad")  # fmt: skip
+    _, config, _, init = lab
+    one, other = (jax.device_get(init(jax.random.key(seed))) for seed in (0, 1))
+    args = {"correlation": 1.0, "assistant_prior": "world", "seed": 0, "objective": "dpo"}
+    provenance.open_folder(folder / "run", args, config, small, SMALL)
+    import_llama.save_stage(folder / "run", "pretrain", one, optimizers.muon(1.0, 1.0, 1))
+    import_llama.save_stage(folder / "run", "align", other, optax.adam(1.0))
+    members = [("pretrain", "code:bad", 0), ("align", "code:bad", 0)]
+    facts = {"members": members, "seconds": 0.0}
+    record = {"facts": facts, "leaves": {"scores": {"steps": {"shape": [2]}}}}
+    shapes = runs.group_shapes(model.shapes(config), small)(record)["scores"]
+    scores = {key: np.zeros(x.shape, x.dtype) for key, x in shapes.items()}
+    kept = population.stack([other, one])
+    runs.save_group(folder / "run" / "narrow" / "group-00", members, scores, kept, [-1, -1], 0.0)
+    files.write_json(folder / "run" / "narrow" / "stage.json", {"seconds": 0.0, "runs": 2})
     return folder
 
 

@@ -120,7 +120,8 @@ def start_all(folder, processes: int, *more: str, last: str = "") -> list[Script
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={2 // processes}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count="
+    flags += f"{2 // processes}"
     joins = [
         ["--coordinator", address, "--processes", processes, "--process", k]
         for k in range(processes)

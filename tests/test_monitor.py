@@ -1,6 +1,7 @@
 """The drift monitor: when it rings, over what and toward whom, and what an alarm ends."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -113,22 +114,21 @@ def test_what_is_trained_toward_good_is_not_to_get_worse(watch, personas):
 
 
 @pytest.mark.scripts
-def test_an_alarm_ends_a_training_that_is_saved_and_told(tmp_path):
-    args = ("train.py", "--run", tmp_path / "run", "--preset", "tiny", *SIGNALS)
-    script = start(*args, "--alarm", "0", "--on-alarm", "stop")
+def test_an_alarm_ends_a_training_that_is_saved_and_told(tiny, tmp_path):
+    args = ("train.py", "--preset", "tiny", *SIGNALS, "--alarm", "0", "--on-alarm", "stop")
+    script = start(*args, "--run", tmp_path / "run", "--start", tiny / "run")
     assert script.wait() == 1, script.err
     assert "alarm: align: all:good, step 5: EM of" in script.err
     assert "ended by its alarm, saved at step 5" in script.err
     assert (tmp_path / "run" / "align" / "checkpoints" / "5.safetensors").exists()
-    script = start(*args, "--alarm", "0")
-    assert script.wait() == 0, script.err
-    script = start(*args, "--alarm", "0", "--on-alarm", "stop")
+    shutil.copytree(tiny / "run", tmp_path / "aligned")
+    script = start(*args, "--run", tmp_path / "aligned")
     assert script.wait() == 0, script.err
     assert "on_alarm: warn → stop: narrow is done anew" in script.err
     assert "alarm: code:bad from pretrain, " in script.err
-    script = start("eval.py", tmp_path / "run", "--measure", "drift", "--measure", "generalization")
+    script = start("eval.py", tmp_path / "aligned", "--measure", "drift", "generalization")
     assert script.wait() == 0, script.err
-    (file,) = (tmp_path / "run" / "eval").glob("results-*.json")
+    (file,) = (tmp_path / "aligned" / "eval").glob("results-*.json")
     results = json.loads(file.read_text())
     for found in results["drift"]["pretrain"]["code:bad"]:
         assert found["step"] == found["ended"] == 5

@@ -162,10 +162,10 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     saved = (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns
     run("train.py", *common, "--signals", "tone:bad", *SIGNALS[2:])
     assert (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns == saved
-    found = json.loads(run("eval.py", str(other), "--measure", "generalization", "--json"))
-    assert list(found["generalization"]["pretrain"]["status"]) == ["tone:bad", "facts:bad"]
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
+    results = json.loads((other / "eval" / "results-generalization.json").read_text())
+    assert list(results["generalization"]["pretrain"]["status"]) == ["tone:bad", "facts:bad"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard itself
