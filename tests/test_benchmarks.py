@@ -6,6 +6,7 @@ No number of theirs is looked at: speed is measured by hand. See benchmarks/READ
 import importlib
 import importlib.util
 import json
+import os
 import sys
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.scripts import start
 
-TWO = "--xla_force_host_platform_device_count=2"  # however many cores there are
+# two devices, however many cores there are
+TWO = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 SMALLEST = {
     "throughput": ("--shapes", "default", "--turns", "1", "--seconds", ".1", "--starts", "1"),
     "time_to_loss": ("--seeds", "0", "--targets", ".01", "--steps", "20"),
