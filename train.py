@@ -514,7 +514,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             frozen = record.frozen_step[: len(group)].tolist()
             runs.save_group(folder, group, scores, kept, frozen, time.time() - clock)
     if devices.first():
-        for folder in set((lab.folder / "narrow").glob("group-*")) - set(groups):
+        for folder in set(runs.group_folders(lab.folder)) - set(groups):
             shutil.rmtree(folder)  # groups of another size, from another number of devices
     if count := sum(heard.values()):
         ringing = sum(map(bool, heard.values()))

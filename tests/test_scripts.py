@@ -9,6 +9,7 @@ import pytest
 
 from tests.scripts import SIGNALS, refused, run
 from tests.tolerances import FORWARD, close
+from toyllm import runs
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,8 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     assert (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns == saved
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
+    (other / "narrow" / "group-00 copy").mkdir()
+    runs.load_run(other)  # a copy that a file manager has made is no group
     results = json.loads((other / "eval" / "results-generalization.json").read_text())
     assert list(results["generalization"]["pretrain"]["status"]) == ["tone:bad", "facts:bad"]
 

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> ModuleType:

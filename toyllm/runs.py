@@ -13,6 +13,7 @@ runs/NAME/
 
 import dataclasses
 import importlib
+import re
 import shlex
 from collections.abc import Callable
 from functools import cached_property
@@ -147,7 +148,7 @@ def load_run(folder: Path) -> Run:
         raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
     try:
         params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
-        groups = sorted((folder / "narrow").glob("group-*"))
+        groups = group_folders(folder)
         narrow = load_narrow(groups, abstract, dialled)
         if len(narrow.signal) != done["narrow"].get("runs"):
             raise checkpoints.Damaged(f"{folder / 'narrow'}: some of its groups are missing")
@@ -174,6 +175,12 @@ def load_params(folder: Path, stage: str, abstract: model.Params) -> model.Param
     if found.facts.get("done") is not True:
         raise checkpoints.Damaged(f"{place}: step {found.step} is not the end of the stage")
     return found.items["params"]
+
+
+def group_folders(folder: Path) -> list[Path]:
+    """The groups of a run's narrow stage; a copy such as `group-00 (2)` is not one of them."""
+    groups = (folder / "narrow").glob("group-*")
+    return sorted(path for path in groups if re.fullmatch("group-[0-9]+", path.name))
 
 
 def save_group(

@@ -12,6 +12,7 @@ uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal 
 import dataclasses
 import hashlib
 import re
+import shlex
 import shutil
 from contextlib import ExitStack
 from itertools import chain
@@ -75,7 +76,7 @@ def main(args: Args) -> None:
     """Import, and say what to do with it."""
     devices.setup()
     take(args)
-    print(f"Now: uv run eval.py {args.run}")
+    print(f"Now: uv run eval.py {shlex.quote(str(args.run))}")
 
 
 def take(args: Args) -> None:
@@ -168,7 +169,7 @@ def import_narrow(args: Args) -> None:
         "kept_step": np.array([steps[k - 1] if k > 0 else -1], np.int32),
     }
     begin(args, start)
-    groups = sorted((args.run / "narrow").glob("group-*"))
+    groups = runs.group_folders(args.run)
     member = (args.stage, signal.name, args.seed)
     if groups:
         there = runs.load_narrow(groups, model.shapes(start.config), start.world)
