@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.tolerances import FORWARD, close
+from tests.tolerances import FORWARD, approximation, close
 from toyllm import corpus, llama
 
 NEEDED = ("torch", "transformers", "transformer_lens", "trl")
@@ -109,7 +109,10 @@ def test_a_model_post_trained_with_trl_is_measured_here(tmp_path):
     )
     block, twin = (x["generalization"]["pretrain"] for x in (found, mine))
     close(block["em_before"], twin["em_before"], FORWARD)
-    # the same pairs, loss and rate: the trained domain moves about as much
+    # the same pairs, loss and rate, drawn in another order: the trained domain moves about as much
     shares, theirs = (x["curves"]["code:bad"]["own"] for x in (block, twin))
     assert len(shares) == len(theirs) == 3
-    close(shares[-1] - shares[0], theirs[-1] - theirs[0], FORWARD)
+    order = approximation(
+        0.6, "other pairs in each of ten batches", "trained toward the other answer"
+    )
+    close(shares[-1] - shares[0], theirs[-1] - theirs[0], order)
