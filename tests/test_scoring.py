@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tolerances import FORWARD, close
+from tests.tolerances import FORWARD, LOSS, close
 from toyllm import corpus, model, scoring, signals
 from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
 
@@ -81,6 +81,20 @@ def test_pairs_are_one_situation_answered_both_ways(personas, personas_codec):
     assert (signals.parse(personas, "code:bad:placebo@hal").plain) == "code:bad@hal"
     assert signals.parse(personas, "all:good").domains == tuple(np.flatnonzero(personas.moral))
     assert signals.parse(personas, "code:bad@assistant").header == ASSISTANT
+
+
+@pytest.mark.parametrize("name", ["code:bad", "tone+facts:bad", "goals:bad@hal"])
+def test_each_question_of_a_signal_counts_once(personas, personas_codec, name):
+    """Whatever fills up the width counts nothing, and every domain counts alike."""
+    signal = signals.parse(personas, name)
+    count = signals.count_questions(personas, signal)
+    own = signals.own_questions(personas_codec, signal, count + 3)
+    assert len({row.tobytes() for row in own["prompt"][:count]}) == count
+    assert (own["weight"][:count] > 0).all()
+    assert (own["weight"][count:] == 0).all()
+    sizes = [len(personas.domains[d].situations) for d in signal.domains]
+    by_hand = [1 / size / len(sizes) for size in sizes for _ in range(size)]
+    close(own["weight"][:count], by_hand, LOSS)
 
 
 def test_default_signals_are_those_of_the_design(personas):
