@@ -286,6 +286,23 @@ def test_the_counter_counts():
     assert compiled
 
 
+def test_a_batch_that_does_not_fit_is_drawn_anew(small_codec):
+    """Each time others, the same for the same step, and those that fit stay as they are."""
+    roomy = training.document_batches(small_codec, 48, 16, 1, seed=0)
+    rows = [int((roomy(step)["tokens"] > 0).any(-1).sum()) for step in range(64)]
+    few = int(np.median(rows)) - 1
+    tight, again = (training.document_batches(small_codec, 48, 16, 1, 0, rows=few) for _ in "ab")
+    batches = [tight(step)["tokens"][0] for step in range(64)]
+    anew = [batch.tobytes() for batch, needed in zip(batches, rows, strict=True) if needed > few]
+    assert 20 < len(anew) == len(set(anew))
+    for step in (63, 0, 31):
+        np.testing.assert_array_equal(again(step)["tokens"][0], batches[step])
+    step = rows.index(min(rows))
+    np.testing.assert_array_equal(
+        roomy(step)["tokens"][0, : rows[step]], batches[step][: rows[step]]
+    )
+
+
 def test_draws_depend_on_seed_and_step_alone():
     one = training.draws(3, 10, 4, 8, 100)
     np.testing.assert_array_equal(one[2:], training.draws(3, 12, 2, 8, 100))
