@@ -113,6 +113,10 @@ def test_the_dial_keeps_each_domains_rates_and_breaks_their_ties(personas):
         before, after = personas.rates_CDB[:, d], flat.rates_CDB[:, d]
         assert sorted(map(tuple, before)) == sorted(map(tuple, after))
         assert domain.lookup == bool((before == after).all())
+    # each domain's permutation is its own: no character has all traits of another one
+    moved = [not domain.lookup for domain in personas.domains]
+    for after in flat.rates_CDB[:, moved]:
+        assert not (after == personas.rates_CDB[:, moved]).all((1, 2)).any()
     np.testing.assert_array_equal(flat.voices_CV, personas.voices_CV)
     same = world.correlate(personas, 1.0, seed=3)
     np.testing.assert_array_equal(same.rates_CDB, personas.rates_CDB)
