@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 
 import jax
 import jax.numpy as jnp
@@ -76,36 +75,26 @@ def damage(path, how: str, rng: random.Random) -> None:
         path.write_bytes(data)
 
 
-def damaged_everywhere(saved, tmp_path, flips: int) -> str:
-    """Damage the newest checkpoint in each way; the one before must be loaded."""
-    rng = random.Random(0)
-    slowest = 0.0
-    ways = ("truncated", "zeroed", "deleted", *["one bit flipped"] * flips)
-    for how in ways:
-        folder = tmp_path / "copy"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(saved, folder)
-        damage(folder / "30.safetensors", how, rng)
-        began = time.time()
-        found, complaints = checkpoints.resume(folder, wanted)
-        slowest = max(slowest, time.time() - began)
-        assert found is not None, how
-        assert found.facts == {"seen": found.step}, how
-        assert same(found.items, tree(found.step)), f"silently wrong: {how}"
-        assert checkpoints.steps(folder) == [20] == [found.step]
-        if how != "deleted":
-            assert str(folder / "30.safetensors") in complaints[0], how
-            assert (folder / "30.safetensors.damaged").exists()
-    return f"{len(ways)} times damaged, the slowest load {slowest:.2f} s"
+@pytest.mark.parametrize("how", ["truncated", "zeroed", "deleted", "one bit flipped"])
+def test_a_damaged_file_is_never_loaded(saved, tmp_path, how):
+    """The one before it is."""
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    damage(folder / "30.safetensors", how, random.Random(0))
+    found, complaints = checkpoints.resume(folder, wanted)
+    assert (found.step, found.facts) == (20, {"seen": 20})
+    assert same(found.items, tree(20))
+    assert checkpoints.steps(folder) == [20]
+    if how != "deleted":
+        assert str(folder / "30.safetensors") in complaints[0]
+        assert (folder / "30.safetensors.damaged").exists()
 
 
-def test_a_damaged_file_is_never_loaded(saved, tmp_path):
-    damaged_everywhere(saved, tmp_path, flips=1)
-
-
-@pytest.mark.long
 def test_every_byte_has_a_bit_flipped(saved, tmp_path):
-    """In the header, where a digest of the arrays alone would not look, and in the arrays."""
+    """A bug found: a bit in the header's names or shapes was an error, not damage to go back from.
+
+    A digest of the arrays alone would not look there.
+    """
     rng, data = random.Random(0), (saved / "30.safetensors").read_bytes()
     for k in range(len(data)):
         flipped = bytearray(data)
@@ -130,10 +119,10 @@ def test_what_cannot_be_loaded_for_other_reasons_is_not_set_aside(saved, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
 
-    def short(path, size):
-        raise RunError(f"{path}: cannot be read (out of memory)")
+    def short(header):
+        raise MemoryError
 
-    monkeypatch.setattr(checkpoints, "_read", short)
+    monkeypatch.setattr(checkpoints, "_unsigned", short)
     with pytest.raises(RunError, match="cannot be read"):
         checkpoints.resume(folder, wanted)
     assert checkpoints.steps(folder) == [30, 20]
@@ -180,7 +169,14 @@ def test_other_files_in_the_folder_are_left_alone(saved, tmp_path):
     """What file managers and network file systems leave behind is no checkpoint."""
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
-    strays = (".DS_Store", "._30.safetensors", ".nfs00a1", "Thumbs.db", "40-old.safetensors")
+    strays = (
+        ".DS_Store",
+        "._30.safetensors",
+        ".nfs00a1",
+        "Thumbs.db",
+        "40-old.safetensors",
+        "007.safetensors",
+    )
     for name in strays:
         (folder / name).write_bytes(b"x")
     found, complaints = checkpoints.resume(folder, wanted)

@@ -458,13 +458,13 @@ def test_a_checkpoint_with_a_huge_header_is_refused_unread(tmp_path):
     assert checkpoints.load(tmp_path, wanted).step == 1  # else what follows would say nothing
     entry = header["params/a"]
     for match, change in (
-        ("its size is not", {"params/a": {**entry, "shape": [10**6, 10**6]}}),
-        ("its size is not", {"other/b": {**entry, "shape": [2**39]}}),
+        ("no header", {"params/a": {**entry, "shape": [10**6, 10**6]}}),
+        ("no header", {"other/b": {**entry, "shape": [2**37], "data_offsets": [0, 2**39]}}),
         ("no header", {"params/a": {**entry, "shape": [-1, -16]}}),
         ("no header", {"params/a": {**entry, "shape": "4"}}),
         ("no header", {"params/a": {**entry, "dtype": "F128"}}),
         ("no header", {"params/a": []}),
-        ("damaged", {"params/a": {**entry, "data_offsets": [64, 128]}}),
+        ("no header", {"params/a": {**entry, "data_offsets": [64, 128]}}),
     ):
         rewrite(**change)
         with pytest.raises(checkpoints.Damaged, match=match):

@@ -335,7 +335,7 @@ def test_files_are_read_however_an_editor_writes_them(small, small_codec, tmp_pa
 # bytes that are no UTF-8: the bytes of a text, and words of the message
 FOREIGN = {
     "UTF-16": (lambda text: text.encode("utf-16"), "encoded as UTF-16, expected UTF-8; save it as"),
-    "UTF-16 without a mark": (lambda text: text.encode("utf-16-le"), "encoded as UTF-16-LE"),
+    "UTF-16 without a mark": (lambda text: text.encode("utf-16-le"), "encoded as UTF-16LE"),
     "UTF-32": (lambda text: text.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
     "gzip": (lambda text: gzip.compress(text.encode()), ":1: found byte 0x8b, expected UTF-8"),
     "Latin-1": (

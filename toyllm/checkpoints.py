@@ -8,17 +8,18 @@ bit anywhere is noticed. The safetensors format holds no code, and says in its h
 array is before any of it is read.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from toyllm import devices, files
@@ -75,14 +76,16 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
                 "they were"
             ) from error
         for old in steps(folder)[KEEP:]:
-            _path(folder, old).unlink()
+            with contextlib.suppress(OSError):  # one too many does no harm
+                _path(folder, old).unlink()
     devices.wait()
 
 
 def steps(folder: Path) -> list[int]:
     """The steps of a folder's checkpoints, newest first."""
     names = [path.stem for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    whole = [name for name in names if re.fullmatch("0|[1-9][0-9]*", name)]
+    return sorted(map(int, whole), reverse=True)
 
 
 def load(folder: Path, wanted: Wanted) -> Checkpoint:
@@ -111,7 +114,8 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
     complaints: list[str] = []
     if devices.first():
         for draft in folder.glob("*.tmp"):
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
     devices.wait()
     left = steps(folder)
     while (step := devices.together(max(left, default=-1))) >= 0:  # the same in all processes
@@ -161,40 +165,38 @@ def read_record(path: Path) -> dict:
 def _load(path: Path, wanted: Wanted) -> Checkpoint:
     header = _read_header(path)
     record = _parse(path, header)
-    try:
-        abstract = wanted(record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{path}: its facts are of another kind: {error!r}") from error
-    saved = {name: record["leaves"].get(name, {}) for name in abstract}
-    _compare(path, saved, describe(abstract))
-    # the trees that are not wanted are read too, since the digest is that of the whole file
-    leaves = [leaf for tree in record["leaves"].values() for leaf in tree.values()]
-    size = 8 + len(header) + sum(map(_bytes, leaves))
-    if path.stat().st_size != size:
-        raise Damaged(f"{path}: damaged: its size is not that of its arrays, {size:,} bytes")
-    data = _read(path, size)
-    if hashlib.sha256(_unsigned(data)).hexdigest() != record["sha256"]:
-        raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
-    try:
-        tensors = {name: part["data"] for name, part in safetensors.deserialize(data)}
-    except safetensors.SafetensorError as error:
-        raise Damaged(f"{path}: damaged: {error}") from error
-    items = {}
-    for name, tree in abstract.items():
-        leaves = [
-            np.frombuffer(tensors[f"{name}/{leaf}"], x.dtype).reshape(x.shape)
-            for leaf, x in _leaves({name: tree})[name].items()
-        ]
-        items[name] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    with _reading(path), open(path, "rb") as file:
+        begin = 8 + len(header)
+        digest = hashlib.sha256(_unsigned(file.read(begin)))
+        while data := file.read(2**20):  # in pieces: trees that are not wanted may be any size
+            digest.update(data)
+        # first of all: in a damaged header, the names and shapes of leaves may be wrong too
+        if digest.hexdigest() != record["sha256"]:
+            raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
+        try:
+            abstract = wanted(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{path}: its facts are of another kind: {error!r}") from error
+        saved = {name: record["leaves"].get(name, {}) for name in abstract}
+        _compare(path, saved, describe(abstract))
+        items = {}
+        for name, tree in abstract.items():
+            leaves = []
+            for leaf, x in _leaves({name: tree})[name].items():
+                file.seek(begin + saved[name][leaf]["begin"])
+                data = bytearray(file.read(math.prod(x.shape) * x.dtype.itemsize))
+                leaves.append(np.frombuffer(data, x.dtype).reshape(x.shape))
+            items[name] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     return Checkpoint(record["step"], items, record["facts"])
 
 
 def _read_header(path: Path) -> bytes:
     """The JSON at the beginning of a safetensors file, after eight bytes that say its length."""
-    size = int.from_bytes(_read(path, 8), "little")
-    if size > MAX_HEADER:
-        raise Damaged(f"{path}: damaged: it has no header of a checkpoint")
-    return _read(path, 8 + size)[8:]
+    with _reading(path), open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER:
+            raise Damaged(f"{path}: damaged: it has no header of a checkpoint")
+        return file.read(size)
 
 
 def _parse(path: Path, data: bytes) -> dict:
@@ -206,9 +208,15 @@ def _parse(path: Path, data: bytes) -> dict:
         for key, entry in header.items():
             name, _, leaf = key.partition("/")
             shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
-            if not all(type(x) is int and 0 <= x < 2**40 for x in shape):
-                raise ValueError(f"shape of {key}")
-            leaves.setdefault(name, {})[leaf] = {"shape": shape, "dtype": dtype}
+            first, last = entry["data_offsets"]
+            if not all(type(x) is int and 0 <= x < 2**40 for x in (*shape, first, last)):
+                raise ValueError(f"sizes of {key}")
+            place = {"shape": shape, "dtype": dtype, "begin": first}
+            if last - first != math.prod(shape) * np.dtype(dtype).itemsize:
+                raise ValueError(f"sizes of {key}")
+            if 8 + len(data) + last > path.stat().st_size:
+                raise ValueError(f"{key} is not within the file")
+            leaves.setdefault(name, {})[leaf] = place
         step, facts = record["step"], record["facts"]
         if not isinstance(facts, dict) or type(step) is not int or f"{step}{SUFFIX}" != path.name:
             raise ValueError("record")
@@ -223,21 +231,17 @@ def _unsigned(data: bytes) -> bytes:
     return data[:at] + UNSIGNED + data[at + len(UNSIGNED) :]
 
 
-def _read(path: Path, size: int) -> bytes:
-    """The first bytes of a file. Raises Damaged where the disk cannot give them, else RunError."""
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise Damaged where the disk cannot give a file back, else RunError: it may be good."""
     try:
-        with open(path, "rb") as file:
-            return file.read(size)
+        yield
     except MemoryError as error:
         raise RunError(f"{path}: cannot be read (out of memory)") from error
     except OSError as error:
         if error.errno == errno.EIO:
             raise Damaged(f"{path}: damaged: {error.strerror}") from error
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _bytes(leaf: dict) -> int:
-    return math.prod(leaf["shape"]) * np.dtype(leaf["dtype"]).itemsize
 
 
 def _compare(path: Path, saved: dict, wanted: dict) -> None:

@@ -28,7 +28,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise InputError(f"{path}: found more than {most:,} bytes, expected at most as many")
+        raise InputError(f"{path}: the file exceeds the limit of {most:,} bytes")
     return data
 
 
@@ -37,7 +37,7 @@ def decode(data: bytes, path: str | Path) -> str:
 
     Raises InputError with the line and byte of bad UTF-8, or the name of another encoding.
     """
-    encoding = json.detect_encoding(data[:4]).upper()
+    encoding = json.detect_encoding(data[:4]).upper().replace("-LE", "LE").replace("-BE", "BE")
     if not encoding.startswith("UTF-8") and any(data[:4]):
         raise InputError(
             f"{path}: found text encoded as {encoding}, expected UTF-8; save it as UTF-8, or "

@@ -26,7 +26,10 @@ class Store:
         self._where: dict = {}  # key → (group, row)
         self._loaded: dict = {}  # group → its arrays
         for path in sorted(folder.glob("*/0.safetensors")):
-            facts = checkpoints.read_record(path)["facts"]
+            try:
+                facts = checkpoints.read_record(path)["facts"]
+            except checkpoints.Damaged as error:
+                raise InputError(f"{error}; remove it, and it is trained again") from error
             self._seconds[path.parent] = facts.get("seconds", 0.0)
             self._environments[path.parent] = facts.get("environment", {})
             for row, key in enumerate(facts.get("keys", ())):

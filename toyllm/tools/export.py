@@ -77,8 +77,9 @@ def main(args: Args) -> None:
         files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
         llama.save(args.folder, run.codec, run.config, params, card)
     except OSError:
-        for path in args.folder.glob("*"):  # it was empty: all of this is ours
-            path.unlink()
+        for path in args.folder.glob("*"):  # there was nothing but strays: all else is ours
+            if path.is_file() and not files.is_stray(path):
+                path.unlink()
         raise
     size = f"{model.count(params):,} parameters, {len(run.codec.words)} words"
     print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
