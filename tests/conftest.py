@@ -17,11 +17,12 @@ from toyllm import cards, model
 from toyllm.text import Codec
 
 # what the scripts that tests start get too; tests compile more than they compute
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+OPTIMIZED = "TOYLLM_MARGINS" in os.environ  # tests/machines.py compares what users run
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not OPTIMIZED).lower()
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 if jax.__version_info__[:2] == (0, 10):
     # its older way to generate code compiles tests' programs in half the time; later versions have
-    # one way only. Whoever sets XLA_FLAGS, as tests/machines.py does, tests what users run.
+    # one way only
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 if "TOYLLM_SCRATCH" not in os.environ:  # else this is a worker, and the first process made it
     SCRATCH = tempfile.TemporaryDirectory(prefix="toyllm-tests-")
@@ -31,7 +32,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["TOYLLM_SCRATC
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # jax was imported before this file, perhaps, so that it has not seen these variables
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", not OPTIMIZED)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
