@@ -59,6 +59,9 @@ def test_modules_are_loaded_when_asked_for():
         _ = toyllm.modell
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The chararray class:DeprecationWarning"
+)  # of NumPy to treescope
 def test_treescope_shows_the_model_with_its_shapes(lab):
     import jax
     import treescope
