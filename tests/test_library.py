@@ -59,9 +59,7 @@ def test_modules_are_loaded_when_asked_for():
         _ = toyllm.modell
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The chararray class:DeprecationWarning"
-)  # of NumPy to treescope
+@pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # treescope
 def test_treescope_shows_the_model_with_its_shapes(lab):
     import jax
     import treescope
