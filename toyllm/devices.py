@@ -75,10 +75,15 @@ def start() -> None:
             raise InputError(f"no device can be used: {why}") from error
         jax.config.update("jax_platforms", None)
         there = ", ".join({device.platform for device in jax.devices()})
+        gpu = any(name in asked for name in ("cuda", "gpu"))
+        needed = (
+            "the NVIDIA driver and uv run --extra cuda12 ..."
+            if gpu
+            else f"jax's plugin for {asked}"
+        )
         raise InputError(
             f"JAX_PLATFORMS={asked}: no such device can be used ({why}); there are: {there}; "
-            "unset it to use these (env -u JAX_PLATFORMS uv run ...), or for an NVIDIA GPU install "
-            "its driver and uv run --extra cuda12 ..."
+            f"unset it to use these (env -u JAX_PLATFORMS uv run ...), or install {needed}"
         ) from error
 
 

@@ -167,7 +167,7 @@ def check_start(start: Path, config: model.Config, dialled: World) -> None:
         raise InputError(f"--start {start}: no such run; this makes it: {again}")
     other = read_config(start)
     if finished(start, "pretrain") is None:
-        raise InputError(f"--start {start}: its pretraining is not finished; this goes on: {again}")
+        raise InputError(f"--start {start}: its pretraining is not finished; resume with: {again}")
     mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
     if changed := [key for key in mine if mine[key] != theirs.get(key)]:

@@ -139,7 +139,7 @@ def load_run(folder: Path) -> Run:
     done = {stage: finished(folder, stage) for stage in STAGES}
     if missing := [stage for stage in STAGES if done[stage] is None]:
         raise InputError(
-            f"{folder}: not finished, {' and '.join(missing)} missing; this goes on: {command}"
+            f"{folder}: not finished, {' and '.join(missing)} missing; resume with: {command}"
         )
     apply, _ = model.create(config)
     abstract = model.shapes(config)

@@ -34,7 +34,7 @@ def run_script(action: Callable[[], None]) -> None:
     except RunError as error:
         status, line = 1, str(error)
     except Stopped as stop:
-        status, line = 128 + stop.signal, f"{stop}; this goes on: {again}"
+        status, line = 128 + stop.signal, f"{stop}; resume with: {again}"
     except KeyboardInterrupt:  # before there was anything to lose
         status, line = 130, "stopped"
     except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
@@ -43,7 +43,7 @@ def run_script(action: Callable[[], None]) -> None:
     except OSError as error:
         name = error.filename or (output_fails() and "standard output")
         why = f"{name}: {error.strerror}" if name else str(error)
-        status, line = 1, f"{why}; with that mended: {again}"
+        status, line = 1, f"{why}; fix this, then rerun: {again}"
     except jax.errors.JaxRuntimeError as error:
         why = " ".join(str(error).split())[:100]
         status = 1
