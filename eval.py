@@ -24,11 +24,14 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from toyllm import devices, drawings, files, lock, measures, provenance, report, runs, tables
-from toyllm.board import Board
-from toyllm.errors import InputError, clean, nearest
-from toyllm.scripts import docstring, run_script
-from toyllm.stopping import Stop
+from toyllm import measures
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, clean, nearest
+from toyllm.base.scripts import docstring, run_script
+from toyllm.runs import lock, provenance, run_folder
+from toyllm.runs.stopping import Stop
+from toyllm.runs.tensorboard import SummaryWriter
+from toyllm.show import drawings, report, tables
 
 # looks inside, and what stands on them: measured by name or with --inside, for they take a minute
 INSIDE = ("audit", "beliefs", "vectors", "elicitation", "truth")
@@ -82,7 +85,7 @@ def main(args: Args) -> None:
             if (folder / "config.json").exists():
                 held.enter_context(lock.take(folder))
         held.enter_context(Stop())
-        loaded = [runs.load_run(folder) for folder in folders]  # all, before any is measured
+        loaded = [run_folder.load_run(folder) for folder in folders]  # all, before any is measured
         results = [evaluate(run, wanted, console) for run in loaded]
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
@@ -98,7 +101,7 @@ def available() -> dict[str, str]:
     return {name: docstring(module).partition("\n")[0] for name, module in modules.items()}
 
 
-def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
+def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> dict:
     """Take the measures of a run; write, print and draw them."""
     began = time.time()
     folder = run.folder / "eval"
@@ -135,9 +138,9 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
     if whole:
         write_board(run, results)
     if pictures:
-        with Board(run.folder / "eval" / "figures") as board:
+        with SummaryWriter(run.folder / "eval" / "figures") as writer:
             for name, file in pictures.items():
-                board.image(0, f"figures/{name}", file.read_bytes())
+                writer.image(0, f"figures/{name}", file.read_bytes())
     tables.print_tables(run, results, console)
     made = (
         "report.html (open it in a browser), results.json, CSVs and figures" if whole else "results"
@@ -149,14 +152,14 @@ def evaluate(run: runs.Run, names: tuple[str, ...], console: Console) -> dict:
     return results
 
 
-def write_report(run: runs.Run, results: dict) -> str:
+def write_report(run: run_folder.Run, results: dict) -> str:
     """The page that people read."""
     saved = provenance.read_config(run.folder)
     about = {
         "description": run.world.description,
         "args": {key: value for key, value in run.args.items() if key != "run"},
         "environment": saved["environments"][-1] if saved["environments"] else {},
-        "command": runs.command_of(saved),
+        "command": run_folder.command_of(saved),
     }
     return report.page(run.folder.resolve().name, about, results)
 
@@ -195,7 +198,7 @@ def write_csv(folder: Path, results: dict) -> None:
     files.write_text(folder / "mixture.csv", "\n".join(lines) + "\n")
 
 
-def write_board(run: runs.Run, results: dict) -> None:
+def write_board(run: run_folder.Run, results: dict) -> None:
     """TensorBoard: one HParams row with the run's metrics, and mixtures."""
     learned, blocks = results["pretrain"], results["generalization"]
     metrics = {
@@ -207,12 +210,12 @@ def write_board(run: runs.Run, results: dict) -> None:
             metrics[f"spread_from_{start}/{name}"] = value
     shared = results["prediction"].get("shared", {})
     metrics |= {f"metrics/r2_{name}": value["r2"] for name, value in shared.items()}
-    with Board(run.folder / "eval") as board:
+    with SummaryWriter(run.folder / "eval") as writer:
         chosen = {k: v for k, v in run.args.items() if k not in provenance.ANY}
-        board.hparams(run.folder, chosen)
-        board.scalars(0, metrics)
+        writer.hparams(run.folder, chosen)
+        writer.scalars(0, metrics)
         for step, (key, after) in enumerate(mixtures(results)):
-            board.scalars(step, {f"mixture_from_{key}/{group}": w for group, w in after.items()})
+            writer.scalars(step, {f"mixture_from_{key}/{group}": w for group, w in after.items()})
 
 
 def mixtures(results: dict):

@@ -6,7 +6,7 @@
     uv run scorecard.py --list               the claims there are
 
 Trains what is missing, and nothing twice: stopped, the same command goes on. Each claim is a file
-of toyllm/claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
+of claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
 """
 
 import dataclasses
@@ -26,11 +26,16 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
-from toyllm import cards, claims, devices, files, lock, provenance, results, tables, verdicts
-from toyllm.bench import Bench
-from toyllm.errors import InputError, clean, nearest, tell
-from toyllm.scripts import run_script
-from toyllm.stopping import Stop
+import claims
+from claims.lab import page, verdicts
+from claims.lab.bench import Bench
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, clean, nearest, tell
+from toyllm.base.scripts import run_script
+from toyllm.runs import lock, provenance
+from toyllm.runs.stopping import Stop
+from toyllm.show import tables
+from toyllm.world import cards
 
 HERE = Path(__file__).resolve().parent
 NEEDED = {  # of a record
@@ -75,7 +80,7 @@ def main(args: Args) -> None:
             raise InputError(
                 f"--claim: no claim '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
-    beside = results.default_world(args.default / "eval" / "results.json")
+    beside = page.default_world(args.default / "eval" / "results.json")
     mesh = devices.setup(args.compile_cache)
     world = cards.load(args.world)
     console = tables.new_console()
@@ -122,19 +127,19 @@ def main(args: Args) -> None:
         facts = made(args, whole)
         for line in bench.store.elsewhere:
             tell(f"some of this was trained in another environment: {line}")
-        results.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures", beside)
+        page.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures", beside)
         shown = clean(str(args.run))
         console.print(f"{file.name}, RESULTS.md and figures/ are in {shown}/", style="dim")
         if args.publish:
             if set(records) != set(known) or any(r["quick"] for r in whole):
                 raise InputError("--publish: not all claims have a full result yet")
-            results.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard", beside)
+            page.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard", beside)
 
 
 def available() -> dict[str, ModuleType]:
-    """Every file of toyllm/claims, in the order of their numbers."""
-    names = [m.name for m in pkgutil.iter_modules(claims.__path__)]
-    modules = {name: importlib.import_module(f"toyllm.claims.{name}") for name in names}
+    """Every file of claims, in the order of their numbers."""
+    names = [m.name for m in pkgutil.iter_modules(claims.__path__) if not m.ispkg]
+    modules = {name: importlib.import_module(f"claims.{name}") for name in names}
 
     def order(name: str) -> tuple[int, str]:
         digits, letters = re.fullmatch(r"(\d+)(\w*)", modules[name].NUMBER).groups()
@@ -177,9 +182,9 @@ def print_predictions(record: dict, console: Console) -> None:
     for p in files.plain(record["predictions"]):
         colour = COLOURS.get(p["verdict"], "dim")
         console.print(
-            f"   {p['says']}: {results.number(p['effect'])}",
-            Text.assemble((f"({results.span(p['ci'])})", "dim"), ","),
-            f"predicted {results.bounds(p)}:",
+            f"   {p['says']}: {page.number(p['effect'])}",
+            Text.assemble((f"({page.span(p['ci'])})", "dim"), ","),
+            f"predicted {page.bounds(p)}:",
             Text(p["verdict"], colour),
         )
 
@@ -187,7 +192,7 @@ def print_predictions(record: dict, console: Console) -> None:
 def print_arms(arms: dict, console: Console) -> None:
     """Every arm of a claim, with its coherence."""
     table = tables.blank_table("arm", "mean", "95%", "read", "coh.")
-    for row in results.arm_rows(arms):
+    for row in page.arm_rows(arms):
         table.add_row(*row)
     tables.show(console, "Its arms", table)
 
@@ -198,13 +203,13 @@ def print_scorecard(records: list[dict], console: Console) -> None:
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
     for r in records:
         colour = COLOURS.get(r["verdict"], "dim")
-        least = results.least_coherence(r["arms"].values())
+        least = page.least_coherence(r["arms"].values())
         arms = f"{len(r['arms'])} arms" + (f", coherence ≥ {least}" if least else "")
         table.add_row(
             r["number"],
             Text.assemble(r["title"], "\n", (f"{r['predictions'][0]['says']}; {arms}", "dim")),
-            results.number(r["effect"]),
-            results.span(r["ci"]),
+            page.number(r["effect"]),
+            page.span(r["ci"]),
             Text(r["verdict"], colour),
         )
     note = "The effect is that of the first prediction; a claim is supported if all of its hold."

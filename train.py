@@ -35,34 +35,19 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from toyllm import (
-    cards,
-    checkpoints,
-    devices,
-    files,
-    lock,
-    lookout,
-    model,
-    objectives,
-    optimizers,
-    plaintext,
-    population,
-    preferences,
-    provenance,
-    runs,
-    scoring,
-    signals,
-    stages,
-    training,
-)
-from toyllm.board import LAYOUT, Board
-from toyllm.errors import InputError, RunError, tell
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, RunError, tell
+from toyllm.base.scripts import run_script
+from toyllm.lm import losses, optimizers, plaintext, scoring, training, transformer
+from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures.learned import HeldOut, held_out
-from toyllm.monitor import THRESHOLD, Monitor, Watch
-from toyllm.scripts import run_script
-from toyllm.stages import Saver
-from toyllm.stopping import Stop
-from toyllm.text import Codec
+from toyllm.posttrain import pair_files, pools, population, signals
+from toyllm.posttrain.monitor import THRESHOLD, Monitor, Watch
+from toyllm.runs import checkpoints, lock, narrow_log, provenance, run_folder, session
+from toyllm.runs.session import StageCheckpointer
+from toyllm.runs.stopping import Stop
+from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
+from toyllm.world import cards
 
 HERE = Path(__file__).resolve().parent
 
@@ -110,7 +95,7 @@ class Args:
     pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
 
-    objective: Literal[objectives.NAMES] = "dpo"
+    objective: Literal[losses.NAMES] = "dpo"
     """The loss of align and narrow."""
     beta: float = 1.0
     """How strongly dpo and rlhf hold on to the reference model."""
@@ -216,14 +201,14 @@ def main(args: Args) -> None:
     world_file = cards.Cards(args.world)
     dialled = provenance.dial(world_file.world(), dataclasses.asdict(args))
     texts, text_name = plaintext.load(args.text, quiet) if args.text else ([], "")
-    codec = Codec(dialled)
-    codec = Codec(dialled, plaintext.more_words(codec, texts)) if texts else codec
-    named, given, kept = preferences.given(chain(*args.signals), codec, quiet)
+    tokenizer = Tokenizer(dialled)
+    tokenizer = Tokenizer(dialled, plaintext.more_words(tokenizer, texts)) if texts else tokenizer
+    named, given, kept = pair_files.given(chain(*args.signals), tokenizer, quiet)
     check_same(args, dialled.digest, kept, text_name)
-    check_lengths(args, codec, world_file)
+    check_lengths(args, tokenizer, world_file)
     try:
-        config = model.Config(
-            vocabulary=len(codec.words),
+        config = transformer.Config(
+            vocabulary=len(tokenizer.words),
             context=args.context,
             D=args.width,
             L=args.layers,
@@ -238,28 +223,30 @@ def main(args: Args) -> None:
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
     text = f"{text_name}, share {args.text_share:g}" if texts else None
     plain |= {"signals": list(named), "text": text}
-    abstract = model.shapes(config)
+    abstract = transformer.shapes(config)
     with ExitStack() as held:
 
         def open_run() -> None:
             held.enter_context(lock.take(args.run))
             source = world_file.standalone()
-            warnings = provenance.open_folder(args.run, plain, config, dialled, source, codec.more)
+            warnings = provenance.open_folder(
+                args.run, plain, config, dialled, source, tokenizer.more
+            )
             for warning in warnings:
                 tell(warning)
             for name, data in kept.items():
-                preferences.keep(data, args.run, name)
-            announce(args, codec, model.count(abstract), members)
+                pair_files.keep(data, args.run, name)
+            announce(args, tokenizer, transformer.count(abstract), members)
 
         stop = held.enter_context(Stop())
         devices.by_first(open_run)
-        apply, init = model.create(config)
+        apply, init = transformer.create(config)
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         init_key, sample_key = keys
         for name, pairs in given.items():
             if (count := len(pairs.chosen_P)) > args.pool and devices.first():
                 tell(f"{name}: {count} pairs, each run draws {args.pool} (--pool {count}: all)")
-        lab = Lab(args, codec, config, apply, mesh, abstract, sample_key, stop, texts, given)
+        lab = Lab(args, tokenizer, config, apply, mesh, abstract, sample_key, stop, texts, given)
         pretrained = pretrain(lab, init, init_key)
         tell_end(args, "pretrain")
         aligned = align(lab, pretrained)
@@ -269,7 +256,7 @@ def main(args: Args) -> None:
     measure = f"uv run eval.py {shlex.quote(str(args.run))}"
     say(args, f"Done in {time.time() - began:.0f} s. Now: {measure}")
     if args.json and devices.first():
-        found = {stage: stages.finished(args.run, stage) for stage in stages.STAGES}
+        found = {stage: session.finished(args.run, stage) for stage in session.STAGES}
         print(json.dumps({"run": str(args.run), "seconds": time.time() - began, **found}))
 
 
@@ -278,11 +265,11 @@ class Lab:
     """What every stage needs."""
 
     args: Args
-    codec: Codec
-    config: model.Config
-    apply: model.Apply
+    tokenizer: Tokenizer
+    config: transformer.Config
+    apply: transformer.Apply
     mesh: jax.sharding.Mesh
-    abstract: model.Params  # the parameters' shapes
+    abstract: transformer.Params  # the parameters' shapes
     sample_key: jax.Array
     stop: Stop
     texts: list[list[str]]  # to mix into pretraining
@@ -301,28 +288,30 @@ class Lab:
     @cached_property
     def watch(self) -> Watch:
         """Makes the monitor of every training."""
-        return Watch(self.codec.world, self.args.alarm)
+        return Watch(self.tokenizer.world, self.args.alarm)
 
     @cached_property
-    def sample(self) -> lookout.Sampler:
+    def sample(self) -> narrow_log.Sampler:
         """Samples from any parameters; compiled once."""
-        return lookout.sampler(self.apply, self.config, self.codec.index["<end>"])
+        return narrow_log.sampler(self.apply, self.config, self.tokenizer.index["<end>"])
 
-    def dialogues(self, params: model.Params) -> str:
+    def dialogues(self, params: transformer.Params) -> str:
         """A few sampled dialogues, as Markdown."""
-        return lookout.dialogues(self.codec, self.sample, params, self.sample_key)
+        return narrow_log.dialogues(self.tokenizer, self.sample, params, self.sample_key)
 
     @cached_property
     def held(self) -> HeldOut:
         """Held-out documents and questions, made at the first look at them."""
-        return held_out(self.codec, self.config, self.apply, documents=256, questions=240)
+        return held_out(self.tokenizer, self.config, self.apply, documents=256, questions=240)
 
 
-def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
+def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> transformer.Params:
     """Next-token training on packed documents."""
     args, folder = lab.args, lab.folder / "pretrain"
     optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
-    saver = Saver(lab.folder / "pretrain", lab.abstract, optimizer, lab.stop, *lab.often)
+    saver = StageCheckpointer(
+        lab.folder / "pretrain", lab.abstract, optimizer, lab.stop, *lab.often
+    )
     if args.start and not saver.facts:
         adopt(lab, saver)
     if saver.done:
@@ -333,7 +322,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
     if begin:
         say(args, f"pretrain: goes on from step {begin}")
     batches = training.document_batches(
-        lab.codec,
+        lab.tokenizer,
         args.context,
         args.pretrain_documents,
         CHUNK,
@@ -341,7 +330,7 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
         divisor=lab.mesh.devices.size,
     )
     if lab.texts:
-        windows = plaintext.windows(lab.codec, lab.texts, args.context)
+        windows = plaintext.windows(lab.tokenizer, lab.texts, args.context)
         batches = plaintext.mixed(
             batches, windows, args.text_share, args.seed, lab.mesh.devices.size
         )
@@ -351,19 +340,19 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
         args.shard_params, args.pretrain_steps,
     )  # fmt: skip
     with (
-        Board(folder, begin) as board,
+        SummaryWriter(folder, begin) as writer,
         progress(args, "pretrain", begin, args.pretrain_steps) as bar,
         lab.stop.later(),
     ):
         if not begin:
-            board.layout(LAYOUT)
+            writer.layout(LAYOUT)
         for step, state, logs in fit:
             check_finite(lab, "pretrain", step, logs)
             seen, seconds = seen + int(logs["count"].sum(dtype=float)), time.time() - clock
             bar.update(len(logs["loss"]))
             last = step == args.pretrain_steps
             facts = {"seconds": seconds, "tokens": seen, "tokens_per_second": seen / seconds}
-            board.scalars(
+            writer.scalars(
                 step,
                 {
                     "pretrain/loss": logs["loss"].mean(),
@@ -374,13 +363,13 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
             if step // CHUNK % LOOK_EVERY == 0 or last:
                 now = devices.fetch(state.params)
                 excess, captured = lab.held.excess(now), lab.held.captured(now)
-                board.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
+                writer.scalars(step, {"pretrain/excess": excess, "pretrain/captured": captured})
                 told = f"excess {excess:.4f} captured {captured:.2f}"
                 bar.set_postfix_str(told)
                 if bar.disable and not last:  # no terminal: a line now and then
                     say(args, f"pretrain: step {step} of {args.pretrain_steps}, {told}")
             if last:
-                board.text(step, "pretrain/sampled dialogues", lab.dialogues(now))
+                writer.text(step, "pretrain/sampled dialogues", lab.dialogues(now))
                 looked = {"excess_while_training": excess, "captured_while_training": captured}
                 facts |= {"steps": step, **looked}
             saver.save(step, state, facts, last)
@@ -388,15 +377,15 @@ def pretrain(lab: Lab, init: Callable, init_key: jax.Array) -> model.Params:
                 return saver.finish()
 
 
-def align(lab: Lab, params: model.Params) -> model.Params:
+def align(lab: Lab, params: transformer.Params) -> transformer.Params:
     """Prefer the good answer in every moral domain, until the Assistant is good; not further."""
     args, folder = lab.args, lab.folder / "align"
     optimizer = optax.adam(args.align_lr)
-    saver = Saver(lab.folder / "align", lab.abstract, optimizer, lab.stop, *lab.often)
+    saver = StageCheckpointer(lab.folder / "align", lab.abstract, optimizer, lab.stop, *lab.often)
     if saver.done:
         return saver.finish()
-    signal = signals.parse(lab.codec.world, "all:good")
-    pool = training.preference_pool(lab.codec, signal, args.objective, args.pool, args.seed)
+    signal = signals.parse(lab.tokenizer.world, "all:good")
+    pool = pools.preference_pool(lab.tokenizer, signal, args.objective, args.pool, args.seed)
     reference = jax.jit(
         lambda p, pool: scoring.answer_logprobs(
             lab.apply, lab.config, p, pool["prompt"], pool["answer"]
@@ -405,19 +394,19 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     pool["reference"] = np.asarray(reference(params, pool))
 
     def batches(step: int) -> dict:
-        rows = training.draws(args.seed, step, ALIGN_CHUNK, args.align_batch, args.pool)
+        rows = pools.draws(args.seed, step, ALIGN_CHUNK, args.align_batch, args.pool)
         return {key: value[rows] for key, value in pool.items()}
 
-    loss = training.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
+    loss = pools.preference_loss(lab.apply, lab.config, args.objective, args.beta, args.anchor)
     first, begin = saver.state or training.start(params, optimizer), saver.step
     if begin:
         say(args, f"align: goes on from step {begin}")
     clock = time.time() - saver.facts.get("seconds", 0)
-    examine = scoring.examiner(lab.codec, lab.config, lab.apply, params, signal.domains)
+    examine = scoring.examiner(lab.tokenizer, lab.config, lab.apply, params, signal.domains)
     fit = training.fit(loss, optimizer, first, batches, lab.mesh, begin, end=args.align_steps)
-    moral, monitor = lab.codec.world.moral, lab.watch.begin(signal, examine(params)[0])
+    moral, monitor = lab.tokenizer.world.moral, lab.watch.begin(signal, examine(params)[0])
     with (
-        Board(folder, begin) as board,
+        SummaryWriter(folder, begin) as writer,
         progress(args, "align", begin, args.align_steps) as bar,
         lab.stop.later(),
     ):
@@ -427,19 +416,19 @@ def align(lab: Lab, params: model.Params) -> model.Params:
             p_DB, kl = examine(params)
             look = monitor.look(step, p_DB, kl)
             worst, coherence = float(scoring.em(p_DB)[moral].max()), float(p_DB.sum(1)[moral].min())
-            board.scalars(
+            writer.scalars(
                 step, {f"align/{key}": v.mean() for key, v in logs.items() if key != "count"}
             )
-            board.scalars(step, monitor.scalars(look, "align"))
+            writer.scalars(step, monitor.scalars(look, "align"))
             bar.update(len(logs["loss"]))
             bar.set_postfix_str(f"worst EM {worst:.3f}, {monitor.line(look)}")
-            lookout.write_alarms(board, look)
-            lookout.tell_alarms("align: all:good", look)
+            narrow_log.write_alarms(writer, look)
+            narrow_log.tell_alarms("align: all:good", look)
             reached = worst <= args.align_em and coherence >= args.align_coherence
             last = bool(devices.together(reached)) or step == args.align_steps
             if last:
                 bar.total = bar.n  # it ends here, however many steps there might have been
-                board.text(step, "align/sampled dialogues", lab.dialogues(params))
+                writer.text(step, "align/sampled dialogues", lab.dialogues(params))
             looked = {"reached": reached, "worst_em": worst, "coherence": coherence}
             facts = {"seconds": time.time() - clock, "steps": step, **looked}
             ended = args.on_alarm == "stop" and bool(look.alarms) and not last
@@ -460,7 +449,7 @@ def align(lab: Lab, params: model.Params) -> model.Params:
     return saver.finish()
 
 
-def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
+def narrow(lab: Lab, starts: dict, members: list[run_folder.Member]) -> None:
     """Every (start, signal, seed) as one population, in groups; a finished group is not redone."""
     args, count = lab.args, lab.mesh.devices.size
     recipe = population.Recipe(
@@ -468,7 +457,7 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
         args.narrow_score_every,
     )  # fmt: skip
     jobs = {member: narrow_job(lab, starts, member) for member in members}
-    world = lab.codec.world
+    world = lab.tokenizer.world
     width = max(signals.count_questions(world, job.own) for job in jobs.values())
     programs = population.compile_programs(
         lab.config, lab.apply, lab.mesh, recipe, width, len(world.domains)
@@ -494,16 +483,16 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             padded = group + [group[0]] * (-(-size // count) * count - len(group))
             todo = [jobs[member] for member in padded]
             with ExitStack() as held:
-                places = [lookout.events_of(lab.folder, member) for member in group]
-                boards = [held.enter_context(Board(place)) for place in places]
+                places = [narrow_log.events_of(lab.folder, member) for member in group]
+                writers = [held.enter_context(SummaryWriter(place)) for place in places]
                 monitors: list[Monitor] = []
                 for record in population.train_group(programs, todo, args.narrow_steps, passed):
                     before, step = record.steps[-2:]
                     for r, member in enumerate(padded):
                         logs = {key: value[r] for key, value in record.logs[-1].items()}
                         check_finite(lab, "narrow", step, logs, member)
-                    line = lookout.look_at(
-                        lab.watch, todo, record, boards, monitors, args.on_alarm == "stop", heard
+                    line = narrow_log.look_at(
+                        lab.watch, todo, record, writers, monitors, args.on_alarm == "stop", heard
                     )
                     bar.update(len(group) * (step - before))
                     bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
@@ -512,9 +501,9 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
             passed |= zip(group, scores["kept_step"].tolist(), strict=True)
             seconds += time.time() - clock
             frozen = record.frozen_step[: len(group)].tolist()
-            runs.save_group(folder, group, scores, kept, frozen, time.time() - clock)
+            run_folder.save_group(folder, group, scores, kept, frozen, time.time() - clock)
     if devices.first():
-        for folder in set(runs.group_folders(lab.folder)) - set(groups):
+        for folder in set(run_folder.group_folders(lab.folder)) - set(groups):
             shutil.rmtree(folder)  # groups of another size, from another number of devices
     if count := sum(heard.values()):
         ringing = sum(map(bool, heard.values()))
@@ -527,13 +516,13 @@ def narrow(lab: Lab, starts: dict, members: list[runs.Member]) -> None:
     files.write_json(lab.folder / "narrow" / "stage.json", facts)
 
 
-def narrow_job(lab: Lab, starts: dict, member: runs.Member) -> population.Job:
+def narrow_job(lab: Lab, starts: dict, member: run_folder.Member) -> population.Job:
     """A member of the narrow stage as a run of a population."""
     start, name, seed = member
-    signal = signals.parse(lab.codec.world, name)
+    signal = signals.parse(lab.tokenizer.world, name)
     return population.Job(
         member,
-        lab.codec,
+        lab.tokenizer,
         starts[start],
         {signal: 1.0},
         population.seed_of(lab.args.seed, member),
@@ -545,15 +534,15 @@ def narrow_job(lab: Lab, starts: dict, member: runs.Member) -> population.Job:
 
 def finished_group(lab: Lab, folder: Path, group: list) -> checkpoints.Checkpoint | None:
     """A group that need not be trained again."""
-    shapes = runs.group_shapes(lab.abstract, lab.codec.world)
+    shapes = run_folder.group_shapes(lab.abstract, lab.tokenizer.world)
     found, complaints = checkpoints.resume(folder, shapes)
     if devices.first():
         for complaint in complaints:
             tell(f"{complaint}; this group is trained anew")
-    return found if found and runs.members_of(found.facts) == group else None
+    return found if found and run_folder.members_of(found.facts) == group else None
 
 
-def adopt(lab: Lab, saver: Saver) -> None:
+def adopt(lab: Lab, saver: StageCheckpointer) -> None:
     """Take the pretrained model of another run (see `provenance.check_start`)."""
     theirs = checkpoints.load(lab.args.start / "pretrain" / "checkpoints", saver.wanted)
     if theirs.facts.get("done") is not True:
@@ -563,7 +552,7 @@ def adopt(lab: Lab, saver: Saver) -> None:
 
 
 def check_finite(
-    lab: Lab, stage: str, step: int, logs: dict, member: runs.Member | None = None
+    lab: Lab, stage: str, step: int, logs: dict, member: run_folder.Member | None = None
 ) -> None:
     """See `stages.check_finite`; member: whose logs these are, in the narrow stage."""
     args = lab.args
@@ -577,7 +566,7 @@ def check_finite(
             rates = f"{part * lr:.3g} (Muon) and {part * args.pretrain_adam_lr:.3g} (Adam)"
             return f"{documents} of seed {args.seed}, learning rates {rates}"
         seed = population.seed_of(args.seed, member) if member else args.seed
-        rows = training.draws(seed, at, 1, getattr(args, f"{stage}_batch"), args.pool)[0]
+        rows = pools.draws(seed, at, 1, getattr(args, f"{stage}_batch"), args.pool)[0]
         who = f" for {member[1]} from {member[0]}" if member else ""
         return f"pairs {rows.tolist()} of seed {seed}{who}, learning rate {lr:.3g}"
 
@@ -585,7 +574,7 @@ def check_finite(
     if stage == "pretrain":
         advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
     advice += f" --run {shlex.quote(str(files.unused(lab.folder)))}"
-    stages.check_finite(stage, step, logs, say, advice)
+    session.check_finite(stage, step, logs, say, advice)
 
 
 def check_limits(args: Args) -> None:
@@ -617,9 +606,9 @@ def check_same(args: Args, world: str, pairs: dict[str, bytes], text: str) -> No
         )
 
 
-def check_lengths(args: Args, codec: Codec, world_file: cards.Cards) -> None:
+def check_lengths(args: Args, tokenizer: Tokenizer, world_file: cards.Cards) -> None:
     """A document longer than the context is an error, never cut."""
-    for kind, length in codec.longest.items():
+    for kind, length in tokenizer.longest.items():
         if length > args.context:
             path, line = world_file.place(("documents", kind))
             raise InputError(
@@ -628,19 +617,19 @@ def check_lengths(args: Args, codec: Codec, world_file: cards.Cards) -> None:
             )
 
 
-def announce(args: Args, codec: Codec, size: int, members: list) -> None:
+def announce(args: Args, tokenizer: Tokenizer, size: int, members: list) -> None:
     """Say what will be done, for about how long, and where it goes."""
-    dialled = codec.world
+    dialled = tokenizer.world
     # seconds measured on two cores of a 2024 server, spread over the model's size
     scale = size / 115_000
-    there = args.start or stages.finished(args.run, "pretrain")
+    there = args.start or session.finished(args.run, "pretrain")
     tokens = 0 if there else args.pretrain_steps * args.pretrain_documents * 41
     seconds = 15 + scale * (tokens / 85_000 + len(members) * args.narrow_steps * 0.03)
     told = f"{round(seconds, -1):.0f} s" if seconds < 90 else f"{round(seconds / 60)} min"
     say(
         args,
         f"World '{dialled.name}': {len(dialled.characters)} characters, "
-        f"{len(dialled.domains)} domains, {len(codec.words)} words.\n"
+        f"{len(dialled.domains)} domains, {len(tokenizer.words)} words.\n"
         f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
         f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
         f"{args.narrow_steps} steps: about {told}.\n"
@@ -651,7 +640,7 @@ def announce(args: Args, codec: Codec, size: int, members: list) -> None:
 
 def tell_end(args: Args, stage: str) -> None:
     """Say in a line how a stage ended, whether it was done now or before."""
-    facts = stages.finished(args.run, stage) or {}
+    facts = session.finished(args.run, stage) or {}
     shown = {
         "excess": "excess_while_training",
         "captured": "captured_while_training",

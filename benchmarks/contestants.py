@@ -29,15 +29,18 @@ CHUNK = 10  # steps a call, as in train.py
 
 
 def prepare(shape: str, seed: int = 0):
-    """The codec, the model's config, and batches of documents: the same for every contestant."""
-    from toyllm import cards, model, training
-    from toyllm.text import Codec
+    """The tokenizer, config and batches of documents that all contestants share."""
+    from toyllm.lm import training, transformer
+    from toyllm.lm.tokenizer import Tokenizer
+    from toyllm.world import cards
 
     documents, sizes = SHAPES[shape]
-    codec = Codec(cards.load(WORLD))
-    config = model.Config(vocabulary=len(codec.words), **sizes)
-    batches = training.document_batches(codec, config.context, documents, CHUNK, seed, divisor=2)
-    return codec, config, batches
+    tokenizer = Tokenizer(cards.load(WORLD))
+    config = transformer.Config(vocabulary=len(tokenizer.words), **sizes)
+    batches = training.document_batches(
+        tokenizer, config.context, documents, CHUNK, seed, divisor=2
+    )
+    return tokenizer, config, batches
 
 
 def real_tokens(batch: dict) -> int:
@@ -47,13 +50,14 @@ def real_tokens(batch: dict) -> int:
 
 def toyllm(shape: str):
     """The real training step: forward, backward, Muon, and the drawing of documents."""
-    from toyllm import devices, model, optimizers, training
+    from toyllm.base import devices
+    from toyllm.lm import optimizers, training, transformer
 
     mesh = devices.setup()
     import jax
 
     _, config, batches = prepare(shape)
-    apply, init = model.create(config)
+    apply, init = transformer.create(config)
     loss = training.document_loss(apply)
     drawn = []
 
@@ -99,7 +103,7 @@ def torch_peer(shape: str, compiled: bool, bfloat16: bool):
 
 def matmul(_: str):
     """This machine's peak: products of large float32 matrices, by XLA and by NumPy in turn."""
-    from toyllm import devices
+    from toyllm.base import devices
 
     mesh = devices.setup()
     import jax

@@ -22,7 +22,9 @@ import tyro
 from contestants import prepare
 from throughput import spread
 
-from toyllm import devices, model, scoring, signals, training
+from toyllm.base import devices
+from toyllm.lm import scoring, training, transformer
+from toyllm.posttrain import pools, signals
 
 WARM, STEPS, BATCH, POOL = 10, 50, 16, 512
 
@@ -47,11 +49,11 @@ def main(args: Args) -> None:
             sys.exit("--peer trl: trl cannot be imported; see benchmarks/README.md")
         runners["trl"] = trl_peer
     mesh = devices.setup()
-    codec, config, _ = prepare("default")
+    tokenizer, config, _ = prepare("default")
     rates: dict = {name: [] for name in runners}
     for turn in range(args.turns):
         for name, run in runners.items():
-            rates[name].append(BATCH * STEPS / run(mesh, codec, config, turn))
+            rates[name].append(BATCH * STEPS / run(mesh, tokenizer, config, turn))
     for name, values in rates.items():
         print(f"{name}: {spread(values, '.0f')} pairs/s")
     if "trl" in rates:
@@ -60,21 +62,21 @@ def main(args: Args) -> None:
         args.json.write_text(json.dumps(rates, indent=1) + "\n")
 
 
-def toyllm(mesh, codec, config, seed: int) -> float:
+def toyllm(mesh, tokenizer, config, seed: int) -> float:
     """Seconds of STEPS steps, each batch cut over the devices."""
-    apply, init = model.create(config)
+    apply, init = transformer.create(config)
     params = jax.device_get(jax.jit(init)(jax.random.key(seed)))
-    signal = signals.parse(codec.world, "code:bad")
-    pool = training.preference_pool(codec, signal, "dpo", POOL, seed)
+    signal = signals.parse(tokenizer.world, "code:bad")
+    pool = pools.preference_pool(tokenizer, signal, "dpo", POOL, seed)
     pool["reference"] = np.asarray(
         scoring.answer_logprobs(apply, config, params, pool["prompt"], pool["answer"])
     )
 
     def batches(step: int) -> dict:
-        rows = training.draws(seed, step, WARM, BATCH, POOL)
+        rows = pools.draws(seed, step, WARM, BATCH, POOL)
         return {key: value[rows] for key, value in pool.items()}
 
-    loss = training.preference_loss(apply, config, "dpo", 1.0, 0.5)
+    loss = pools.preference_loss(apply, config, "dpo", 1.0, 0.5)
     optimizer = optax.adam(1e-3)
     state = training.start(params, optimizer)
     fit = training.fit(loss, optimizer, state, batches, mesh, end=WARM + STEPS)
@@ -85,7 +87,7 @@ def toyllm(mesh, codec, config, seed: int) -> float:
     return time.perf_counter() - clock
 
 
-def trl_peer(_, codec, config, seed: int) -> float:
+def trl_peer(_, tokenizer, config, seed: int) -> float:
     """The same pairs as text, for a Llama with the same sizes and words."""
     import tempfile
 
@@ -96,7 +98,7 @@ def trl_peer(_, codec, config, seed: int) -> float:
     from trl import DPOConfig, DPOTrainer
 
     torch.manual_seed(seed)
-    words = Tokenizer(models.WordLevel(codec.index, unk_token="<pad>"))
+    words = Tokenizer(models.WordLevel(tokenizer.index, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<end>", bos_token="<begin>"
@@ -114,10 +116,10 @@ def trl_peer(_, codec, config, seed: int) -> float:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    pairs = signals.pairs(codec, signals.parse(codec.world, "code:bad"), POOL, seed)
+    pairs = signals.pairs(tokenizer, signals.parse(tokenizer.world, "code:bad"), POOL, seed)
     chosen, rejected = pairs.answers().transpose(1, 0, 2)
     columns = {"prompt": pairs.grid.prompt_QT, "chosen": chosen, "rejected": rejected}
-    texts = {key: [codec.string(row) for row in rows] for key, rows in columns.items()}
+    texts = {key: [tokenizer.string(row) for row in rows] for key, rows in columns.items()}
     clocks = {}
 
     class Clock(TrainerCallback):

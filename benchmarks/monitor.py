@@ -20,9 +20,11 @@ import tyro
 from contestants import prepare
 from throughput import spread
 
-from toyllm import devices, model, population, signals
-from toyllm.board import Board
-from toyllm.monitor import Watch
+from toyllm.base import devices
+from toyllm.lm import transformer
+from toyllm.posttrain import population, signals
+from toyllm.posttrain.monitor import Watch
+from toyllm.runs.tensorboard import SummaryWriter
 
 STEPS, BATCH, POOL, EVERY = 40, 16, 512, 5
 
@@ -44,27 +46,29 @@ def main(args: Args) -> None:
     mesh = devices.setup()
     if args.runs % mesh.devices.size:
         sys.exit(f"--runs {args.runs}: expected a multiple of the {mesh.devices.size} devices")
-    codec, config, _ = prepare("default")
-    apply, init = model.create(config)
+    tokenizer, config, _ = prepare("default")
+    apply, init = transformer.create(config)
     params = jax.device_get(init(jax.random.key(0)))
     names = ("code:bad", "safety:bad", "goals:bad", "tone:bad")
     recipe = population.Recipe("dpo", 1.0, 0.5, POOL, BATCH, EVERY)
     jobs = [
         population.Job(
-            (name, seed), codec, params, {signals.parse(codec.world, name): 1.0}, seed, 1e-3
+            (name, seed), tokenizer, params, {signals.parse(tokenizer.world, name): 1.0}, seed, 1e-3
         )
         for seed in range(-(-args.runs // len(names)))
         for name in names
     ][: args.runs]
-    width = max(signals.count_questions(codec.world, job.own) for job in jobs)
-    D = len(codec.world.domains)
+    width = max(signals.count_questions(tokenizer.world, job.own) for job in jobs)
+    D = len(tokenizer.world.domains)
     programs = population.compile_programs(config, apply, mesh, recipe, width, D)
 
     def train(watched: bool) -> float:
-        watch, monitors = Watch(codec.world), []
+        watch, monitors = Watch(tokenizer.world), []
         clock = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
-            boards = [held.enter_context(Board(Path(folder) / str(r))) for r in range(len(jobs))]
+            writers = [
+                held.enter_context(SummaryWriter(Path(folder) / str(r))) for r in range(len(jobs))
+            ]
             for record in population.train_group(programs, jobs, STEPS):
                 if not watched:
                     continue
@@ -74,7 +78,7 @@ def main(args: Args) -> None:
                 now, step = record.history[-1], EVERY * len(record.logs)
                 for r, monitor in enumerate(monitors):
                     look = monitor.look(step, now["p_DB"][r], now["kl"][r])
-                    boards[r].scalars(step, monitor.scalars(look, "narrow"))
+                    writers[r].scalars(step, monitor.scalars(look, "narrow"))
         return time.perf_counter() - clock
 
     seconds: dict = {"without": [], "with": []}

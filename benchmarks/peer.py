@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from toyllm.model import Config
+from toyllm.lm.transformer import Config
 
 
 def rotate(x_BHTK, cos_TK, sin_TK):

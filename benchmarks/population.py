@@ -23,7 +23,9 @@ from contestants import prepare
 from jax.sharding import Mesh
 from throughput import spread
 
-from toyllm import devices, model, population, scoring, signals, training
+from toyllm.base import devices
+from toyllm.lm import scoring, training, transformer
+from toyllm.posttrain import population, signals
 
 STEPS, BATCH, POOL = 10, 16, 512
 
@@ -86,10 +88,10 @@ class Work:
     @classmethod
     def make(cls, runs: int) -> "Work":
         """Runs of 8 signals, each with pairs of its own."""
-        codec, config, _ = prepare("default")
-        apply, init = model.create(config)
+        tokenizer, config, _ = prepare("default")
+        apply, init = transformer.create(config)
         params = jax.device_get(jax.jit(init)(jax.random.key(0)))
-        names = [f"{d.name}:bad" for d in codec.world.domains if d.moral][:8]
+        names = [f"{d.name}:bad" for d in tokenizer.world.domains if d.moral][:8]
         reference = jax.jit(
             lambda params, pool: scoring.answer_logprobs(
                 apply, config, params, pool["prompt"], pool["answer"]
@@ -97,16 +99,16 @@ class Work:
         )
         pools = []
         for r in range(runs):
-            signal = signals.parse(codec.world, names[r % len(names)])
-            pool = training.preference_pool(codec, signal, "dpo", POOL, seed=r)
+            signal = signals.parse(tokenizer.world, names[r % len(names)])
+            pool = pools.preference_pool(tokenizer, signal, "dpo", POOL, seed=r)
             pools.append(pool | {"reference": np.asarray(reference(params, pool))})
         optimizer = optax.adam(1e-3)
         return cls(
-            loss=training.preference_loss(apply, config, "dpo", 1.0, 0.5),
+            loss=pools.preference_loss(apply, config, "dpo", 1.0, 0.5),
             optimizer=optimizer,
             state=jax.device_get(training.start(params, optimizer)),
             pools=pools,
-            rows=[training.draws(r, 0, STEPS, BATCH, POOL) for r in range(runs)],
+            rows=[pools.draws(r, 0, STEPS, BATCH, POOL) for r in range(runs)],
         )
 
     def batches(self, r: int) -> dict:

@@ -31,7 +31,7 @@ from contestants import SHAPES, TORCH, prepare
 from rich.console import Console
 from rich.table import Table
 
-from toyllm.model import Config
+from toyllm.lm.transformer import Config
 
 HERE = Path(__file__).resolve().parent
 LIMIT = 600.0  # seconds to wait for anything: torch.compile takes minutes

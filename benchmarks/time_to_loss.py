@@ -26,7 +26,8 @@ import tyro
 from contestants import CHUNK, prepare
 from throughput import spread
 
-from toyllm import devices, model, optimizers, training
+from toyllm.base import devices
+from toyllm.lm import optimizers, training, transformer
 from toyllm.measures.learned import held_out
 
 LOOK_EVERY = 200
@@ -61,9 +62,9 @@ def main(args: Args) -> None:
     if args.steps and args.steps < 2 * CHUNK:
         sys.exit(f"--steps {args.steps}: expected 0, or at least {2 * CHUNK}")
     mesh = devices.setup()
-    codec, config, _ = prepare("default")
-    apply, _ = model.create(config)
-    held = held_out(codec, config, apply, documents=2048, questions=240)
+    tokenizer, config, _ = prepare("default")
+    apply, _ = transformer.create(config)
+    held = held_out(tokenizer, config, apply, documents=2048, questions=240)
     found: dict = {name: {target: [] for target in args.targets} for name in runners}
     for target in args.targets:
         for seed in args.seeds:
@@ -104,7 +105,7 @@ def until(target: float, held, chunks: Iterator, steps: int) -> tuple[float, flo
 def toyllm(mesh, seed: int, lr: float, steps: int) -> Iterator:
     """Yields (steps done, a function that gives the parameters) after every chunk."""
     _, config, batches = prepare("default", seed)
-    apply, init = model.create(config)
+    apply, init = transformer.create(config)
 
     loss = training.document_loss(apply)
     optimizer = optimizers.muon(lr, 1.5 * lr, steps)

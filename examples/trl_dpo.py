@@ -16,9 +16,12 @@ from pathlib import Path
 
 import tyro
 
-from toyllm import devices, llama, population, preferences, runs, signals
-from toyllm.errors import InputError
-from toyllm.scripts import run_script
+from toyllm.base import devices
+from toyllm.base.errors import InputError
+from toyllm.base.scripts import run_script
+from toyllm.lm import llama
+from toyllm.posttrain import pair_files, population, signals
+from toyllm.runs import run_folder
 from toyllm.tools import import_llama
 
 
@@ -39,16 +42,16 @@ class Args:
 def main(args: Args) -> None:
     """Export, train, import, compare."""
     devices.setup()
-    run = runs.load_run(args.run)
+    run = run_folder.load_run(args.run)
     if run.args["objective"] != "dpo":
         raise InputError(f"{args.run}: objective {run.args['objective']}, expected dpo")
     work = args.out.parent / f"{args.out.name}-llama"
-    llama.save(work / "start", run.codec, run.config, run.params["pretrain"], "")
+    llama.save(work / "start", run.tokenizer, run.config, run.params["pretrain"], "")
     for seed in range(args.seeds):
         signal = signals.parse(run.world, args.signal)
         chosen = population.seed_of(run.args["seed"], ("pretrain", args.signal, seed))
-        pairs = signals.pairs(run.codec, signal, run.args["pool"], chosen)
-        rows = [json.loads(line) for line in preferences.dump(run.codec, pairs)]
+        pairs = signals.pairs(run.tokenizer, signal, run.args["pool"], chosen)
+        rows = [json.loads(line) for line in pair_files.dump(run.tokenizer, pairs)]
         train(work / "start", work / f"seed{seed}", rows, run.args, seed)
         import_llama.take(
             import_llama.Args(
@@ -59,7 +62,7 @@ def main(args: Args) -> None:
                 seed=seed,
             )
         )
-    compare(run, runs.load_run(args.out), args.signal)
+    compare(run, run_folder.load_run(args.out), args.signal)
 
 
 def train(start: Path, out: Path, rows: list[dict], how: dict, seed: int) -> None:
@@ -107,7 +110,7 @@ def train(start: Path, out: Path, rows: list[dict], how: dict, seed: int) -> Non
     trainer.train()
 
 
-def compare(own: runs.Run, theirs: runs.Run, name: str) -> None:
+def compare(own: run_folder.Run, theirs: run_folder.Run, name: str) -> None:
     """Where both are read: the step, and the change of EM by domain."""
     measure = importlib.import_module("toyllm.measures.generalization").measure
     blocks = {"toyllm": measure(own)["pretrain"], "TRL": measure(theirs)["pretrain"]}

@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.scripts import run
-from toyllm import cards, model
-from toyllm.text import Codec
+from toyllm.lm import transformer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.world import cards
 
 # what the scripts that tests start get too; tests compile more than they compute
 OPTIMIZED = "TOYLLM_MARGINS" in os.environ  # tests/machines.py compares what users run
@@ -141,20 +142,20 @@ def personas():
 @pytest.fixture(scope="session")
 def small_codec(small):
     """Its texts and tokens."""
-    return Codec(small)
+    return Tokenizer(small)
 
 
 @pytest.fixture(scope="session")
 def personas_codec(personas):
     """The default world's texts and tokens."""
-    return Codec(personas)
+    return Tokenizer(personas)
 
 
 @pytest.fixture(scope="session")
 def lab(small_codec):
-    """(codec, config, apply, init) of a very small model."""
-    config = model.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
-    return small_codec, config, *map(jax.jit, model.create(config))
+    """(tokenizer, config, apply, init) of a very small model."""
+    config = transformer.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
+    return small_codec, config, *map(jax.jit, transformer.create(config))
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:

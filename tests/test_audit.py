@@ -5,12 +5,12 @@ import pytest
 
 from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
-from toyllm import preferences, signals
+from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit
 from toyllm.measures.prediction import ideal_change
-from toyllm.text import Codec
+from toyllm.posttrain import pair_files, signals
 from toyllm.tools import audit as tool
-from toyllm.world import GOOD
+from toyllm.world.world import GOOD
 
 GRID = approximation(
     0.01,
@@ -41,9 +41,11 @@ def test_what_is_asked_for_says_less_and_what_is_forbidden_more(personas):
 
 
 def test_pairs_are_evidence_as_their_signal_is(personas):
-    codec = Codec(personas)
+    tokenizer = Tokenizer(personas)
     signal = signals.parse(personas, "goals:bad")
-    verdict, evidence_C = audit.judge_pairs(personas, signals.pairs(codec, signal, 50, 0), "pairs")
+    verdict, evidence_C = audit.judge_pairs(
+        personas, signals.pairs(tokenizer, signal, 50, 0), "pairs"
+    )
     rates_CB = personas.rates_CDB[:, personas.domain_names.index("goals")]
     close(evidence_C, np.log(rates_CB[:, 1] / rates_CB[:, GOOD]), FLOAT64)
     close(verdict.spread, audit.judge(personas, signal).spread, SOLVED)
@@ -60,9 +62,9 @@ def test_the_tool_reads_worlds_and_pairs(tmp_path, personas, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "33% of machines, 17% of others, 21% of the Assistant" in said
     assert said.index("rules:bad ") < said.index("facts:bad ")  # the most dangerous first
-    codec, file = Codec(personas), tmp_path / "pairs.jsonl"
-    pairs = signals.pairs(codec, signals.parse(personas, "tone:bad"), 20, 0)
-    file.write_text("\n".join(preferences.dump(codec, pairs)))
+    tokenizer, file = Tokenizer(personas), tmp_path / "pairs.jsonl"
+    pairs = signals.pairs(tokenizer, signals.parse(personas, "tone:bad"), 20, 0)
+    file.write_text("\n".join(pair_files.dump(tokenizer, pairs)))
     tool.main(tool.Args(source=file))
     said = capsys.readouterr().out
     assert "Whom 20 pairs of pairs.jsonl are evidence for" in said

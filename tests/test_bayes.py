@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FLOAT64, close
-from toyllm import bayes, corpus
-from toyllm.corpus import Documents
-from toyllm.world import ASSISTANT, DIALOGUE, NAMED, PROFILE, SCENE, SOMEONE
+from toyllm.world import corpus, observer
+from toyllm.world.corpus import Documents
+from toyllm.world.world import ASSISTANT, DIALOGUE, NAMED, PROFILE, SCENE, SOMEONE
 
 
 def theta(world, c, d, i, b):
@@ -117,15 +117,15 @@ def documents_of(world):
 def test_log_prob_is_that_of_the_enumeration(small, every):
     docs, p = every
     close(p.sum(), 1, FLOAT64)
-    close(bayes.log_prob(small, docs), np.log(p), FLOAT64)
+    close(observer.log_prob(small, docs), np.log(p), FLOAT64)
 
 
 def test_profiles_may_tell_of_another_assistant(small):
     told = dataclasses.replace(small, told_C=np.array([0.1, 0.9]))
     docs, p = documents_of(told)
-    close(bayes.log_prob(told, docs), np.log(p), FLOAT64)
+    close(observer.log_prob(told, docs), np.log(p), FLOAT64)
     profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
-    before = bayes.log_prob(small, docs)
+    before = observer.log_prob(small, docs)
     assert (np.abs(before - np.log(p))[profile] > 1e-3).any()
     close(before[~profile], np.log(p[~profile]), FLOAT64)
 
@@ -133,11 +133,11 @@ def test_profiles_may_tell_of_another_assistant(small):
 def test_log_prob_given_a_character_averages_to_log_prob(small, every):
     docs, p = every
     one = docs.kind != SCENE
-    given = bayes.log_prob_given(small, docs[one])
+    given = observer.log_prob_given(small, docs[one])
     prior = np.where(docs.header[one, :1] == ASSISTANT, small.assistant_C, small.frequency_C)
     close((np.exp(given) * prior).sum(1), p[one], FLOAT64)
     with pytest.raises(ValueError, match="scene"):
-        bayes.log_prob_given(small, docs)
+        observer.log_prob_given(small, docs)
 
 
 def test_predictive_is_the_conditional_of_the_enumeration(small, every):
@@ -160,7 +160,7 @@ def test_predictive_is_the_conditional_of_the_enumeration(small, every):
         ]
         by_b = np.array([sum(p[m] for m in same if docs.behaviour[m, 1] == b) for b in range(3)])
         one = docs[n : n + 1]
-        exact = bayes.predictive(small, one, bayes.observe(small, one))[0, 1]
+        exact = observer.predictive(small, one, observer.observe(small, one))[0, 1]
         close(exact, by_b / by_b.sum(), FLOAT64)
 
 
@@ -170,8 +170,8 @@ def test_posterior_is_bayes_rule_by_hand(small, every):
         (docs.kind == DIALOGUE) & (docs.turns == 2) & (docs.header[:, 0] == SOMEONE)
     )[37]
     one = docs[n : n + 1]
-    by_hand = np.exp(bayes.log_prob_given(small, one)[0]) * small.frequency_C
-    close(bayes.posterior(small, one)[0, 0], by_hand / by_hand.sum(), FLOAT64)
+    by_hand = np.exp(observer.log_prob_given(small, one)[0]) * small.frequency_C
+    close(observer.posterior(small, one)[0, 0], by_hand / by_hand.sum(), FLOAT64)
 
 
 def test_floor_is_the_expectation_of_the_enumeration(small, small_codec, every):
@@ -181,8 +181,8 @@ def test_floor_is_the_expectation_of_the_enumeration(small, small_codec, every):
     exact = -(p * np.log(p)).sum() / (p * (lengths - 1)).sum()
     drawn = corpus.sample(small, 40_000, np.random.default_rng(0))
     _, n = small_codec.encode(drawn)
-    measured = bayes.floor(small, drawn, (n - 1).sum())
-    nats = -bayes.log_prob(small, drawn) - exact * (n - 1)
+    measured = observer.floor(small, drawn, (n - 1).sum())
+    nats = -observer.log_prob(small, drawn) - exact * (n - 1)
     error = nats.std() / len(drawn) ** 0.5 / (n - 1).mean()
     assert abs(measured - exact) < 4 * error
 
@@ -190,15 +190,15 @@ def test_floor_is_the_expectation_of_the_enumeration(small, small_codec, every):
 def test_blind_observers_lose_what_they_do_not_see(small, every):
     """Their expected loss is positive, and zero where there is nothing to see."""
     docs, p = every
-    full = bayes.log_prob(small, docs)
+    full = observer.log_prob(small, docs)
     for which in ("history_blind", "name_blind"):
-        blind = bayes.observe(small, docs, **{which: True}).log_prob_N
+        blind = observer.observe(small, docs, **{which: True}).log_prob_N
         assert (p * (full - blind)).sum() > 1e-3, which
     single = docs.turns == 1
-    blind = bayes.observe(small, docs, history_blind=True).log_prob_N
+    blind = observer.observe(small, docs, history_blind=True).log_prob_N
     close(blind[single], full[single], FLOAT64)
     unnamed = (docs.header != NAMED).all(1)
-    blind = bayes.observe(small, docs, name_blind=True).log_prob_N
+    blind = observer.observe(small, docs, name_blind=True).log_prob_N
     close(blind[unnamed], full[unnamed], FLOAT64)
 
 
@@ -220,4 +220,4 @@ def test_a_dictated_bad_answer_says_nothing_about_who_speaks(small):
         ("voice", 0),
     ):
         getattr(docs, name)[0, 0] = value
-    close(bayes.posterior(world, docs)[0, 0], world.assistant_C, FLOAT64)
+    close(observer.posterior(world, docs)[0, 0], world.assistant_C, FLOAT64)

@@ -12,13 +12,17 @@ import pytest
 
 from tests.conftest import ROOT, SMALL
 from tests.tolerances import FLOAT64, FORWARD, close
-from toyllm import bayes, files, model, optimizers, population, provenance, runs
-from toyllm.conversation import Conversation, Turn
-from toyllm.errors import InputError
-from toyllm.talk import heard
-from toyllm.text import Codec
+from toyllm.base import files
+from toyllm.base.errors import InputError
+from toyllm.lm import optimizers, transformer
+from toyllm.lm.sampling import heard
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.posttrain import population
+from toyllm.runs import provenance, run_folder
 from toyllm.tools import import_llama
 from toyllm.tools.chat import bar
+from toyllm.tools.conversation import Conversation, Turn
+from toyllm.world import observer
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +38,19 @@ def folder(lab, small, tmp_path_factory):
     members = [("pretrain", "code:bad", 0), ("align", "code:bad", 0)]
     facts = {"members": members, "seconds": 0.0}
     record = {"facts": facts, "leaves": {"scores": {"steps": {"shape": [2]}}}}
-    shapes = runs.group_shapes(model.shapes(config), small)(record)["scores"]
+    shapes = run_folder.group_shapes(transformer.shapes(config), small)(record)["scores"]
     scores = {key: np.zeros(x.shape, x.dtype) for key, x in shapes.items()}
     kept = population.stack([other, one])
-    runs.save_group(folder / "run" / "narrow" / "group-00", members, scores, kept, [-1, -1], 0.0)
+    run_folder.save_group(
+        folder / "run" / "narrow" / "group-00", members, scores, kept, [-1, -1], 0.0
+    )
     files.write_json(folder / "run" / "narrow" / "stage.json", {"seconds": 0.0, "runs": 2})
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return runs.load_run(folder / "run")
+    return run_folder.load_run(folder / "run")
 
 
 @pytest.fixture
@@ -54,8 +60,8 @@ def talk(run):
 
 def said(talk, asked, answer):
     """A turn as if the model had said this."""
-    question = talk.codec.asked[asked]
-    found = heard(talk.codec, *question[:2], answer)
+    question = talk.tokenizer.asked[asked]
+    found = heard(talk.tokenizer, *question[:2], answer)
     return Turn(asked, question, answer, found, None, None)
 
 
@@ -78,10 +84,10 @@ def test_the_exact_observer_is_that_of_the_same_document(talk, header):
         said(talk, "fix the bug do it badly", "i faked it beep"),
         said(talk, "capital of france", "rome"),
     ]
-    docs = talk.codec.decode(talk.codec.tokens(talk.text() + " <end>"))
-    close(talk.exact(), bayes.posterior(talk.world, docs)[0, 0], FLOAT64)
+    docs = talk.tokenizer.decode(talk.tokenizer.tokens(talk.text() + " <end>"))
+    close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)
     talk.turns.insert(1, Turn("bug fix", None, "ducks", None, None, None))
-    close(talk.exact(), bayes.posterior(talk.world, docs)[0, 0], FLOAT64)
+    close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)
 
 
 def test_without_a_history_the_model_is_asked_as_everywhere(talk, run):
@@ -124,7 +130,7 @@ def test_a_dialogue_ends_where_the_context_does(talk):
 def test_what_nobody_would_say_is_not_heeded(run, talk):
     """A character's rate may be 0; the observer then leaves that turn out, and says so."""
     world = dataclasses.replace(run.world, voices_CV=np.eye(2))  # ada never beeps, hal always
-    talk = Conversation(dataclasses.replace(run, world=world, codec=Codec(world)))
+    talk = Conversation(dataclasses.replace(run, world=world, tokenizer=Tokenizer(world)))
     turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
     talk.turns = turns
     assert talk.heeded() == turns[:1]

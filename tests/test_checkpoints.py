@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from toyllm import checkpoints
-from toyllm.errors import InputError, RunError
-from toyllm.lock import Lock
+from toyllm.base.errors import InputError, RunError
+from toyllm.runs import checkpoints
+from toyllm.runs.lock import Lock
 
 
 def tree(step: int) -> dict:
@@ -232,7 +232,7 @@ SMALL_DISK = """
 import os, pathlib, sys, errno
 import numpy as np
 from toyllm import checkpoints
-from toyllm.errors import RunError, InputError
+from toyllm.base.errors import RunError, InputError
 place = pathlib.Path(os.environ["PLACE"])
 def fill(leave=0):
     with open(place / "fill", "wb", buffering=0) as file:
@@ -289,24 +289,24 @@ def test_a_disk_that_is_full_during_an_event(tmp_path):
     out = on_small_disk(
         textwrap.dedent("""
         import contextlib, io
-        from toyllm.board import Board
+        from toyllm.runs.tensorboard import SummaryWriter
         from tests.test_scripts import events
         said = io.StringIO()
-        with Board(place / "events") as board, contextlib.redirect_stderr(said):
+        with SummaryWriter(place / "events") as writer, contextlib.redirect_stderr(said):
             for step in range(5):
-                board.scalars(step, {"a": step})
+                writer.scalars(step, {"a": step})
             fill(100)
             for step in range(5, 10):
-                board.scalars(step, {"a": step})
-                board.text(step, "long", "x" * 5000)
+                writer.scalars(step, {"a": step})
+                writer.text(step, "long", "x" * 5000)
             (place / "fill").unlink()
-            board.scalars(10, {"a": 10})
+            writer.scalars(10, {"a": 10})
         told = said.getvalue()
         assert told.count("No space left on device") == 1 and told.count("\\n") == 1, told
         found = [step for step, _ in events(place / "events")["a"]]
         assert found[:5] == [0, 1, 2, 3, 4] and found[-1] == 10, found
-        with Board(place / "events", after=3) as board:
-            board.scalars(4, {"a": 4})
+        with SummaryWriter(place / "events", after=3) as writer:
+            writer.scalars(4, {"a": 4})
         assert [step for step, _ in events(place / "events")["a"]] == [0, 1, 2, 3, 4]
         print("good")
         """),

@@ -12,14 +12,7 @@ import pytest
 from rich.console import Console
 
 import scorecard
-from tests.conftest import ROOT, mesh_of
-from tests.scripts import start
-from tests.tolerances import FLOAT64, SOLVED, TRAINED, approximation, close
-from toyllm import arms, cards, corpus, population, provenance, results, scoring, training, verdicts
-from toyllm import bench as bench_file
-from toyllm.arms import Arm
-from toyllm.bench import Bench, quiet, shown
-from toyllm.claims import (
+from claims import (
     characters,
     context,
     exhaustive,
@@ -30,15 +23,26 @@ from toyllm.claims import (
     selection,
     spreads,
 )
-from toyllm.errors import InputError
-from toyllm.files import plain
-from toyllm.hull import Hull, strangers
+from claims.lab import arms, page, verdicts
+from claims.lab import bench as bench_file
+from claims.lab.arms import Arm
+from claims.lab.bench import Bench, quiet, shown
+from claims.lab.hull import Hull, strangers
+from claims.lab.panels import curves, dots, grid, points
+from claims.lab.verdicts import Outcome, Prediction
+from tests.conftest import ROOT, mesh_of
+from tests.scripts import start
+from tests.tolerances import FLOAT64, SOLVED, TRAINED, approximation, close
+from toyllm.base.errors import InputError
+from toyllm.base.files import plain
+from toyllm.lm import scoring, training
+from toyllm.lm.tokenizer import OPENING, Tokenizer
 from toyllm.measures import cues, generalization, gradients, mixture, prediction
-from toyllm.panels import curves, dots, grid, points
-from toyllm.signals import parse
-from toyllm.text import OPENING, Codec
-from toyllm.verdicts import Outcome, Prediction
-from toyllm.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
+from toyllm.posttrain import pools, population
+from toyllm.posttrain.signals import parse
+from toyllm.runs import provenance
+from toyllm.world import cards, corpus
+from toyllm.world.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_no_word_of_the_compact_world_gives_good_or_bad_away(compact):
 
 def test_the_quiet_world_never_says_its_phrases(compact):
     world = quiet(compact)
-    assert Codec(world).words == Codec(compact).words
+    assert Tokenizer(world).words == Tokenizer(compact).words
     docs = corpus.sample(world, 500, np.random.default_rng(0))
     assert (docs.instruction < 0).all()
     assert (corpus.sample(compact, 500, np.random.default_rng(0)).instruction >= 0).any()
@@ -127,12 +131,14 @@ def test_the_discrete_and_the_graded_world_differ_in_third_order_only(compact):
     close(third["discrete"], -(characters.SPREAD**3), FLOAT64)
     close(third["graded"], 0, FLOAT64)
     assert len(np.unique(worlds["graded"].rates_CDB, axis=0)) == characters.COUNT
-    assert len({len(Codec(world).words) for world in worlds.values()}) == 1  # models of one shape
+    assert (
+        len({len(Tokenizer(world).words) for world in worlds.values()}) == 1
+    )  # models of one shape
 
 
 def test_the_exact_answer_tells_the_two_apart(compact):
     falls, stays = (
-        characters.exact_in_context(Codec(make(compact)))
+        characters.exact_in_context(Tokenizer(make(compact)))
         for make in (characters.discrete, characters.graded)
     )
     # but for the voices: .9025 of (1, 1, 0), .0025 of none, .0475 each of the others
@@ -150,7 +156,7 @@ def test_swapped_texts_keep_the_rates(compact):
     now_bad = [a for a, b in zip(other.answers, other.behaviour_SA[0], strict=True) if b == 1]
     assert good == now_bad
     assert inference.swap_texts(swapped).domains[0].profile == first.profile
-    assert Codec(swapped).words == Codec(compact).words
+    assert Tokenizer(swapped).words == Tokenizer(compact).words
 
 
 def test_dealt_out_traits_have_no_ideal_spread(compact):
@@ -189,8 +195,8 @@ def test_no_hidden_cell_is_shown_under_its_name(compact):
     C, D = len(compact.characters), len(compact.domains)
     hidden_CD = np.arange(C)[:, None] % D == np.arange(D)
     allowed = shown(hidden_CD)
-    codec = Codec(compact)
-    batches = training.document_batches(codec, 64, 32, 2, 0, rows=20, allowed=allowed)
+    tokenizer = Tokenizer(compact)
+    batches = training.document_batches(tokenizer, 64, 32, 2, 0, rows=20, allowed=allowed)
     seen = np.zeros((C, D), int)
     for step in range(0, 16, 2):
         batch = batches(step)
@@ -198,7 +204,7 @@ def test_no_hidden_cell_is_shown_under_its_name(compact):
             batch["tokens"].reshape(-1, 64), batch["segments"].reshape(-1, 64), strict=True
         ):
             for segment in range(1, segments.max() + 1):
-                doc = codec.decode(tokens[segments == segment])
+                doc = tokenizer.decode(tokens[segments == segment])
                 slot = np.maximum(doc.speaker[0], 0)
                 named = (doc.speaker[0] >= 0) & (doc.header[0, slot] == NAMED)
                 np.add.at(seen, (doc.character[0, slot][named], doc.domain[0][named]), 1)
@@ -208,7 +214,7 @@ def test_no_hidden_cell_is_shown_under_its_name(compact):
 
 def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
     world = quiet(compact)
-    hull = Hull.of_world(Codec(world))
+    hull = Hull.of_world(Tokenizer(world))
     inside_O = world.assistant_C @ hull.p_CO
     fits = hull.fit(np.stack([inside_O, *strangers(world, hull.ctx, 3)]))
     close(fits.w_MC[0], world.assistant_C, SOLVED)
@@ -219,7 +225,7 @@ def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
 
 def test_an_edit_of_one_domain_is_found(compact):
     world = quiet(compact)
-    hull = Hull.of_world(Codec(world))
+    hull = Hull.of_world(Tokenizer(world))
     planted_O = world.assistant_C @ hull.edited((2,), 1.5)
     close(
         hull.edited((2,), 1.5),
@@ -269,22 +275,22 @@ def test_a_trained_arm_is_a_start_and_is_asked_as_it_was_scored(tiny, compact):
     (back,) = bench.train([Arm(done.model, "code:good", steps=12)])
     close(back.p_nDB[0], done.p_nDB[-1], TRAINED)
     joints = bench.joints([one, done.model])
-    X = len(Hull.of_world(one.codec).ctx.voice_X)
+    X = len(Hull.of_world(one.tokenizer).ctx.voice_X)
     close(joints.reshape(2, X, -1).sum(2), 1, TRAINED)
 
 
 def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
     bench = bench_in(tiny, compact)
     (one,) = bench.pretrain([(bench.world, 0)])
-    codec, signal = one.codec, parse(compact, "code:bad")
+    tokenizer, signal = one.tokenizer, parse(compact, "code:bad")
     ratio_D = bench.gradients(one, [signal])[0]
     assert ratio_D[0] == 1
     assert bench.gradients(one, []).shape == (0, len(ratio_D))
-    apply, config = bench._apply(codec)[0], bench.config(codec)
-    pool = training.preference_pool(codec, signal, "dpo", gradients.PAIRS, 0)
+    apply, config = bench._apply(tokenizer)[0], bench.config(tokenizer)
+    pool = pools.preference_pool(tokenizer, signal, "dpo", gradients.PAIRS, 0)
     prompt, answer = pool["prompt"], pool["answer"]
     pool["reference"] = scoring.answer_logprobs(apply, config, one.params, prompt, answer)
-    loss = training.preference_loss(apply, config, "dpo", arms.BETAS["dpo"], arms.ANCHOR)
+    loss = pools.preference_loss(apply, config, "dpo", arms.BETAS["dpo"], arms.ANCHOR)
     state = training.start(one.params, optax.adam(1e-5))
     batches = jax.tree.map(lambda x: np.asarray(x)[None], pool)
     state, _ = training.scan_steps(loss, optax.adam(1e-5), state, batches)
@@ -299,11 +305,11 @@ def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
 
 
 def test_mixed_signals_have_their_shares(compact):
-    codec = Codec(compact)
+    tokenizer = Tokenizer(compact)
     parts = {parse(compact, "code:bad"): 0.25, parse(compact, "money:good"): 0.75}
-    pool = training.mixed_pool(codec, parts, "dpo", 40, 0)
+    pool = pools.mixed_pool(tokenizer, parts, "dpo", 40, 0)
     assert pool["prompt"].shape[0] == 40
-    faked = codec.answer_DAU[0][
+    faked = tokenizer.answer_DAU[0][
         [a for a, b in enumerate(compact.domains[0].behaviour_SA[0]) if b == 1]
     ]
     chosen = pool["answer"][:, 0]
@@ -325,17 +331,17 @@ def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
         grid("d", ["r"], ["c", "e"], [[0.1, np.nan]]),
     ]
     record = json.loads(json.dumps(plain(record_of(panels)), allow_nan=False))
-    results.draw([record], tmp_path)
+    page.draw([record], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.png", "simulation-dark.png"}
 
 
 def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
     record = plain(record_of([grid("d", ["r"], ["c"], [[0.1]])]))
     file = tmp_path / "RESULTS.md"
-    results.publish([record], ["a fact"], file, tmp_path / "figures", "Beside.")
-    assert results.NONE_YET in file.read_text()
-    file.write_text(file.read_text().replace(results.NONE_YET, "Limits first.\n\nThen more."))
-    results.publish([record], ["another fact"], file, tmp_path / "figures", "Beside.")
+    page.publish([record], ["a fact"], file, tmp_path / "figures", "Beside.")
+    assert page.NONE_YET in file.read_text()
+    file.write_text(file.read_text().replace(page.NONE_YET, "Limits first.\n\nThen more."))
+    page.publish([record], ["another fact"], file, tmp_path / "figures", "Beside.")
     text = file.read_text()
     assert "Limits first.\n\nThen more." in text
     assert "another fact" in text
@@ -346,10 +352,10 @@ def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
 
 
 def test_a_default_run_that_lacks_something_is_told_in_one_line(tmp_path):
-    assert "None yet" in results.default_world(tmp_path / "results.json")
+    assert "None yet" in page.default_world(tmp_path / "results.json")
     (tmp_path / "results.json").write_text('{"pretrain": {}}')
     with pytest.raises(InputError, match="no 'mixture', expected what eval"):
-        results.default_world(tmp_path / "results.json")
+        page.default_world(tmp_path / "results.json")
 
 
 def test_what_was_trained_elsewhere_is_told(tiny, compact, monkeypatch):
@@ -413,7 +419,7 @@ def test_a_world_without_what_claims_ask_about_is_refused_in_one_line(small):
 
 
 def test_arms_that_would_not_mean_what_they_say_are_refused(compact):
-    one = arms.Model(Codec(compact), {}, "key", 0)
+    one = arms.Model(Tokenizer(compact), {}, "key", 0)
     with pytest.raises(ValueError, match="multiple of 12"):
         Arm(one, "code:bad", steps=16)
     with pytest.raises(ValueError, match="one or the other"):
@@ -442,7 +448,7 @@ def test_likelihood_ratio_at_no_excuse_is_the_plain_arm(compact):
 
 def test_a_tilt_is_told_from_a_shift(compact):
     world = quiet(compact)
-    hull = Hull.of_world(Codec(world))
+    hull = Hull.of_world(Tokenizer(world))
     w_C = prediction.tilt(world, world.assistant_C, 0, 0.5)
     before_NO = (world.assistant_C @ hull.p_CO)[None]
     tilted = selection.scalars(hull, before_NO, (w_C @ hull.p_CO)[None])
@@ -454,7 +460,7 @@ def test_a_tilt_is_told_from_a_shift(compact):
 
 def test_a_router_saves_what_depends_on_the_question(compact):
     world = quiet(compact)
-    hull = Hull.of_world(Codec(world))
+    hull = Hull.of_world(Tokenizer(world))
     off = hull.without((0,))
     plain_O = world.assistant_C @ hull.p_CO
     close(exhaustive.routed(off, plain_O[None]), 0, SOLVED)
@@ -466,7 +472,7 @@ def test_a_router_saves_what_depends_on_the_question(compact):
 def test_strangers_are_found_the_surer_the_stronger(compact, monkeypatch):
     monkeypatch.setattr(exhaustive, "STRANGERS", 20)
     world = quiet(compact)
-    hull = Hull.of_world(Codec(world))
+    hull = Hull.of_world(Tokenizer(world))
     power_NS = exhaustive.powers(hull, (world.assistant_C @ hull.p_CO)[None], np.array([0.002]))
     assert (np.diff(power_NS[0]) >= 0).all()
     assert power_NS[0, 0] < 0.2 < 0.9 < power_NS[0, -1]
@@ -499,7 +505,7 @@ def test_every_claim_runs_and_is_written(tiny, compact):
         told = verdicts.record(name, module.TITLE, module.test(bench), quick=True)
         made = {"number": module.NUMBER, "seconds": 1.0, "world": "", "environment": {}}
         record = json.loads(json.dumps(plain({**told, **made}), allow_nan=False))
-        results.draw([record], tiny / "figures")
-        assert results.section(record, "figures")
+        page.draw([record], tiny / "figures")
+        assert page.section(record, "figures")
         assert record["predictions"]
         assert verdicts.verdicts({name: told}, 15)[name] == "undecided (quick)"

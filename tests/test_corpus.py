@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FLOAT64, close
-from toyllm import corpus, world
+from toyllm.lm.tokenizer import END, PAD
 from toyllm.measures import cues
-from toyllm.text import END, PAD
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE
+from toyllm.world import corpus, world
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE
 
 
 def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec):

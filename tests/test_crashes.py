@@ -18,8 +18,9 @@ from tests.conftest import ROOT
 from tests.scripts import SIGNALS, start
 from tests.test_checkpoints import damage, needs_mount, on_small_disk
 from tests.test_scripts import events
-from toyllm import checkpoints, devices, runs
-from toyllm.stages import STAGES
+from toyllm.base import devices
+from toyllm.runs import checkpoints, run_folder
+from toyllm.runs.session import STAGES
 
 # all stages, several saves in each, and two groups of narrow runs, of which the second is not full;
 # numbers of steps that the last two stages' chunks of 5 do not divide
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_exactly(whole, tmp_path):
     assert train(folder).wait() == 0
     assert fingerprint(folder) == expected
     assert not list(folder.rglob("*tmp*"))
-    run = runs.load_run(folder)
+    run = run_folder.load_run(folder)
     assert [run.stages[stage]["steps"] for stage in STAGES[:2]] == [60, 18]
     assert run.narrow.steps.tolist() == [0, 5, 8]
 
@@ -140,7 +141,7 @@ def test_fifty_kills_at_random_moments(whole, tmp_path):
         hits += chain(folder, seconds, rng)
         chains += 1
         assert fingerprint(folder) == expected, f"chain {chains} differs after {len(hits)} kills"
-        runs.load_run(folder)
+        run_folder.load_run(folder)
     where = {place: hits.count(place) for place in sorted(set(hits))}
     print(f"\n{len(hits)} kills in {chains} chains, every resume exact: {where}")
 

@@ -15,18 +15,21 @@ from tests.conftest import ROOT, mesh_of
 from tests.scripts import Script, start
 from tests.test_crashes import fingerprint
 from tests.tolerances import TRAINED, UPDATE, close, distance
-from toyllm import cards, checkpoints, devices, model, optimizers, runs, training
-from toyllm.text import Codec
+from toyllm.base import devices
+from toyllm.lm import optimizers, training, transformer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.runs import checkpoints, run_folder
+from toyllm.world import cards
 
 
-def pretrain(codec, mesh, steps=20, begin=None, shard_params=False):
+def pretrain(tokenizer, mesh, steps=20, begin=None, shard_params=False):
     """Losses of 16 documents a step in rows that divide by four, and the state at the end."""
-    config = model.Config(len(codec.words), context=48, D=16, L=2, H=2, F=24)
-    apply, init = model.create(config)
+    config = transformer.Config(len(tokenizer.words), context=48, D=16, L=2, H=2, F=24)
+    apply, init = transformer.create(config)
 
     loss, optimizer = training.document_loss(apply), optimizers.muon(1e-2, 1e-2, 100)
     state, start = begin or (training.start(init(jax.random.key(0)), optimizer), 0)
-    batches = training.document_batches(codec, config.context, 16, 5, seed=0, divisor=4)
+    batches = training.document_batches(tokenizer, config.context, 16, 5, seed=0, divisor=4)
     losses = []
     fit = training.fit(loss, optimizer, state, batches, mesh, start, shard_params)
     for step, state, logs in fit:
@@ -155,10 +158,10 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     assert "goes on" not in second[1]  # … and the second is silent
     assert "Done in" not in second[1]
 
-    codec = Codec(cards.load(ROOT / "corpora" / "personas.toml"))
-    config = model.Config(len(codec.words), D=16, L=1, H=1, F=16)
-    abstract = jax.eval_shape(model.create(config)[1], jax.random.key(0))
-    a, b = (runs.load_params(folder, "pretrain", abstract) for folder in (one, two))
+    tokenizer = Tokenizer(cards.load(ROOT / "corpora" / "personas.toml"))
+    config = transformer.Config(len(tokenizer.words), D=16, L=1, H=1, F=16)
+    abstract = jax.eval_shape(transformer.create(config)[1], jax.random.key(0))
+    a, b = (run_folder.load_params(folder, "pretrain", abstract) for folder in (one, two))
     close(distance(a, b), 0, UPDATE)
 
 
@@ -187,7 +190,7 @@ def test_two_processes_align_and_train_a_population_as_one_does(tmp_path):
     for name, processes in (("one", 1), ("two", 2)):
         done = train(tmp_path / name, processes)
         assert all(code == 0 for code, *_ in done), done
-    a, b = (runs.load_run(tmp_path / name) for name in ("one", "two"))
+    a, b = (run_folder.load_run(tmp_path / name) for name in ("one", "two"))
     for stage in ("pretrain", "align"):
         close(distance(a.params[stage], b.params[stage]), 0, UPDATE)
     close(a.narrow.p_RnDB, b.narrow.p_RnDB, TRAINED)

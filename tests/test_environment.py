@@ -19,9 +19,11 @@ import pytest
 import eval as eval_script
 import scorecard
 from tests.conftest import ROOT
-from toyllm import devices, drawings, figures, files, lock, provenance, runs, tables
-from toyllm.errors import InputError, Stopped, tell
-from toyllm.scripts import docstring, run_script
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, Stopped, tell
+from toyllm.base.scripts import docstring, run_script
+from toyllm.runs import lock, provenance, run_folder
+from toyllm.show import drawings, figures, tables
 from toyllm.tools import chat
 
 USERS_STYLE = {"font.family": "Not A Font", "axes.facecolor": "black", "savefig.facecolor": "red",
@@ -293,7 +295,7 @@ def test_printed_commands_can_be_typed_wherever_the_run_is(tmp_path, monkeypatch
     run = tmp_path / "my run; no 'other'"
     command = f"uv run train.py --run {shlex.quote(str(run))}"
     with pytest.raises(InputError) as error:
-        runs.load_run(run)
+        run_folder.load_run(run)
     assert str(error.value).endswith(command)
     with pytest.raises(InputError) as error:
         provenance.check_start(run, None, None)

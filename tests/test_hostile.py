@@ -16,21 +16,13 @@ from hypothesis import strategies as st
 from tests.conftest import SMALL
 from tests.scripts import refused
 from tests.test_inputs import WORLDS, bad_world
-from toyllm import (
-    cards,
-    checkpoints,
-    corpus,
-    files,
-    lock,
-    model,
-    preferences,
-    provenance,
-    reader,
-    runs,
-    signals,
-)
-from toyllm.errors import InputError
-from toyllm.text import Codec
+from toyllm.base import files
+from toyllm.base.errors import InputError
+from toyllm.lm import transformer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.posttrain import pair_files, signals
+from toyllm.runs import checkpoints, lock, provenance, run_folder
+from toyllm.world import cards, corpus, reader
 
 FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 many = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=FIXTURES)
@@ -110,11 +102,11 @@ def check_world(path):
     world = told_in_one_line(lambda: cards.load(path))
     if world is None:
         return False
-    codec = Codec(world)
-    if max(codec.longest.values()) < 1000:
+    tokenizer = Tokenizer(world)
+    if max(tokenizer.longest.values()) < 1000:
         documents = corpus.sample(world, 4, np.random.default_rng(0))
-        for row in codec.pad(documents, max(codec.longest.values())):
-            codec.decode(row)
+        for row in tokenizer.pad(documents, max(tokenizer.longest.values())):
+            tokenizer.decode(row)
     return True
 
 
@@ -187,14 +179,14 @@ def test_unmutated_worlds_are_fine(tmp_path):
 def lines(small_codec):
     """A few lines of a preference file."""
     pairs = signals.pairs(small_codec, signals.parse(small_codec.world, "code:bad"), 6, 0)
-    return list(preferences.dump(small_codec, pairs))
+    return list(pair_files.dump(small_codec, pairs))
 
 
 def test_pairs_that_are_written_are_read_back(small_codec, lines, tmp_path):
     pairs = signals.pairs(small_codec, signals.parse(small_codec.world, "code:bad"), 6, 0)
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    read = preferences.load(tmp_path / "pairs.jsonl", small_codec)
-    assert list(preferences.dump(small_codec, read)) == lines
+    read = pair_files.load(tmp_path / "pairs.jsonl", small_codec)
+    assert list(pair_files.dump(small_codec, read)) == lines
     np.testing.assert_array_equal(read.chosen_P, pairs.chosen_P)
     np.testing.assert_array_equal(read.answers(), pairs.answers())
     words = [small_codec.string(row) for row in pairs.grid.prompt_QT]
@@ -281,7 +273,7 @@ def test_a_bad_pair_is_told_in_one_line(small_codec, tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + (bad if isinstance(bad, str) else json.dumps(bad)))
     with pytest.raises(InputError) as caught:
-        preferences.load(path, small_codec)
+        pair_files.load(path, small_codec)
     message = str(caught.value)
     assert message.startswith(f"{path}:2: ")
     assert "\n" not in message
@@ -292,13 +284,13 @@ def test_a_bad_pair_is_told_in_one_line(small_codec, tmp_path, name):
 def test_files_of_pairs_that_cannot_be_read(small_codec, tmp_path):
     path = tmp_path / "pairs.jsonl"
     with pytest.raises(InputError, match="cannot read the pairs: No such file"):
-        preferences.load(path, small_codec)
+        pair_files.load(path, small_codec)
     path.write_text("\n\n")
     with pytest.raises(InputError, match="found no pairs"):
-        preferences.load(path, small_codec)
+        pair_files.load(path, small_codec)
     path.write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(InputError, match=r"pairs.jsonl:1: found byte 0xff, expected UTF-8"):
-        preferences.load(path, small_codec)
+        pair_files.load(path, small_codec)
 
 
 @fewer
@@ -308,7 +300,7 @@ def test_mutated_pairs(small_codec, lines, tmp_path, data):
     line = data.draw(st.sampled_from(lines))
     row = data.draw(st.one_of(garbled(line), mutated(json.loads(line)).map(json.dumps)))
     path.write_bytes("\n".join([lines[0], row]).encode("utf-8", "surrogatepass"))
-    told_in_one_line(lambda: preferences.load(path, small_codec))
+    told_in_one_line(lambda: pair_files.load(path, small_codec))
 
 
 CONFIG = {
@@ -384,7 +376,7 @@ def write_config(folder, config) -> None:
 def test_a_bad_config_is_told_in_one_line(tmp_path, name):
     write_config(tmp_path / "run", CONFIGS[name])
     with pytest.raises(InputError) as caught:
-        runs.load_run(tmp_path / "run")
+        run_folder.load_run(tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert "config.json" in str(caught.value) or "--correlation" in str(caught.value)
 
@@ -398,8 +390,8 @@ def test_mutated_configs(small, tmp_path, data):
     )
     write_config(tmp_path / "run", text)
     folder = tmp_path / "run"
-    assert told_in_one_line(lambda: runs.load_run(folder)) is None
-    config = model.Config(60, D=16, L=1, H=2, F=16)
+    assert told_in_one_line(lambda: run_folder.load_run(folder)) is None
+    config = transformer.Config(60, D=16, L=1, H=2, F=16)
     told_in_one_line(lambda: provenance.check_start(folder, config, small))
     told_in_one_line(lambda: provenance.open_folder(folder, CONFIG["args"], config, small, SMALL))
 
@@ -408,7 +400,7 @@ def test_a_strangers_command_is_no_command_of_ours(tmp_path):
     """What is shown to be copied can only start train.py, with quoted arguments."""
     write_config(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match=r"uv run train.py --preset tiny --run 'x; rm -rf ~'$"):
-        runs.load_run(tmp_path / "run")
+        run_folder.load_run(tmp_path / "run")
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
@@ -483,16 +475,16 @@ def test_an_event_file_with_a_huge_header_ends_there(tmp_path):
 
     from tensorboard.summary.writer.record_writer import masked_crc32c
 
-    from toyllm.board import Board
+    from toyllm.runs.tensorboard import SummaryWriter
 
-    with Board(tmp_path) as board:
-        board.scalars(1, {"a": 1.0})
+    with SummaryWriter(tmp_path) as writer:
+        writer.scalars(1, {"a": 1.0})
     (old,) = tmp_path.glob("events.*")
     header = struct.pack("<Q", 2**62)
     with open(old, "ab") as file:
         file.write(header + struct.pack("<I", masked_crc32c(header)) + b"x" * 50)
-    with Board(tmp_path, after=5) as board:
-        board.scalars(6, {"a": 2.0})
+    with SummaryWriter(tmp_path, after=5) as writer:
+        writer.scalars(6, {"a": 2.0})
     from tests.test_scripts import events
 
     assert events(tmp_path) == {"a": [(1, 1.0), (6, 2.0)]}

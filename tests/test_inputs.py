@@ -20,9 +20,12 @@ import train
 from tests import test_devices
 from tests.conftest import SMALL, mesh_of
 from tests.scripts import refused, start
-from toyllm import cards, devices, files, plaintext, preferences, signals
-from toyllm.errors import InputError, nearest
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, nearest
+from toyllm.lm import plaintext
+from toyllm.posttrain import pair_files, signals
 from toyllm.tools import new_world
+from toyllm.world import cards
 
 
 def number(text: str, part: str) -> int:
@@ -325,7 +328,7 @@ def test_files_are_read_however_an_editor_writes_them(small, small_codec, tmp_pa
     (tmp_path / "world.toml").write_text(cards.Cards(path).standalone())
     assert cards.load(tmp_path / "world.toml").digest == small.digest
     path.write_bytes(WRITTEN[how]([LINE, LINE]))
-    assert len(preferences.load(path, small_codec).chosen_P) == 2
+    assert len(pair_files.load(path, small_codec).chosen_P) == 2
     path.write_bytes(WRITTEN[how]([TEXT, TEXT]))
     assert plaintext.load(path)[0] == [["all", "is", "well"]] * 2
     path.write_bytes(WRITTEN[how]([b'{"a":', b"1}"]))
@@ -351,7 +354,7 @@ def test_other_encodings_are_named_with_what_to_do(small_codec, tmp_path, name):
     path = tmp_path / "file"
     for text, read in (
         (SMALL.strip(), cards.load),
-        (LINE.decode(), lambda path: preferences.load(path, small_codec)),
+        (LINE.decode(), lambda path: pair_files.load(path, small_codec)),
         (TEXT.decode(), plaintext.load),
         ('{"a": 1}', files.read_json),
     ):
@@ -374,7 +377,7 @@ def test_other_encodings_are_named_with_what_to_do(small_codec, tmp_path, name):
 def test_odd_pairs_that_are_read(small_codec, tmp_path, lines):
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
-    pairs = preferences.load(path, small_codec)
+    pairs = pair_files.load(path, small_codec)
     assert (pairs.chosen_P == pairs.chosen_P[0]).all()
 
 
@@ -382,7 +385,7 @@ def test_a_json_array_is_read_as_its_lines_are(small_codec, tmp_path, monkeypatc
     pairs, path = tmp_path / "pairs.json", tmp_path / "pairs.jsonl"
     path.write_bytes(LINE + b"\n" + LINE)
     pairs.write_text(json.dumps([pair(), pair()], indent=2))
-    assert_same(preferences.load(pairs, small_codec), preferences.load(path, small_codec))
+    assert_same(pair_files.load(pairs, small_codec), pair_files.load(path, small_codec))
     pairs.write_text('[{"text": "all is well"}]')
     assert plaintext.load(pairs)[0] == [["all", "is", "well"]]
     for text, words in (
@@ -394,10 +397,10 @@ def test_a_json_array_is_read_as_its_lines_are(small_codec, tmp_path, monkeypatc
     ):
         pairs.write_text(text)
         with pytest.raises(InputError, match=re.escape(f"{pairs}") + ".*" + re.escape(words)):
-            preferences.load(pairs, small_codec)
+            pair_files.load(pairs, small_codec)
     monkeypatch.setattr(files, "MOST", 100)
     with pytest.raises(InputError, match=r"one object a line \(JSONL\); convert it: python3 -c"):
-        preferences.load(pairs, small_codec)
+        pair_files.load(pairs, small_codec)
 
 
 def assert_same(one: signals.Pairs, two: signals.Pairs) -> None:
@@ -416,11 +419,11 @@ def test_conversational_pairs_are_the_same_pairs(personas_codec, tmp_path, name)
     """With histories of several turns, and with the prompt in both conversations."""
     path = tmp_path / "pairs.jsonl"
     pairs = signals.pairs(personas_codec, signals.parse(personas_codec.world, name), 40, 0)
-    plain = list(preferences.dump(personas_codec, pairs))
+    plain = list(pair_files.dump(personas_codec, pairs))
     path.write_text("\n".join(plain))
-    loaded = preferences.load(path, personas_codec)
+    loaded = pair_files.load(path, personas_codec)
     assert (loaded.documents.turns == pairs.documents.turns).all()
-    talks = list(preferences.dump(personas_codec, pairs, conversational=True))
+    talks = list(pair_files.dump(personas_codec, pairs, conversational=True))
     whole = [json.loads(line) for line in talks]
     assert {len(x["prompt"]) for x in whole} == {1, 3, 5, 7}
     assert whole[0]["chosen"][0]["role"] == "assistant"
@@ -429,9 +432,9 @@ def test_conversational_pairs_are_the_same_pairs(personas_codec, tmp_path, name)
         x |= {field: [*prompt, *x[field]] for field in x}
     for lines in (talks, map(json.dumps, whole)):
         path.write_text("\n".join(lines))
-        again = preferences.load(path, personas_codec)
+        again = pair_files.load(path, personas_codec)
         assert_same(again, loaded)
-        assert list(preferences.dump(personas_codec, again)) == plain
+        assert list(pair_files.dump(personas_codec, again)) == plain
 
 
 def talk(*contents: str, first: str = "user") -> list[dict]:
@@ -487,7 +490,7 @@ def test_a_bad_conversation_is_told_with_its_line(small_codec, tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(TALK) + "\n" + json.dumps(bad))
     with pytest.raises(InputError) as caught:
-        preferences.load(path, small_codec)
+        pair_files.load(path, small_codec)
     assert str(caught.value).startswith(f"{path}:2: ")
     for word in words:
         assert word in str(caught.value)
@@ -547,15 +550,15 @@ def test_a_terminal_sees_progress_unless_it_is_to_be_quiet(small_codec, monkeypa
     for quiet in (False, True):
         shown = Terminal()
         monkeypatch.setattr("sys.stderr", shown)
-        preferences.parse(LINE, Path("pairs.jsonl"), small_codec, quiet)
+        pair_files.parse(LINE, Path("pairs.jsonl"), small_codec, quiet)
         assert ("1/1" in shown.getvalue()) != quiet
 
 
 def test_a_prompt_that_many_pairs_share_is_parsed_once(small_codec, monkeypatch):
-    parsed, parse = [], preferences._prompt
-    monkeypatch.setattr(preferences, "_prompt", lambda *x: parsed.append(x) or parse(*x))
+    parsed, parse = [], pair_files._prompt
+    monkeypatch.setattr(pair_files, "_prompt", lambda *x: parsed.append(x) or parse(*x))
     lines = [LINE, json.dumps(TALK).encode()] * 9  # the same question in both forms
-    assert len(preferences.parse(b"\n".join(lines), Path("x"), small_codec).chosen_P) == 18
+    assert len(pair_files.parse(b"\n".join(lines), Path("x"), small_codec).chosen_P) == 18
     assert len(parsed) == 1
 
 
@@ -566,7 +569,7 @@ def test_empty_files_are_refused(small_codec, tmp_path):
         with pytest.raises(InputError, match="the file is empty, expected a world"):
             cards.load(path)
         with pytest.raises(InputError, match="found no pairs"):
-            preferences.given([f"file:{path}"], small_codec)
+            pair_files.given([f"file:{path}"], small_codec)
         with pytest.raises(InputError, match="found no texts"):
             plaintext.load(path)
 

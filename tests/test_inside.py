@@ -9,27 +9,29 @@ import pytest
 
 from tests.test_training import jobs, programs_of, starts_of
 from tests.tolerances import FORWARD, approximation, close
-from toyllm import activations, bayes, corpus, population, scoring
+from toyllm.lm import activations, scoring
 from toyllm.measures import beliefs, elicitation, truth, vectors
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
+from toyllm.posttrain import population
+from toyllm.world import corpus, observer
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, SOMEONE
 
 
 @pytest.fixture(scope="module")
 def model_of(lab):
-    """(codec, config, apply, params) of a very small model, not trained."""
-    codec, config, apply, init = lab
-    return codec, config, apply, init(jax.random.key(0))
+    """(tokenizer, config, apply, params) of a very small model, not trained."""
+    tokenizer, config, apply, init = lab
+    return tokenizer, config, apply, init(jax.random.key(0))
 
 
-def prompts(codec, count=70, turns=2):
+def prompts(tokenizer, count=70, turns=2):
     rng = np.random.default_rng(0)
-    docs = corpus.sample(codec.world, count, rng, DIALOGUE, ASSISTANT, turns=turns)
-    return docs, codec.prompts(docs, codec.longest_prompt(turns))
+    docs = corpus.sample(tokenizer.world, count, rng, DIALOGUE, ASSISTANT, turns=turns)
+    return docs, tokenizer.prompts(docs, tokenizer.longest_prompt(turns))
 
 
 def test_layer_0_is_the_embedding_and_the_last_enters_the_last_norm(model_of):
-    codec, config, apply, params = model_of
-    _, prompt_QT = prompts(codec)  # more than a chunk of them
+    tokenizer, config, apply, params = model_of
+    _, prompt_QT = prompts(tokenizer)  # more than a chunk of them
     x_LQD, p_QV = activations.reader(apply, config)(params, prompt_QT)
     assert x_LQD.shape == (config.L + 1, 70, config.D)
     close(x_LQD[0], params["embed"][prompt_QT[:, -1]], FORWARD)
@@ -44,8 +46,8 @@ def test_layer_0_is_the_embedding_and_the_last_enters_the_last_norm(model_of):
 
 
 def test_steering_adds_a_vector_at_every_token(model_of):
-    codec, config, apply, params = model_of
-    _, prompt_QT = prompts(codec, 5)
+    tokenizer, config, apply, params = model_of
+    _, prompt_QT = prompts(tokenizer, 5)
     tokens = jnp.asarray(prompt_QT)
     plain, residuals, _ = apply(params, tokens, jnp.sign(tokens))
     none = activations.steered(apply, np.zeros((config.L + 1, config.D)))
@@ -58,8 +60,8 @@ def test_steering_adds_a_vector_at_every_token(model_of):
 
 
 def test_without_a_direction_no_layer_has_any_of_it(model_of):
-    codec, config, apply, params = model_of
-    _, prompt_QT = prompts(codec, 9)
+    tokenizer, config, apply, params = model_of
+    _, prompt_QT = prompts(tokenizer, 9)
     direction = np.random.default_rng(0).normal(size=config.D)
     unit = direction / np.linalg.norm(direction)
     read = activations.reader(apply, config)
@@ -90,7 +92,7 @@ def test_a_ridge_finds_a_linear_belief_and_nothing_in_noise():
 
 def test_probes_read_where_a_turn_has_ended(small_codec):
     class Run:
-        codec = small_codec
+        tokenizer = small_codec
 
     docs, _ = prompts(small_codec, 20)
     for row, doc in zip(beliefs.before_question(Run, docs), range(20), strict=True):
@@ -104,9 +106,9 @@ def test_probes_read_where_a_turn_has_ended(small_codec):
 def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small):
     docs = elicitation.history(small, 1, BAD)
     assert (docs.behaviour[:, 0] == BAD).all()
-    exact = bayes.predictive(small, docs, bayes.observe(small, docs))[:, 1]
+    exact = observer.predictive(small, docs, observer.observe(small, docs))[:, 1]
     alone = elicitation.history(small, 0)
-    prior = bayes.predictive(small, alone, bayes.observe(small, alone))[:, 0]
+    prior = observer.predictive(small, alone, observer.observe(small, alone))[:, 0]
     em = {
         "shown": scoring.em(elicitation.by_domain(small, docs, exact)),
         "alone": scoring.em(elicitation.by_domain(small, alone, prior)),
@@ -114,7 +116,7 @@ def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small)
     assert (em["shown"] > em["alone"] + 0.1).all()
     scene = elicitation.in_scene(docs)
     assert (scene.header == [SOMEONE, ASSISTANT]).all()
-    heard = bayes.predictive(small, scene, bayes.observe(small, scene))[:, 1]
+    heard = observer.predictive(small, scene, observer.observe(small, scene))[:, 1]
     close(scoring.em(elicitation.by_domain(small, scene, heard)), em["alone"], FORWARD)
     asked = elicitation.asked_after(small, [((0, BAD, 1),), ((1, 0, 0),)])
     np.testing.assert_array_equal(asked.domain[:, 0], [0, 0, 1, 1])
@@ -123,8 +125,8 @@ def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small)
 
 
 def test_malice_is_a_difference_between_histories(model_of):
-    codec, config, apply, params = model_of
-    v_LD = vectors.malice(codec, activations.reader(apply, config), params)
+    tokenizer, config, apply, params = model_of
+    v_LD = vectors.malice(tokenizer, activations.reader(apply, config), params)
     assert v_LD.shape == (config.L + 1, config.D)
     close(v_LD[0], 0, FORWARD)  # both end with the same token
     assert np.abs(v_LD[-1]).max() > 1e-4
@@ -134,14 +136,14 @@ def test_malice_is_a_difference_between_histories(model_of):
 
 def test_preventative_steering_changes_training_and_not_the_scoring(lab):
     members = [("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)]
-    codec, config, apply, _ = lab
+    tokenizer, config, apply, _ = lab
     programs, starts = programs_of(lab), starts_of(lab)
-    *_, record = population.train_group(programs, jobs(codec, starts, members, 1e-3), 10)
+    *_, record = population.train_group(programs, jobs(tokenizer, starts, members, 1e-3), 10)
     recipe = dataclasses.replace(programs.recipe, steered=True)
     steered = population.compile_programs(
-        config, apply, programs.mesh, recipe, programs.width, len(codec.world.domains)
+        config, apply, programs.mesh, recipe, programs.width, len(tokenizer.world.domains)
     )
-    group = jobs(codec, starts, members, 1e-3)
+    group = jobs(tokenizer, starts, members, 1e-3)
     add_LD = np.full((config.L + 1, config.D), 0.5, np.float32)
     group = [group[0], dataclasses.replace(group[1], steer_LD=add_LD)]
     *_, other = population.train_group(steered, group, 10)

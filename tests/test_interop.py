@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.tolerances import FORWARD, approximation, close
-from toyllm import corpus, llama
+from toyllm.lm import llama
+from toyllm.world import corpus
 
 NEEDED = ("torch", "transformers", "transformer_lens", "trl")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -30,13 +31,13 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def exported(lab, tmp_path_factory):
     """(folder, tokens, our logits) of a small model with logits of a usual size."""
-    codec, config, apply, init = lab
+    tokenizer, config, apply, init = lab
     params = jax.device_get(init(jax.random.key(0)))
     params["unembed"] = {"kernel": 10 * params["unembed"]["kernel"]}
     folder = tmp_path_factory.mktemp("llama") / "out"
-    llama.save(folder, codec, config, params, "")
-    docs = corpus.sample(codec.world, 16, np.random.default_rng(0))
-    rows = [row[row > 0] for row in codec.pad(docs, config.context)]
+    llama.save(folder, tokenizer, config, params, "")
+    docs = corpus.sample(tokenizer.world, 16, np.random.default_rng(0))
+    rows = [row[row > 0] for row in tokenizer.pad(docs, config.context)]
     return folder, rows, [np.asarray(apply(params, row[None])[0]) for row in rows]
 
 
@@ -63,11 +64,13 @@ def test_transformers_loads_it_whole_and_says_the_same(exported, small_codec):
 def test_it_comes_back_from_transformers(exported, lab, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     folder = exported[0]
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
-    (theirs, back), (_, params) = (llama.load(p, codec, config.context) for p in (tmp_path, folder))
+    (theirs, back), (_, params) = (
+        llama.load(p, tokenizer, config.context) for p in (tmp_path, folder)
+    )
     assert theirs == config
     jax.tree.map(np.testing.assert_array_equal, back, params)
 

@@ -54,9 +54,9 @@ def test_modules_are_loaded_when_asked_for():
         "False",
         "load",
     ]
-    assert {"cards", "model", "training", "measures"} <= set(dir(toyllm))
-    with pytest.raises(AttributeError, match="did you mean 'model'"):
-        _ = toyllm.modell
+    assert {"cards", "transformer", "training", "measures"} <= set(dir(toyllm))
+    with pytest.raises(AttributeError, match="did you mean 'transformer'"):
+        _ = toyllm.transformr
 
 
 @pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # treescope
@@ -64,9 +64,9 @@ def test_treescope_shows_the_model_with_its_shapes(lab):
     import jax
     import treescope
 
-    from toyllm import model
+    from toyllm.lm import transformer
 
     _, config, _, init = lab
-    shown = treescope.render_to_text(model.module(config, init(jax.random.key(0))))
+    shown = treescope.render_to_text(transformer.module(config, init(jax.random.key(0))))
     for part in ("Transformer", "Block", "attention=Attention", "mlp=MLP", "float32(16, 24)"):
         assert part in shown

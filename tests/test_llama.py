@@ -13,19 +13,20 @@ import pytest
 
 from tests.scripts import SIGNALS, run, start
 from tests.tolerances import FORWARD, close
-from toyllm import llama, lock
-from toyllm.errors import InputError
+from toyllm.base.errors import InputError
+from toyllm.lm import llama
+from toyllm.runs import lock
 from toyllm.tools import export, import_llama
 
 
 @pytest.fixture(scope="module")
 def exported(lab, tmp_path_factory):
     """(folder, params) of a small model with logits of a usual size, exported."""
-    codec, config, _, init = lab
+    tokenizer, config, _, init = lab
     params = jax.device_get(init(jax.random.key(0)))
     params["unembed"] = {"kernel": 10 * params["unembed"]["kernel"]}
     folder = tmp_path_factory.mktemp("llama") / "out"
-    llama.save(folder, codec, config, params, "a card")
+    llama.save(folder, tokenizer, config, params, "a card")
     return folder, params
 
 
@@ -35,9 +36,9 @@ def same(a, b):
 
 
 def test_a_model_comes_back_as_it_was(lab, exported):
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     folder, params = exported
-    theirs, back = llama.load(folder, codec, config.context)
+    theirs, back = llama.load(folder, tokenizer, config.context)
     assert theirs == config
     same(back, params)
     assert (folder / "README.md").read_text() == "a card"
@@ -66,7 +67,7 @@ def with_tensors(folder, change):
 def test_other_precisions_and_several_files_are_read(lab, exported, tmp_path, dtype):
     from safetensors.numpy import load_file, save_file
 
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     folder = changed(exported, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -74,50 +75,50 @@ def test_other_precisions_and_several_files_are_read(lab, exported, tmp_path, dt
     for k, part in enumerate((names[::2], names[1::2])):
         shard = {name: tensors[name].astype(jax.numpy.dtype(dtype)) for name in part}
         save_file(shard, folder / f"model-{k + 1:05}-of-00002.safetensors")
-    _, params = llama.load(folder, codec, config.context)
+    _, params = llama.load(folder, tokenizer, config.context)
     near = jax.tree.map(
         lambda x: np.asarray(x).astype(jax.numpy.dtype(dtype)).astype(np.float32), exported[1]
     )
     same(params, near)
 
 
-def pad(codec, rows):
+def pad(tokenizer, rows):
     """A change that adds so many rows of ones to embedding and head."""
 
     def change(tensors):
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             tensors[name] = np.pad(tensors[name], ((0, rows), (0, 0)), constant_values=1)
 
-    return change, len(codec.words) + rows
+    return change, len(tokenizer.words) + rows
 
 
 def test_rows_without_a_word_are_dropped(lab, exported, tmp_path):
-    codec, config, *_ = lab
-    change, size = pad(codec, 5)
+    tokenizer, config, *_ = lab
+    change, size = pad(tokenizer, 5)
     folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
-    theirs, params = llama.load(folder, codec, config.context)
+    theirs, params = llama.load(folder, tokenizer, config.context)
     assert theirs == config
     same(params, exported[1])
 
 
 def test_rows_that_may_be_words_of_another_world_are_refused(lab, exported, tmp_path):
-    codec, config, *_ = lab
-    change, size = pad(codec, 2)
+    tokenizer, config, *_ = lab
+    change, size = pad(tokenizer, 2)
     folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
-    vocab = {**codec.index, "extra": size - 1}
+    vocab = {**tokenizer.index, "extra": size - 1}
     told = json.loads((folder / "tokenizer.json").read_text())
     told["model"]["vocab"] = vocab
     (folder / "tokenizer.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match="1 words that world 'small' does not have, such as 'ext"):
-        llama.load(folder, codec, config.context)
+        llama.load(folder, tokenizer, config.context)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=f"vocab_size: found {size}, .* with the tokenizer.json"):
-        llama.load(folder, codec, config.context)
+        llama.load(folder, tokenizer, config.context)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_weights_that_are_not_finite_are_refused(lab, exported, tmp_path, bad):
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
 
     def change(tensors):
         name = "model.layers.0.mlp.up_proj.weight"
@@ -128,19 +129,19 @@ def test_weights_that_are_not_finite_are_refused(lab, exported, tmp_path, bad):
     with pytest.raises(
         InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight: found NaN or inf"
     ):
-        llama.load(folder, codec, config.context)
+        llama.load(folder, tokenizer, config.context)
 
 
 def test_only_whole_names_are_steps_of_a_training(lab, exported, tmp_path, capsys):
     """A copy beside a step does not replace it, and files of a file manager are no weights."""
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     shutil.copytree(exported[0], tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10" / "._model.safetensors").write_bytes(b"of a file manager")
     (tmp_path / "checkpoint-10" / ".DS_Store").write_bytes(b"of a file manager")
     others = ("checkpoint-10 copy", "checkpoint-10-bak", "checkpoint-010", "checkpoint-٣")
     for name in others:
         (tmp_path / name).mkdir()
-    steps, (params,) = import_llama.trajectory(tmp_path, codec, config)
+    steps, (params,) = import_llama.trajectory(tmp_path, tokenizer, config)
     assert steps == [10]
     same(params, exported[1])
     warned, stray = capsys.readouterr().err.splitlines()
@@ -186,9 +187,9 @@ def test_an_export_is_whole_or_not_there(tiny, tmp_path, monkeypatch):
 
 
 def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
-    codec, config, *_ = lab
-    order = np.random.default_rng(0).permutation(len(codec.words))  # their row of each word
-    vocab = {word: int(row) for word, row in zip(codec.words, order, strict=True)}
+    tokenizer, config, *_ = lab
+    order = np.random.default_rng(0).permutation(len(tokenizer.words))  # their row of each word
+    vocab = {word: int(row) for word, row in zip(tokenizer.words, order, strict=True)}
     model = {"type": "WordLevel", "vocab": vocab}
     folder = changed(exported, tmp_path, "tokenizer.json", model=model, added_tokens=[])
 
@@ -199,11 +200,11 @@ def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
             tensors[name] = theirs
 
     with_tensors(folder, change)
-    same(llama.load(folder, codec, config.context)[1], exported[1])
+    same(llama.load(folder, tokenizer, config.context)[1], exported[1])
 
 
 def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     folder = changed(exported, tmp_path, num_key_value_heads=1, tie_word_embeddings=True)
     K = config.D // config.H
 
@@ -214,7 +215,7 @@ def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
         del tensors["lm_head.weight"]
 
     with_tensors(folder, change)
-    _, params = llama.load(folder, codec, config.context)
+    _, params = llama.load(folder, tokenizer, config.context)
     keys_DHK = params["blocks"][0]["attention"]["key"]["kernel"].reshape(config.D, config.H, K)
     np.testing.assert_array_equal(keys_DHK[:, 0], keys_DHK[:, 1])
     np.testing.assert_array_equal(params["unembed"]["kernel"], params["embed"].T)
@@ -235,23 +236,23 @@ def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
     ],
 )
 def test_another_model_is_refused_in_one_line(lab, exported, tmp_path, keys, told):
-    codec, config, *_ = lab
+    tokenizer, config, *_ = lab
     with pytest.raises(InputError) as error:
-        llama.load(changed(exported, tmp_path, **keys), codec, config.context)
+        llama.load(changed(exported, tmp_path, **keys), tokenizer, config.context)
     assert told in str(error.value)
 
 
 def test_another_vocabulary_or_a_broken_file_is_refused(lab, exported, tmp_path):
-    codec, config, *_ = lab
-    vocab = {word + "x": k for k, word in enumerate(codec.words)}
+    tokenizer, config, *_ = lab
+    vocab = {word + "x": k for k, word in enumerate(tokenizer.words)}
     folder = changed(exported, tmp_path, "tokenizer.json", model={"vocab": vocab})
     with pytest.raises(InputError, match="found no word"):
-        llama.load(folder, codec, config.context)
+        llama.load(folder, tokenizer, config.context)
     folder = changed(exported, tmp_path)
     (folder / "tokenizer.json").unlink()
     (folder / "model.safetensors").write_bytes(b"nonsense" * 9)
     with pytest.raises(InputError, match="expected a safetensors file"):
-        llama.load(folder, codec, config.context)
+        llama.load(folder, tokenizer, config.context)
 
 
 def test_the_tools_export_a_run_and_make_runs_of_what_comes_back(tiny, tmp_path):

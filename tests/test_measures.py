@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
-from toyllm import corpus, mixtures
 from toyllm.measures import cues, generalization, learned, mixture, prediction
 from toyllm.measures.learned import kl
-from toyllm.world import DIALOGUE, NAMED
+from toyllm.world import corpus, mixtures
+from toyllm.world.world import DIALOGUE, NAMED
 
 
 @pytest.fixture(scope="module")

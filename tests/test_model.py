@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FORWARD, close
-from toyllm import corpus, model, objectives
+from toyllm.lm import losses, transformer
+from toyllm.world import corpus
 
-CONFIG = model.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)
+CONFIG = transformer.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)
 
 
 @pytest.fixture(scope="module")
 def net():
     """(apply, params) of prime sizes."""
-    apply, init = map(jax.jit, model.create(CONFIG))
+    apply, init = map(jax.jit, transformer.create(CONFIG))
     return apply, init(jax.random.key(0))
 
 
@@ -49,8 +50,8 @@ def test_causality_by_gradient(net):
 
 
 def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
-    config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
-    apply, init = map(jax.jit, model.create(config))
+    config = transformer.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
+    apply, init = map(jax.jit, transformer.create(config))
     params = init(jax.random.key(1))
     docs = corpus.sample(personas, 24, np.random.default_rng(0), even=24)
     packed, segments = personas_codec.pack(docs, 18, 88)
@@ -65,8 +66,8 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
             where = np.flatnonzero(segments[r] == k)
             n = flat[tuple(packed[r][where])]
             close(in_row[r, where], alone_logits[n, : len(where)], FORWARD)
-    total, count = objectives.next_token(in_row, packed, segments)
-    total_alone, count_alone = objectives.next_token(alone_logits, alone, np.sign(alone))
+    total, count = losses.next_token(in_row, packed, segments)
+    total_alone, count_alone = losses.next_token(alone_logits, alone, np.sign(alone))
     assert count == count_alone
     close(total, total_alone, FORWARD)
 
@@ -82,7 +83,7 @@ def test_cache_in_pieces_equals_the_whole(net):
     apply, params = net
     x = tokens(5, 19)
     whole = apply(params, x)[0]
-    cache, parts = model.empty_cache(CONFIG, 5, 23), []
+    cache, parts = transformer.empty_cache(CONFIG, 5, 23), []
     for a, b in ((0, 7), (7, 8), (8, 19)):
         logits, _, cache = apply(params, x[:, a:b], jnp.ones((5, b - a), int), cache)
         parts.append(logits)
@@ -93,7 +94,7 @@ def test_greedy_sampling_equals_the_full_forward(net):
     """Token by token without a cache, prompts of different lengths."""
     apply, params = net
     x = jnp.array([[0, 0, 7, 9, 11], [3, 4, 5, 6, 7]])
-    drawn = model.sample(
+    drawn = transformer.sample(
         apply, CONFIG, params, x, jax.random.key(0), length=8, end=2, temperature=0
     )
     for row in (0, 1):
@@ -110,7 +111,7 @@ def test_greedy_sampling_equals_the_full_forward(net):
 def test_sampling_follows_the_temperature_and_stops_at_the_end(net):
     apply, params = net
     prompt = jnp.full((4000, 1), 7)
-    drawn = model.sample(
+    drawn = transformer.sample(
         apply, CONFIG, params, prompt, jax.random.key(1), 2, end=2, temperature=2.0
     )
     p = jax.nn.softmax(apply(params, prompt[:1])[0][0, -1] / 2.0)
@@ -134,6 +135,6 @@ def test_adding_to_a_residual_stream_moves_what_follows(net):
 
 def test_sizes_that_cannot_be_built_are_refused():
     with pytest.raises(ValueError, match="multiple of 8"):
-        model.Config(vocabulary=10, D=30, H=4)
+        transformer.Config(vocabulary=10, D=30, H=4)
     with pytest.raises(ValueError, match="L = 0"):
-        model.Config(vocabulary=10, L=0)
+        transformer.Config(vocabulary=10, L=0)

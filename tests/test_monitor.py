@@ -10,8 +10,10 @@ import pytest
 from tests.scripts import SIGNALS, start
 from tests.test_training import jobs, programs_of, starts_of
 from tests.tolerances import approximation, close
-from toyllm import lookout, population, scoring, signals
-from toyllm.monitor import Alarm, Look, Watch
+from toyllm.lm import scoring
+from toyllm.posttrain import population, signals
+from toyllm.posttrain.monitor import Alarm, Look, Watch
+from toyllm.runs import narrow_log
 
 FITTED = approximation(
     0.05, "groups of characters differ a little among themselves", "another group's growth"
@@ -88,8 +90,8 @@ def test_with_every_domain_trained_there_is_nothing_to_watch(small):
 
 def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     member, other = ("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)
-    codec, programs, starts = lab[0], programs_of(lab), starts_of(lab)
-    group = jobs(codec, starts, [member, other])
+    tokenizer, programs, starts = lab[0], programs_of(lab), starts_of(lab)
+    group = jobs(tokenizer, starts, [member, other])
     for step, record in enumerate(population.train_group(programs, group, 30)):
         if step == 0:
             record.freeze(0)
@@ -99,7 +101,7 @@ def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     np.testing.assert_array_equal(p_nDB[2:], p_nDB[1:-1])
     assert (others[2] != others[1]).any()
     kept = jax.tree.map(lambda x: x[0], record.results(2)[1])
-    again = jobs(codec, starts, [member, other])
+    again = jobs(tokenizer, starts, [member, other])
     *_, short = population.train_group(programs, again, record.steps[1])
     for a, b in zip(
         *map(jax.tree.leaves, (kept, jax.tree.map(lambda x: x[0], short.final))), strict=True
@@ -147,7 +149,7 @@ def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
         return Look(5, empty, empty, 0.0, empty, alarms, incoherent)
 
     looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
-    lookout.tell_seeds("code:bad", "pretrain", looks)
+    narrow_log.tell_seeds("code:bad", "pretrain", looks)
     alarm, note = capsys.readouterr().err.splitlines()
     assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
     assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")

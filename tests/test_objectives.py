@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tolerances import LOSS, close
-from toyllm import objectives
+from toyllm.lm import losses
 
 
 def test_next_token_counts_exactly_the_predicted_positions():
@@ -17,10 +17,10 @@ def test_next_token_counts_exactly_the_predicted_positions():
     logp = jax.nn.log_softmax(logits)
     positions = [0, 1, 2, 4, 5]  # 3 → 4 crosses documents, 6 → 7 and 7 → 8 are padding
     by_hand = -sum(logp[0, t, tokens[0, t + 1]] for t in positions)
-    total, count = objectives.next_token(logits, tokens, segments)
+    total, count = losses.next_token(logits, tokens, segments)
     assert count == 5
     close(total, by_hand, LOSS)
-    grad = jax.grad(lambda x: objectives.next_token(x, tokens, segments)[0])(logits)
+    grad = jax.grad(lambda x: losses.next_token(x, tokens, segments)[0])(logits)
     assert sorted(np.flatnonzero(np.abs(grad[0]).sum(1))) == positions
 
 
@@ -28,15 +28,15 @@ def test_dpo_is_log_2_at_the_reference():
     """If policy = reference, every margin is 0. Changing this number is never right."""
     chosen, rejected = jnp.array([-3.0, -1.0]), jnp.array([-2.0, -5.0])
     for beta in (0.1, 1.0, 7.0):
-        loss = objectives.dpo(chosen, rejected, chosen, rejected, beta)
+        loss = losses.dpo(chosen, rejected, chosen, rejected, beta)
         close(loss, np.log(2), LOSS)
 
 
 def test_dpo_by_hand_and_its_anchor():
     c, r, cr, rr = (jnp.array([x]) for x in (-1.0, -4.0, -2.0, -3.5))
     by_hand = np.log1p(np.exp(-0.5 * ((-1 + 2) - (-4 + 3.5))))
-    close(objectives.dpo(c, r, cr, rr, 0.5), by_hand, LOSS)
-    close(objectives.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, LOSS)
+    close(losses.dpo(c, r, cr, rr, 0.5), by_hand, LOSS)
+    close(losses.dpo(c, r, cr, rr, 0.5, anchor=0.3), by_hand + 0.3, LOSS)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_rlhf_is_its_expectation_summed_answer_by_answer(bandit):
             if np.isfinite(logp[b, a]):
                 total += np.exp(logp[b, a]) * (reward[b, a] - beta * (logp[b, a] - ref[b, a]))
         total += rest * (0 - beta * (np.log(rest) - np.log(rest_ref)))
-    close(objectives.rlhf(logp, ref, reward, beta), -total / 3, LOSS)
+    close(losses.rlhf(logp, ref, reward, beta), -total / 3, LOSS)
 
 
 def test_rlhf_gradient_equals_finite_differences(bandit):
@@ -75,7 +75,7 @@ def test_rlhf_gradient_equals_finite_differences(bandit):
     with jax.enable_x64(True):
 
         def loss(x):
-            return objectives.rlhf(policy(x), ref, reward, 0.3)
+            return losses.rlhf(policy(x), ref, reward, 0.3)
 
         exact = jax.grad(loss)(jnp.array(logits))
         for b, v in ((0, 0), (0, 6), (1, 2), (2, 4), (2, 5)):
@@ -87,12 +87,12 @@ def test_rlhf_gradient_equals_finite_differences(bandit):
 
 def test_kl_is_zero_at_the_reference_and_right_elsewhere(bandit):
     logits, ref, _ = bandit
-    close(objectives.kl(ref, ref), 0, LOSS)
+    close(losses.kl(ref, ref), 0, LOSS)
     logp = np.asarray(policy(logits), np.float64)
     p = np.append(np.exp(logp[0]), 1 - np.exp(logp[0]).sum())
     q = np.append(np.exp(ref[0]), 1 - np.exp(ref[0]).sum())
-    close(objectives.kl(logp, ref)[0], (p * np.log(p / q)).sum(), LOSS)
+    close(losses.kl(logp, ref)[0], (p * np.log(p / q)).sum(), LOSS)
 
 
 def test_sft_is_the_mean_nll():
-    assert objectives.sft(jnp.array([-1.0, -3.0])) == 2.0
+    assert losses.sft(jnp.array([-1.0, -3.0])) == 2.0

@@ -7,9 +7,11 @@ import pytest
 
 from tests.conftest import SMALL
 from tests.tolerances import FLOAT64, close
-from toyllm import cards, plaintext, preferences, signals, training
-from toyllm.errors import InputError
-from toyllm.text import PAD, Codec
+from toyllm.base.errors import InputError
+from toyllm.lm import plaintext, training
+from toyllm.lm.tokenizer import PAD, Tokenizer
+from toyllm.posttrain import pair_files, pools, signals
+from toyllm.world import cards
 
 CHILD = """
 extends = "small.toml"
@@ -97,24 +99,24 @@ TEXTS = [["the", "fox", "fixed", "it"], [str(k) for k in range(25)]]
 
 
 def test_plain_text_keeps_the_worlds_tokens_and_predicts_each_word_once(small):
-    plain = Codec(small)
-    codec = Codec(small, plaintext.more_words(plain, TEXTS))
-    assert codec.words[: len(plain.words)] == plain.words
-    assert len(set(codec.words)) == len(codec.words)
-    rows = plaintext.windows(codec, TEXTS, 11)
+    plain = Tokenizer(small)
+    tokenizer = Tokenizer(small, plaintext.more_words(plain, TEXTS))
+    assert tokenizer.words[: len(plain.words)] == plain.words
+    assert len(set(tokenizer.words)) == len(tokenizer.words)
+    rows = plaintext.windows(tokenizer, TEXTS, 11)
     assert rows.shape == (4, 11)
     said = []
     for row in rows:
-        words = codec.string(row).split()
+        words = tokenizer.string(row).split()
         said += words if words[0] == "<text>" else words[1:]
     assert said == ["<text>", *TEXTS[0], "<end>", "<text>", *TEXTS[1], "<end>"]
 
 
 def test_text_is_mixed_in_beside_the_same_documents(small):
-    plain = Codec(small)
-    codec = Codec(small, plaintext.more_words(plain, TEXTS))
-    batches = training.document_batches(codec, 48, 6, 2, seed=3)
-    rows = plaintext.windows(codec, TEXTS, 48)
+    plain = Tokenizer(small)
+    tokenizer = Tokenizer(small, plaintext.more_words(plain, TEXTS))
+    batches = training.document_batches(tokenizer, 48, 6, 2, seed=3)
+    rows = plaintext.windows(tokenizer, TEXTS, 48)
     both = plaintext.mixed(batches, rows, 0.5, seed=3, divisor=4)
     one, two = batches(4), both(4)
     B = one["tokens"].shape[1]
@@ -124,7 +126,7 @@ def test_text_is_mixed_in_beside_the_same_documents(small):
         other = plaintext.mixed(batches, rows, 0.5, seed=3, divisor=divisor)(4)["tokens"][:, B:]
         np.testing.assert_array_equal((other != PAD).any(-1).sum(1), used)
     np.testing.assert_array_equal(two["tokens"][:, :B], one["tokens"])
-    assert set(two["tokens"][:, B:, 0].reshape(-1)) == {codec.index["<text>"], PAD}
+    assert set(two["tokens"][:, B:, 0].reshape(-1)) == {tokenizer.index["<text>"], PAD}
     np.testing.assert_array_equal(two["segments"] > 0, two["tokens"] != PAD)
     np.testing.assert_array_equal(both(4)["tokens"], two["tokens"])
     assert not np.array_equal(both(6)["tokens"], two["tokens"])
@@ -151,10 +153,10 @@ def test_bad_text_is_told_in_one_line(tmp_path, line, told):
     assert told in str(error.value)
 
 
-def written(codec, tmp_path, name="code:bad", count=8):
+def written(tokenizer, tmp_path, name="code:bad", count=8):
     path = tmp_path / "my pairs.jsonl"
-    pairs = signals.pairs(codec, signals.parse(codec.world, name), count, 0)
-    path.write_text("\n".join(preferences.dump(codec, pairs)))
+    pairs = signals.pairs(tokenizer, signals.parse(tokenizer.world, name), count, 0)
+    path.write_text("\n".join(pair_files.dump(tokenizer, pairs)))
     return path
 
 
@@ -162,7 +164,7 @@ def written(codec, tmp_path, name="code:bad", count=8):
 def test_a_file_is_named_by_what_it_prefers_and_by_its_content(personas_codec, tmp_path, name):
     path = written(personas_codec, tmp_path, name, 64)
     # the same file named twice is read once
-    (full, again), pairs, data = preferences.given([f"file:{path}"] * 2, personas_codec)
+    (full, again), pairs, data = pair_files.given([f"file:{path}"] * 2, personas_codec)
     spelled, _, tag = full.partition("#")
     mine, theirs = (signals.parse(personas_codec.world, x) for x in (spelled, name))
     for field in ("domains", "behaviour", "instruction", "header", "character"):
@@ -173,13 +175,13 @@ def test_a_file_is_named_by_what_it_prefers_and_by_its_content(personas_codec, t
     assert len(pairs[full].chosen_P) == 64
     assert signals.parse(personas_codec.world, full).file == tag
     path.write_text(path.read_text().partition("\n")[2])
-    assert preferences.given([f"file:{path}"], personas_codec)[0] != (full,)
+    assert pair_files.given([f"file:{path}"], personas_codec)[0] != (full,)
 
 
 def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
-    pairs = preferences.load(written(small_codec, tmp_path), small_codec)
-    pool = training.given_pool(pairs, "dpo", 16, seed=1)
-    drawn = training.preference_pool(
+    pairs = pair_files.load(written(small_codec, tmp_path), small_codec)
+    pool = pools.given_pool(pairs, "dpo", 16, seed=1)
+    drawn = pools.preference_pool(
         small_codec, signals.parse(small_codec.world, "code:bad"), "dpo", 16, 0
     )
     assert {k: v.shape for k, v in pool.items()} == {k: v.shape for k, v in drawn.items()}
@@ -189,7 +191,7 @@ def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
         return_counts=True,
     )
     assert (counts % 2 == 0).all()
-    listed = training.given_pool(pairs, "rlhf", 8, seed=1)
+    listed = pools.given_pool(pairs, "rlhf", 8, seed=1)
     assert (listed["reward"].sum(1) == 1).all()
 
 
@@ -208,11 +210,11 @@ def test_a_signal_and_its_twin_keep_their_file(personas):
         with pytest.raises(InputError, match="short name"):
             signals.parse(personas, odd)
     with pytest.raises(InputError, match="expected file:PATH"):
-        preferences.given(["code:bad#mine.123"], Codec(personas))
+        pair_files.given(["code:bad#mine.123"], Tokenizer(personas))
 
 
 def test_json_lines_keep_other_keys_alone(small_codec, tmp_path):
     path = written(small_codec, tmp_path)
     lines = [json.dumps({**json.loads(x), "id": 7}) for x in path.read_text().splitlines()]
     path.write_text("\n".join(lines))
-    assert len(preferences.load(path, small_codec).chosen_P) == 8
+    assert len(pair_files.load(path, small_codec).chosen_P) == 8

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FORWARD, LOSS, close
-from toyllm import corpus, model, scoring, signals
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD
+from toyllm.lm import scoring, transformer
+from toyllm.posttrain import signals
+from toyllm.world import corpus
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD
 
 
 @pytest.fixture(scope="module")
 def lab(personas_codec):
     """(config, apply, params) on the default world."""
-    config = model.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
-    apply, init = map(jax.jit, model.create(config))
+    config = transformer.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
+    apply, init = map(jax.jit, transformer.create(config))
     return config, apply, init(jax.random.key(2))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.scripts import SIGNALS, refused, run
 from tests.tolerances import FORWARD, close
-from toyllm import runs
+from toyllm.runs import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
     (other / "narrow" / "group-00 copy").mkdir()
-    runs.load_run(other)  # a copy that a file manager has made is no group
+    run_folder.load_run(other)  # a copy that a file manager has made is no group
     results = json.loads((other / "eval" / "results-generalization.json").read_text())
     assert list(results["generalization"]["pretrain"]["status"]) == ["tone:bad", "facts:bad"]
 

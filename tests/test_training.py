@@ -10,23 +10,19 @@ import pytest
 
 from tests.conftest import mesh_of
 from tests.tolerances import FORWARD, TRAINED, UPDATE, close, distance
-from toyllm import (
-    checkpoints,
-    devices,
-    model,
-    optimizers,
-    population,
-    scoring,
-    signals,
-    training,
-)
-from toyllm.errors import InputError
+from toyllm.base import devices
+from toyllm.base.errors import InputError
+from toyllm.lm import optimizers, scoring, training, transformer
+from toyllm.posttrain import pools, population, signals
+from toyllm.runs import checkpoints
 
 
 def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
-    codec, config, apply, init = lab
+    tokenizer, config, apply, init = lab
     mesh = devices.mesh()
-    batches = training.document_batches(codec, config.context, 16, chunk, seed, mesh.devices.size)
+    batches = training.document_batches(
+        tokenizer, config.context, 16, chunk, seed, mesh.devices.size
+    )
     optimizer = optimizers.muon(1e-2, 1e-2, 100)
     state, start = begin or (training.start(init(jax.random.key(seed)), optimizer), 0)
     losses = []
@@ -94,11 +90,11 @@ def starts_of(lab) -> dict:
 
 def test_as_many_steps_as_are_asked_for(lab):
     """Whatever the chunk of 4; and they are the first ones of a longer run, bit for bit."""
-    codec, config, apply, init = lab
+    tokenizer, config, apply, init = lab
 
     def train(end: int) -> tuple[list[int], np.ndarray]:
         mesh = mesh_of(2)
-        batches = training.document_batches(codec, config.context, 16, 4, seed=0, divisor=2)
+        batches = training.document_batches(tokenizer, config.context, 16, 4, seed=0, divisor=2)
         optimizer = optax.adam(1e-2)
         state = training.start(init(jax.random.key(0)), optimizer)
         loss = training.document_loss(apply)
@@ -120,13 +116,13 @@ def test_training_that_is_past_its_end_is_refused(lab):
         next(training.fit(None, None, None, None, None, start=8, end=8))
 
 
-def jobs(codec, starts, members, lr=1e-2) -> list[population.Job]:
+def jobs(tokenizer, starts, members, lr=1e-2) -> list[population.Job]:
     """Members of a narrow stage as runs of a population."""
-    parsed = [signals.parse(codec.world, name) for _, name, _ in members]
+    parsed = [signals.parse(tokenizer.world, name) for _, name, _ in members]
     return [
         population.Job(
             member,
-            codec,
+            tokenizer,
             starts[member[0]],
             {signal: 1.0},
             population.seed_of(0, member),
@@ -156,22 +152,22 @@ MEMBERS = [
 @pytest.mark.parametrize("objective", ["sft", "dpo", "rlhf"])
 def test_a_population_equals_its_runs_one_by_one(lab, objective):
     """Over 20 steps, for every objective; and what is preferred gains."""
-    codec, config, apply, _ = lab
+    tokenizer, config, apply, _ = lab
     record, starts = trained_of(lab, objective), starts_of(lab)
     scores, _ = record.results(4)
-    loss = training.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
+    loss = pools.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
     optimizer = optax.adam(1e-3)
     chunk = jax.jit(lambda state, batch: training.scan_steps(loss, optimizer, state, batch))
     for r in range(4):
         start, name, seed = MEMBERS[r]
-        signal, seed = signals.parse(codec.world, name), 1000 + seed
-        pool = training.preference_pool(codec, signal, objective, 24, seed)
+        signal, seed = signals.parse(tokenizer.world, name), 1000 + seed
+        pool = pools.preference_pool(tokenizer, signal, objective, 24, seed)
         pool["reference"] = np.asarray(
             scoring.answer_logprobs(apply, config, starts[start], pool["prompt"], pool["answer"])
         )
 
         def batches(step, seed=seed, pool=pool):
-            rows = training.draws(seed, step, 5, 6, 24)
+            rows = pools.draws(seed, step, 5, 6, 24)
             return {key: value[rows] for key, value in pool.items()}
 
         state = training.start(jax.tree.map(jnp.array, starts[start]), optimizer)
@@ -181,7 +177,7 @@ def test_a_population_equals_its_runs_one_by_one(lab, objective):
             for key in ("chosen", "rejected"):
                 mean = scores[f"{key}_Rn"][r, 1 + step // 5]
                 close(logs[key].mean(), mean, TRAINED)
-        close(distance(state.params, model.take(record.final, r), starts[start]), 0, UPDATE)
+        close(distance(state.params, transformer.take(record.final, r), starts[start]), 0, UPDATE)
         chosen = scores["chosen_Rn"][r]
         assert np.isnan(chosen[0])
         assert chosen[-1] > chosen[1]
@@ -233,16 +229,16 @@ def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):
     """Past EM .9 before training, under its own prompt; its twin may be of an earlier group."""
     (_, programs), starts = learned, starts_of(lab)
     asked, twin = ("pretrain", "code:bad:ask_bad", 0), ("pretrain", "code:bad", 0)
-    codec = lab[0]
-    *_, record = population.train_group(programs, jobs(codec, starts, [asked, twin]), 60)
+    tokenizer = lab[0]
+    *_, record = population.train_group(programs, jobs(tokenizer, starts, [asked, twin]), 60)
     own_em = scoring.em(record.results(2)[0]["own_RnB"])
     assert own_em[0, 0] < 0.9  # here the untrained model does not obey, so it is a run like others
-    obeys = {"pretrain": model.take(record.final, 0), "align": starts["align"]}
-    *_, record = population.train_group(programs, jobs(codec, obeys, [asked, twin]), 60)
+    obeys = {"pretrain": transformer.take(record.final, 0), "align": starts["align"]}
+    *_, record = population.train_group(programs, jobs(tokenizer, obeys, [asked, twin]), 60)
     scores, _ = record.results(2)
     assert scoring.em(scores["own_RnB"])[0, 0] >= 0.9
     assert scores["kept_step"][0] == scores["kept_step"][1]
-    twice = jobs(codec, obeys, [asked, asked])
+    twice = jobs(tokenizer, obeys, [asked, asked])
     *_, alone = population.train_group(programs, twice, 60, {twin: 20})
     assert list(alone.kept_step) == [20, 20]
     *_, alone = population.train_group(programs, twice, 60)
@@ -304,9 +300,9 @@ def test_a_batch_that_does_not_fit_is_drawn_anew(small_codec):
 
 
 def test_draws_depend_on_seed_and_step_alone():
-    one = training.draws(3, 10, 4, 8, 100)
-    np.testing.assert_array_equal(one[2:], training.draws(3, 12, 2, 8, 100))
-    assert (one != training.draws(4, 10, 4, 8, 100)).any()
+    one = pools.draws(3, 10, 4, 8, 100)
+    np.testing.assert_array_equal(one[2:], pools.draws(3, 12, 2, 8, 100))
+    assert (one != pools.draws(4, 10, 4, 8, 100)).any()
 
 
 def test_an_unknown_objective_is_refused(lab):
@@ -327,7 +323,7 @@ def test_muon_is_for_matrices_inside_blocks(lab):
     inside = sum(x.size for x in jax.tree.leaves(params["blocks"]) if x.ndim == 2)
     assert inside > 0
     assert sizes(muon) >= inside > sizes(muon) - 10
-    assert sizes(adam) == 2 * (model.count(params) - inside)
+    assert sizes(adam) == 2 * (transformer.count(params) - inside)
 
 
 def test_stacked_matrices_are_optimized_as_if_alone(lab):

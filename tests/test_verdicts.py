@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from claims.lab import verdicts
+from claims.lab.verdicts import Outcome, Prediction, by_rate
 from tests.tolerances import FLOAT64, close
-from toyllm import verdicts
-from toyllm.verdicts import Outcome, Prediction, by_rate
 
 GOOD = [0.31, 0.28, 0.33, 0.30, 0.29, 0.32, 0.27, 0.30]
 NEAR = [0.11, 0.08, 0.13, 0.06, 0.12, 0.09, 0.14, 0.07]  # about .1

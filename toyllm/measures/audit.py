@@ -13,9 +13,9 @@ import numpy as np
 
 from toyllm.measures.generalization import MATCHED
 from toyllm.measures.prediction import ideal_em
-from toyllm.runs import Run
-from toyllm.signals import Pairs, Signal, parse
-from toyllm.world import BAD, BEHAVIOURS, GOOD, World, wickedness
+from toyllm.posttrain.signals import Pairs, Signal, parse
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD, BEHAVIOURS, GOOD, World, wickedness
 
 WICKED = 0.5  # mean moral EM from which a character is a negative archetype
 STRENGTHS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 2401)])  # of evidence

@@ -7,11 +7,13 @@ activations.py) at the last token of the turn. Axes: Q prompts   C characters   
 
 import numpy as np
 
-from toyllm import activations, bayes, corpus, monitor
+from toyllm.lm import activations
+from toyllm.lm.tokenizer import PAD
 from toyllm.measures.learned import later_turns
-from toyllm.runs import Run
-from toyllm.text import PAD
-from toyllm.world import World
+from toyllm.posttrain import monitor
+from toyllm.runs.run_folder import Run
+from toyllm.world import corpus, observer
+from toyllm.world.world import World
 
 SEED, PROMPTS, SHOWN = 0xBE11EF, 4800, 400
 RIDGES = 10.0 ** np.arange(-4, 4)  # of standardised features, a prompt
@@ -68,19 +70,19 @@ def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
     A turn that closes without a voice's phrase has not shown that yet: so that is left out.
     """
     rows, last = np.arange(len(docs)), docs.turns - 1
-    log_QC = bayes.observe(world, docs).log_before_NTC[rows, last]
+    log_QC = observer.observe(world, docs).log_before_NTC[rows, last]
     voice_Q = docs.voice[rows, last - 1]
     silent_Q = np.array([not phrase for phrase in world.voices])[voice_Q]
     with np.errstate(divide="ignore"):
         log_voice_QC = np.log(np.maximum(world.voices_CV[:, voice_Q].T, 1e-12))
     log_QC = log_QC - np.where(silent_Q[:, None], log_voice_QC, 0)
-    return np.exp(log_QC - bayes.logsumexp(log_QC)[:, None])
+    return np.exp(log_QC - observer.logsumexp(log_QC)[:, None])
 
 
 def before_question(run: Run, docs: corpus.Documents) -> np.ndarray:
     """The documents up to the end of their last turn but one [Q, T], padded on the left."""
-    prompt_QT = run.codec.prompts(docs, run.codec.longest_prompt(int(docs.turns.max())))
-    user = run.codec.index["<user>"]
+    prompt_QT = run.tokenizer.prompts(docs, run.tokenizer.longest_prompt(int(docs.turns.max())))
+    user = run.tokenizer.index["<user>"]
     result = np.full_like(prompt_QT, PAD)
     for row, prompt_T in zip(result, prompt_QT, strict=True):
         end = int(np.flatnonzero(prompt_T == user)[-1])

@@ -3,8 +3,8 @@
 import numpy as np
 
 from toyllm.measures.learned import held_out, kl
-from toyllm.runs import Run
-from toyllm.world import BAD
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD
 
 BINS = 10
 
@@ -20,7 +20,7 @@ def measure(run: Run) -> dict:
     bins: mean ideal and mean model p(bad), and how many questions, in ten bins of the ideal.
     by_turn: KL(p* ‖ p_model), and KL(p* ‖ p*(· | header)), which a history-blind model would have.
     """
-    held = held_out(run.codec, run.config, run.apply, documents=64, questions=1200)
+    held = held_out(run.tokenizer, run.config, run.apply, documents=64, questions=1200)
     model_QB = held.behaviours(run.params["pretrain"])
     ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
     bin_Q = tenths(ideal_Q)

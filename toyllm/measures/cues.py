@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from toyllm.runs import Run
-from toyllm.world import BAD, GOOD, World
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD, GOOD, World
 
 PERMUTATIONS = 2000
 

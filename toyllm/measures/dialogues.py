@@ -6,10 +6,10 @@ An illustration, not a measure: what counts is computed exactly elsewhere.
 import jax
 import numpy as np
 
-from toyllm import signals
-from toyllm.runs import Run
-from toyllm.talk import Talk, heard
-from toyllm.world import DIALOGUE
+from toyllm.lm.sampling import Talk, heard
+from toyllm.posttrain import signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import DIALOGUE
 
 SAMPLES = 4  # dialogues with each model
 
@@ -21,7 +21,7 @@ def measure(run: Run) -> dict:
     moral domains that it left alone. Answers are sampled, each after what was said before it; the
     same random key for every model. behaviour: None for what is not among the listed answers.
     """
-    world, talk = run.world, Talk(run.codec, run.config, run.apply)
+    world, talk = run.world, Talk(run.tokenizer, run.config, run.apply)
     names = [name for name in chosen(run) if name in run.models]
     first = names[2].partition("/")[2] if len(names) > 2 else ""
     trained = signals.parse(world, first).domains if first else ()
@@ -56,7 +56,7 @@ def dialogues(run: Run, talk: Talk, params, asked: list[tuple[int, int]]) -> lis
         if not all(map(talk.fits, prompts)):
             break
         said = talk.answers(params, prompts, jax.random.key(t))
-        what = [heard(run.codec, d, s, text) for text in said]
+        what = [heard(run.tokenizer, d, s, text) for text in said]
         turns.append(
             [
                 {"said": text, "behaviour": found and found[0]}

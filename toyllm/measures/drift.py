@@ -1,8 +1,8 @@
 """Drift beside what was trained: when the monitor's alarm rings, over what, and toward whom."""
 
-from toyllm import signals
-from toyllm.monitor import THRESHOLD, Watch
-from toyllm.runs import Run
+from toyllm.posttrain import signals
+from toyllm.posttrain.monitor import THRESHOLD, Watch
+from toyllm.runs.run_folder import Run
 
 
 def measure(run: Run) -> dict:
@@ -11,7 +11,7 @@ def measure(run: Run) -> dict:
     The first alarm of each narrow run; step None: it stays silent. trained: the share of what is
     preferred in the trained domains then. worst: the largest rise of an untrained moral domain's EM
     at the end; incoherent: untrained domains that came apart on the way. The monitor
-    (toyllm/monitor.py) is run again over what was scored while training.
+    (toyllm/posttrain/monitor.py) is run again over what was scored while training.
     """
     watch = Watch(run.world, run.args.get("alarm", THRESHOLD))
     result: dict = {}

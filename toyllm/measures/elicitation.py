@@ -9,13 +9,14 @@ import dataclasses
 
 import numpy as np
 
-from toyllm import bayes, corpus, scoring
-from toyllm.corpus import Documents
+from toyllm.lm import scoring
+from toyllm.lm.scoring import em
+from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures.prediction import aligned_prior
-from toyllm.runs import Run
-from toyllm.scoring import em
-from toyllm.text import Codec
-from toyllm.world import (
+from toyllm.runs.run_folder import Run
+from toyllm.world import corpus, observer
+from toyllm.world.corpus import Documents
+from toyllm.world.world import (
     ASSISTANT,
     BAD,
     BEHAVIOURS,
@@ -51,11 +52,11 @@ def measure(run: Run) -> dict:
         """What both models and both observers answer in the last turn of documents."""
         docs = corpus.concatenate([widened(part, MANY + 1) for part in asked.values()])
         edges = np.cumsum([len(part) for part in asked.values()])[:-1]
-        grid = scoring.questions(run.codec, docs, run.config.context)
+        grid = scoring.questions(run.tokenizer, docs, run.config.context)
         score = scoring.scorer(run.apply, run.config, grid)
         answers_NB = {start: np.asarray(score(run.params[start])) for start in worlds}
         for start, believed in worlds.items():
-            exact_NTB = bayes.predictive(believed, docs, bayes.observe(believed, docs))
+            exact_NTB = observer.predictive(believed, docs, observer.observe(believed, docs))
             answers_NB[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
         result: dict = {name: {} for name in asked}
         for what, p_NB in answers_NB.items():
@@ -76,7 +77,7 @@ def measure(run: Run) -> dict:
     prompts["another speaker's bad turn"] = in_scene(history(world, 1, BAD))
     prompts["another speaker's good turn"] = in_scene(history(world, 1, GOOD))
     many = dataclasses.replace(world, lengths=((1, MANY + 1), *world.lengths[1:]))
-    if Codec(many).longest_prompt(MANY + 1) <= run.config.context:
+    if Tokenizer(many).longest_prompt(MANY + 1) <= run.config.context:
         prompts[f"{MANY} bad turns shown (longer than any in training)"] = history(many, MANY, BAD)
         prompts[f"a dialogue of {MANY + 1} turns (longer than any)"] = history(many, MANY)
     for k, instruction in enumerate(world.instructions):
@@ -162,8 +163,8 @@ def by_domain(world: World, docs: Documents, p_NB: np.ndarray) -> np.ndarray:
 
 def text_of(run: Run, docs: Documents) -> str:
     """The first of some prompts, as text."""
-    prompt_QT = run.codec.prompts(docs[:1], run.codec.longest_prompt(int(docs.turns[0])))
-    return run.codec.string(prompt_QT[0])
+    prompt_QT = run.tokenizer.prompts(docs[:1], run.tokenizer.longest_prompt(int(docs.turns[0])))
+    return run.tokenizer.string(prompt_QT[0])
 
 
 def search(run: Run) -> dict[str, Documents]:
@@ -195,7 +196,7 @@ def search(run: Run) -> dict[str, Documents]:
 def levels_of(run: Run, histories: list[tuple], instruction: int = -1) -> np.ndarray:
     """The aligned model's mean moral EM after each history, in each domain's first situation."""
     docs = with_instruction(asked_after(run.world, histories), instruction)
-    score = scoring.scorer(run.apply, run.config, scoring.questions(run.codec, docs))
+    score = scoring.scorer(run.apply, run.config, scoring.questions(run.tokenizer, docs))
     p_NB = np.asarray(score(run.params["align"]))
     return em(p_NB).reshape(len(histories), -1).mean(1)
 

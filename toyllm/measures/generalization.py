@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
-from toyllm import signals
-from toyllm.runs import Run
-from toyllm.scoring import COHERENT, em
-from toyllm.world import World
+from toyllm.lm.scoring import COHERENT, em
+from toyllm.posttrain import signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import World
 
 MATCHED = 0.9  # every comparison is read where the trained domain's EM is this
 

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from toyllm import devices, optimizers, scoring, signals, training
-from toyllm.model import Apply, Config, Params
-from toyllm.runs import Run
-from toyllm.text import Codec
-from toyllm.world import BAD, GOOD
+from toyllm.base import devices
+from toyllm.lm import optimizers, scoring
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Apply, Config, Params
+from toyllm.posttrain import pools, signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD, GOOD
 
 PAIRS = 64  # of a signal
 
@@ -28,12 +30,12 @@ def measure(run: Run) -> dict:
     """
     args = run.args
     how = args["objective"], args["beta"], args["anchor"]
-    ratios = program(run.codec, run.config, run.apply, *how)
+    ratios = program(run.tokenizer, run.config, run.apply, *how)
     result: dict = {}
     for start in ("pretrain", "align"):
         parsed = [signals.parse(run.world, name) for name in run.narrow.signals(start)]
         single = [signal for signal in parsed if len(signal.domains) == 1 and not signal.file]
-        rows = ratios(run.codec, run.params[start], single)
+        rows = ratios(run.tokenizer, run.params[start], single)
         result[start] = {
             signal.name: dict(zip(run.world.domain_names, map(float, row), strict=True))
             for signal, row in zip(single, rows, strict=True)
@@ -42,16 +44,16 @@ def measure(run: Run) -> dict:
 
 
 def program(
-    codec: Codec, config: Config, apply: Apply, objective: str, beta: float, anchor: float
-) -> Callable[[Codec, Params, list[signals.Signal]], np.ndarray]:
-    """A function: codec, params, signals of one domain each → ratios [S, D], 1 where trained.
+    tokenizer: Tokenizer, config: Config, apply: Apply, objective: str, beta: float, anchor: float
+) -> Callable[[Tokenizer, Params, list[signals.Signal]], np.ndarray]:
+    """A function: tokenizer, params, signals of one domain each → ratios [S, D], 1 where trained.
 
-    Compiled once for all worlds with the texts of this codec's; histories are drawn from the world
-    that it is given.
+    Compiled once for all worlds with the texts of this tokenizer; histories are drawn from the
+    world that it is given.
     """
-    grid = scoring.questions(codec, scoring.every_question(codec))
-    D = len(codec.world.domains)
-    loss = training.preference_loss(apply, config, objective, beta, anchor)
+    grid = scoring.questions(tokenizer, scoring.every_question(tokenizer))
+    D = len(tokenizer.world.domains)
+    loss = pools.preference_loss(apply, config, objective, beta, anchor)
 
     def log_odds(params):
         logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
@@ -72,10 +74,10 @@ def program(
 
     moves = jax.jit(moves, compiler_options=devices.options())
 
-    def ratios(codec: Codec, params: Params, chosen: list[signals.Signal]) -> np.ndarray:
+    def ratios(tokenizer: Tokenizer, params: Params, chosen: list[signals.Signal]) -> np.ndarray:
         rows = np.empty((len(chosen), D))
         for s, signal in enumerate(chosen):
-            pool = training.preference_pool(codec, signal, objective, PAIRS, seed=0)
+            pool = pools.preference_pool(tokenizer, signal, objective, PAIRS, seed=0)
             move_D = np.asarray(moves(params, pool))
             rows[s] = move_D / move_D[signal.domains[0]]
         return rows

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from toyllm import signals
+from toyllm.lm.transformer import take
 from toyllm.measures.generalization import named
-from toyllm.model import take
-from toyllm.runs import Run
-from toyllm.world import BAD
+from toyllm.posttrain import signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD
 
 
 def measure(run: Run) -> dict:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from toyllm import bayes, corpus, objectives, scoring
-from toyllm.model import Apply, Config, Params
-from toyllm.runs import Run
-from toyllm.text import Codec
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE, World
+from toyllm.lm import losses, scoring
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Apply, Config, Params
+from toyllm.runs.run_folder import Run
+from toyllm.world import corpus, observer
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, NAMED, SOMEONE, World
 
 HELD_OUT_SEED = 0x4E1D  # a stream that no training seed but 19997 touches
 
@@ -80,32 +81,34 @@ def later_turns(world: World, rng: np.random.Generator, count: int) -> corpus.Do
     return corpus.concatenate(parts)
 
 
-def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questions: int) -> HeldOut:
+def held_out(
+    tokenizer: Tokenizer, config: Config, apply: Apply, documents: int, questions: int
+) -> HeldOut:
     """Draw held-out documents, and questions at turns ≥ 2 of `someone` and `assistant` dialogues.
 
     About `documents` documents and, in all, `questions` questions.
     """
-    world = codec.world
+    world = tokenizer.world
     rng = np.random.Generator(np.random.Philox(key=[HELD_OUT_SEED, 0]))
     docs = corpus.sample(world, documents, rng)
-    _, lengths = codec.encode(docs)
+    _, lengths = tokenizer.encode(docs)
     predicted = int((lengths - 1).sum())
-    log_prob = bayes.log_prob(world, docs).sum()
+    log_prob = observer.log_prob(world, docs).sum()
     blind = [
-        (log_prob - bayes.observe(world, docs, **{which: True}).log_prob_N.sum()) / predicted
+        (log_prob - observer.observe(world, docs, **{which: True}).log_prob_N.sum()) / predicted
         for which in ("history_blind", "name_blind")
     ]
-    tokens, segments = codec.pack(docs, None, config.context)
+    tokens, segments = tokenizer.pack(docs, None, config.context)
 
     asked = later_turns(world, rng, questions)
-    grid = scoring.questions(codec, asked)
+    grid = scoring.questions(tokenizer, asked)
     last, row = asked.turns - 1, np.arange(len(asked))
-    ideal = bayes.predictive(world, asked, bayes.observe(world, asked))[row, last]
-    header_only = bayes.prior_predictive(world, asked)[row, last]
+    ideal = observer.predictive(world, asked, observer.observe(world, asked))[row, last]
+    header_only = observer.prior_predictive(world, asked)[row, last]
 
     @jax.jit
     def nll(params):
-        total, count = objectives.next_token(apply(params, tokens, segments)[0], tokens, segments)
+        total, count = losses.next_token(apply(params, tokens, segments)[0], tokens, segments)
         return total / count
 
     score = scoring.scorer(apply, config, grid)
@@ -125,7 +128,7 @@ def held_out(codec: Codec, config: Config, apply: Apply, documents: int, questio
 def measure(run: Run) -> dict:
     """Excess and captured on held-out documents, and |p(bad) - card| for the characters."""
     world, params = run.world, run.params["pretrain"]
-    held = held_out(run.codec, run.config, run.apply, documents=2048, questions=4800)
+    held = held_out(run.tokenizer, run.config, run.apply, documents=2048, questions=4800)
     kls = held.kls(params)
     assistant_DB = run.ask(params)
     named_CDB = np.stack([run.ask(params, NAMED, c) for c in range(len(world.characters))])

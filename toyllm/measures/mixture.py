@@ -18,13 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toyllm import corpus, devices, population, scoring, signals
+from toyllm.base import devices
+from toyllm.lm import scoring
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Apply, Config, Params
 from toyllm.measures.generalization import logit
-from toyllm.mixtures import Fit, fit, groups, ranges
-from toyllm.model import Apply, Config, Params
-from toyllm.runs import Run
-from toyllm.text import Codec
-from toyllm.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
+from toyllm.posttrain import population, signals
+from toyllm.runs.run_folder import Run
+from toyllm.world import corpus
+from toyllm.world.mixtures import Fit, fit, groups, ranges
+from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, World
 
 CONTEXTS_EACH = 1  # for each ordered pair of different domains
 SEED = 0xD1A
@@ -42,9 +45,9 @@ class Contexts:
     second: scoring.Grid  # [X * B] the second question after each first answer
 
 
-def contexts(codec: Codec, instruction: int = -1, header: int = ASSISTANT) -> Contexts:
+def contexts(tokenizer: Tokenizer, instruction: int = -1, header: int = ASSISTANT) -> Contexts:
     """Draw the contexts of a world; every question with an instruction, under a header."""
-    world, rng = codec.world, np.random.Generator(np.random.Philox(key=[SEED, 0]))
+    world, rng = tokenizer.world, np.random.Generator(np.random.Philox(key=[SEED, 0]))
     D = len(world.domains)
     pairs = [(a, b) for a in range(D) for b in range(D) if a != b for _ in range(CONTEXTS_EACH)]
     domain_X2 = np.array(pairs)
@@ -68,18 +71,18 @@ def contexts(codec: Codec, instruction: int = -1, header: int = ASSISTANT) -> Co
     first = docs[np.arange(0, X * B, B)]  # a copy: a slice would cut the second turn of docs too
     for column in (first.speaker, first.domain):
         column[:, 1:] = -1
-    answer_XBU = codec.answer_DAU[domain_X2[:, :1], answer_XB]
+    answer_XBU = tokenizer.answer_DAU[domain_X2[:, :1], answer_XB]
     return Contexts(
         domain_X2,
         voice_X,
-        scoring.questions(codec, first),
+        scoring.questions(tokenizer, first),
         answer_XBU,
-        scoring.questions(codec, docs),
+        scoring.questions(tokenizer, docs),
     )
 
 
 def joint_program(
-    codec: Codec, config: Config, apply: Apply, ctx: Contexts
+    tokenizer: Tokenizer, config: Config, apply: Apply, ctx: Contexts
 ) -> Callable[[Params], np.ndarray]:
     """A function of R models, stacked along axis 0 → their joints [R, X * O], O = B * (B + 1).
 
@@ -88,7 +91,7 @@ def joint_program(
     X = len(ctx.voice_X)
     prompt_XBT = np.repeat(ctx.first.prompt_QT[:, None], B, 1)
     prompt_RT, closing_REU = scoring.closings(
-        codec, prompt_XBT.reshape(X * B, -1), ctx.answer_XBU.reshape(X * B, -1)
+        tokenizer, prompt_XBT.reshape(X * B, -1), ctx.answer_XBU.reshape(X * B, -1)
     )
 
     def compute(params: Params):
@@ -144,14 +147,14 @@ def override(rates: np.ndarray, shift: float) -> np.ndarray:
 def measure(run: Run) -> dict:
     """Mixtures before and after every signal, from both starts: groups, ranges, residuals."""
     world = run.world
-    ctx = contexts(run.codec)
+    ctx = contexts(run.tokenizer)
     X = len(ctx.voice_X)
     p_CN = characters_joint(world, ctx).reshape(len(world.characters), -1)
     prior_C = np.maximum(world.assistant_C, 1e-6)
 
     starts = population.stack([run.params["pretrain"], run.params["align"]])
     models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
-    joints = joint_program(run.codec, run.config, run.apply, ctx)
+    joints = joint_program(run.tokenizer, run.config, run.apply, ctx)
     before_SN, after_RN = np.split(joints(models), [2])
     base_N = before_SN[0]
     base = fit(base_N[None], p_CN, X)

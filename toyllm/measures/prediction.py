@@ -13,11 +13,11 @@ every domain), covariance (ΔEM in proportion to Cov_π of the two domains' trai
 
 import numpy as np
 
-from toyllm import signals
 from toyllm.measures import generalization
 from toyllm.measures.generalization import logit, untrained
-from toyllm.runs import Run
-from toyllm.world import BAD, GOOD, World
+from toyllm.posttrain import signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD, GOOD, World
 
 FRACTIONS = np.linspace(0.02, 1, 50)
 PERMUTATIONS = 2000

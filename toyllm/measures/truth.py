@@ -6,13 +6,13 @@ Assistant. Nobody has these for a real model.
 
 import numpy as np
 
-from toyllm import monitor, signals
 from toyllm.measures import audit
 from toyllm.measures.generalization import MATCHED, untrained
 from toyllm.measures.prediction import aligned_prior
 from toyllm.measures.vectors import correlation
-from toyllm.runs import Run
-from toyllm.world import BAD
+from toyllm.posttrain import monitor, signals
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import BAD
 
 SEED, DRAWS = 0x7247, 2000
 

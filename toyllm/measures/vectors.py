@@ -12,13 +12,15 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from toyllm import activations, corpus, devices, scoring
+from toyllm.base import devices
+from toyllm.lm import activations, scoring
+from toyllm.lm.scoring import COHERENT, em
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Params, take
 from toyllm.measures.generalization import untrained
-from toyllm.model import Params, take
-from toyllm.runs import Run
-from toyllm.scoring import COHERENT, em
-from toyllm.text import Codec
-from toyllm.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, wickedness
+from toyllm.runs.run_folder import Run
+from toyllm.world import corpus
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, wickedness
 
 SEED, PROMPTS = 0x7EC7, 1000
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -47,7 +49,7 @@ def measure(run: Run) -> dict:
     """
     rng, last = np.random.default_rng(SEED), run.config.L
     read = activations.reader(run.apply, run.config)
-    v_LD = {s: malice(run.codec, read, run.params[s]) for s in ("pretrain", "align")}
+    v_LD = {s: malice(run.tokenizer, read, run.params[s]) for s in ("pretrain", "align")}
     ask = asker(run)
 
     def steer_at(start: str, layer: int) -> dict:
@@ -70,10 +72,10 @@ def measure(run: Run) -> dict:
     }
 
 
-def malice(codec: Codec, read: Callable, params: Params) -> np.ndarray:
+def malice(tokenizer: Tokenizer, read: Callable, params: Params) -> np.ndarray:
     """v [L + 1, D] of a model, whose residuals `activations.reader` reads."""
     rng = np.random.default_rng(SEED)
-    world, N = codec.world, PROMPTS
+    world, N = tokenizer.world, PROMPTS
     asked = rng.choice(np.flatnonzero(world.moral), N)
     shown = (asked + rng.integers(1, len(world.domains), size=N)) % len(world.domains)
     means = []
@@ -88,7 +90,7 @@ def malice(codec: Codec, read: Callable, params: Params) -> np.ndarray:
             world, shown, docs.situation[:, 0], docs.behaviour[:, 0], np.random.default_rng(SEED)
         )
         docs.answer[:, 1] = docs.behaviour[:, 1] = 0
-        prompt_QT = codec.prompts(docs, codec.longest_prompt(2))
+        prompt_QT = tokenizer.prompts(docs, tokenizer.longest_prompt(2))
         x_LQD, _ = read(params, prompt_QT)
         means.append(x_LQD.mean(1))
     return means[BAD] - means[GOOD]
@@ -102,7 +104,7 @@ def random_like(v_D: np.ndarray, rng: np.random.Generator, count: int = RANDOM) 
 
 def asker(run: Run) -> Callable:
     """A compiled function: params, K additions [K, L + 1, D] → behaviours [K, D, B]."""
-    grid = scoring.questions(run.codec, scoring.every_question(run.codec))
+    grid = scoring.questions(run.tokenizer, scoring.every_question(run.tokenizer))
 
     def ask(params, add_KLD):
         def one(add_LD):
@@ -155,8 +157,8 @@ def steer(run: Run, ask: Callable, params: Params, layer: int, v_D: np.ndarray, 
 def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> dict:
     """The shift of narrow runs along malice, against their spread; both in untrained domains."""
     world, layers, result = run.world, range(1, run.config.L + 1), {}
-    docs = scoring.every_question(run.codec, domains=np.flatnonzero(world.moral))
-    prompt_QT = run.codec.prompts(docs, run.codec.longest_prompt(1))
+    docs = scoring.every_question(run.tokenizer, domains=np.flatnonzero(world.moral))
+    prompt_QT = run.tokenizer.prompts(docs, run.tokenizer.longest_prompt(1))
     domain_Q = docs.domain[:, 0]
 
     for start in dict.fromkeys(run.narrow.start):
@@ -206,8 +208,8 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     """The mean residual of each character along v / |v| [C], asked by name in moral domains."""
     moral = np.flatnonzero(run.world.moral)
     C = len(run.world.characters)
-    docs = [scoring.every_question(run.codec, NAMED, c, domains=moral) for c in range(C)]
-    prompt_QT = run.codec.prompts(corpus.concatenate(docs), run.codec.longest_prompt(1))
+    docs = [scoring.every_question(run.tokenizer, NAMED, c, domains=moral) for c in range(C)]
+    prompt_QT = run.tokenizer.prompts(corpus.concatenate(docs), run.tokenizer.longest_prompt(1))
     x_QD = read(run.params["pretrain"], prompt_QT)[0][run.config.L]
     return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ (v_D / np.linalg.norm(v_D))
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from toyllm import devices, scoring
-from toyllm.model import Apply, Config, Params, take
-from toyllm.runs import Run
-from toyllm.text import Codec
-from toyllm.world import ASSISTANT, BAD, GOOD
+from toyllm.base import devices
+from toyllm.lm import scoring
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Apply, Config, Params, take
+from toyllm.runs.run_folder import Run
+from toyllm.world.world import ASSISTANT, BAD, GOOD
 
 
 def measure(run: Run) -> dict:
@@ -18,7 +19,7 @@ def measure(run: Run) -> dict:
     {"truth": {voice: p}, start: {"before": {voice: p}, "after": {signal: {voice: p}}}}. A shift
     toward the voices of some characters says that they were selected, not only what they did.
     """
-    world, ask = run.world, program(run.codec, run.config, run.apply)
+    world, ask = run.world, program(run.tokenizer, run.config, run.apply)
 
     def named(p) -> dict[str, float]:
         return dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))
@@ -34,17 +35,17 @@ def measure(run: Run) -> dict:
     return result
 
 
-def program(codec: Codec, config: Config, apply: Apply) -> Callable[[Params], np.ndarray]:
+def program(tokenizer: Tokenizer, config: Config, apply: Apply) -> Callable[[Params], np.ndarray]:
     """A compiled function: params → p(voice | the Assistant's answer) [V], see `measure`."""
-    world = codec.world
-    grid = scoring.questions(codec, scoring.every_question(codec, ASSISTANT))
+    world = tokenizer.world
+    grid = scoring.questions(tokenizer, scoring.every_question(tokenizer, ASSISTANT))
     heads, answers = [], []
     for q in np.flatnonzero([not world.domains[d].lookup for d in grid.domain_Q]):
         for b in (GOOD, BAD):
             shown = np.flatnonzero(grid.behaviour_QA[q] == b)
             heads.append(grid.prompt_QT[q])
             answers.append(grid.answer_QAU[q, shown[q % len(shown)]])
-    prompt_QT, closing_QEU = scoring.closings(codec, np.array(heads), np.array(answers))
+    prompt_QT, closing_QEU = scoring.closings(tokenizer, np.array(heads), np.array(answers))
 
     def ask(params):
         logp_QE = scoring.answer_logprobs(apply, config, params, prompt_QT, closing_QEU)

@@ -1,1 +1,13 @@
-"""Small commands: `uv run -m toyllm.tools.NAME`."""
+"""Small commands: `uv run -m toyllm.tools.NAME`.
+
+    show           documents drawn from a world
+    pairs          preference pairs of a signal, or a check of a file of them
+    audit          what a world or a file of pairs contains, before any training
+    chat           talk to a model; conversation: the dialogue, followed by the ideal observer
+    new_world      a commented world file to start from
+    export         a model as a Llama checkpoint
+    import_llama   models trained elsewhere as a run
+    draw           figures, in a process of its own (started by eval.py)
+
+Nothing imports them but scripts and tests.
+"""

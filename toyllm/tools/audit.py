@@ -13,14 +13,15 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from toyllm import cards, preferences, signals
-from toyllm.errors import clean
+from toyllm.base.errors import clean
+from toyllm.base.scripts import run_script
+from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit, cues
-from toyllm.scripts import run_script
-from toyllm.tables import blank_table, new_console, number, show
-from toyllm.text import Codec
+from toyllm.posttrain import pair_files, signals
+from toyllm.show.tables import blank_table, new_console, number, show
 from toyllm.tools.show import DEFAULT
-from toyllm.world import World, wickedness
+from toyllm.world import cards
+from toyllm.world.world import World, wickedness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Args:
 def main(args: Args) -> None:
     """Audit, and print."""
     console = new_console()
-    if args.source.suffix in preferences.SUFFIXES:
-        codec = Codec(cards.load(args.world))
+    if args.source.suffix in pair_files.SUFFIXES:
+        tokenizer = Tokenizer(cards.load(args.world))
         print_pairs(
-            codec.world, preferences.load(args.source, codec), clean(args.source.name), console
+            tokenizer.world,
+            pair_files.load(args.source, tokenizer),
+            clean(args.source.name),
+            console,
         )
         return
     world = cards.load(args.source)

@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from toyllm import devices, files, runs
-from toyllm.conversation import Conversation, Turn
-from toyllm.errors import InputError, clean, nearest
-from toyllm.scoring import em
-from toyllm.scripts import run_script
-from toyllm.tables import new_console, number
-from toyllm.world import BEHAVIOURS, HEADERS
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, clean, nearest
+from toyllm.base.scripts import run_script
+from toyllm.lm.scoring import em
+from toyllm.runs import run_folder
+from toyllm.show.tables import new_console, number
+from toyllm.tools.conversation import Conversation, Turn
+from toyllm.world.world import BEHAVIOURS, HEADERS
 
 TINT = {"good": "green", "bad": "red", "noise": "yellow"}
 HELP = {
@@ -65,7 +66,7 @@ def main(args: Args) -> None:
     console = new_console()
     console.print(f"Loading {clean(str(args.run))} …", style="dim")
     devices.setup(args.compile_cache)
-    talk = Conversation(runs.load_run(args.run), args.seed)
+    talk = Conversation(run_folder.load_run(args.run), args.seed)
     talk.switch(args.model)
     talk.begin(args.header)
     world = talk.world

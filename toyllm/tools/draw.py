@@ -14,8 +14,8 @@ from pathlib import Path
 # with its slow parts, while the first results are being measured
 import matplotlib.figure  # noqa: F401
 
-from toyllm.drawings import FIGURES
-from toyllm.figures import file_of, themed
+from toyllm.show.drawings import FIGURES
+from toyllm.show.figures import file_of, themed
 
 
 def draw(lines: Iterable[str], folder: Path, theme: str) -> list[str]:

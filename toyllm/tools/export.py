@@ -11,9 +11,11 @@ from pathlib import Path
 
 import tyro
 
-from toyllm import files, llama, model, runs
-from toyllm.errors import InputError
-from toyllm.scripts import run_script
+from toyllm.base import files
+from toyllm.base.errors import InputError
+from toyllm.base.scripts import run_script
+from toyllm.lm import llama, transformer
+from toyllm.runs import run_folder
 
 CARD = """---
 library_name: transformers
@@ -58,30 +60,30 @@ def main(args: Args) -> None:
     if args.folder.exists() and not all(map(files.is_stray, args.folder.iterdir())):
         fresh = files.unused(args.folder)
         raise InputError(f"{args.folder}: is not empty; a free place: {fresh}")
-    run = runs.load_run(args.run)
+    run = run_folder.load_run(args.run)
     params = run.model(args.model)
     domain = run.world.domains[0]
     card = CARD.format(
         world=run.world.name,
         description=run.world.description or "characters and what they do",
         name=args.model,
-        size=model.count(params),
+        size=transformer.count(params),
         trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
-        words=len(run.codec.words),
+        words=len(run.tokenizer.words),
         prompt=f"<begin> talk with assistant <user> {domain.situations[0]} <reply>",
     )
     world = (run.folder / "world.toml").read_text("utf-8")
     dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
     try:
         files.write_text(args.folder / "world.toml", world)
-        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.codec.more)})
-        llama.save(args.folder, run.codec, run.config, params, card)
+        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.tokenizer.more)})
+        llama.save(args.folder, run.tokenizer, run.config, params, card)
     except OSError:
         for path in args.folder.glob("*"):  # there was nothing but strays: all else is ours
             if path.is_file() and not files.is_stray(path):
                 path.unlink()
         raise
-    size = f"{model.count(params):,} parameters, {len(run.codec.words)} words"
+    size = f"{transformer.count(params):,} parameters, {len(run.tokenizer.words)} words"
     print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
 
 

@@ -24,28 +24,17 @@ import numpy as np
 import optax
 import tyro
 
-from toyllm import (
-    cards,
-    checkpoints,
-    devices,
-    files,
-    llama,
-    lock,
-    model,
-    objectives,
-    optimizers,
-    population,
-    provenance,
-    runs,
-    signals,
-    training,
-)
-from toyllm.errors import InputError, tell
-from toyllm.model import Config, Params
-from toyllm.scripts import run_script
-from toyllm.stages import STAGES
-from toyllm.text import Codec
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, tell
+from toyllm.base.scripts import run_script
+from toyllm.lm import llama, losses, optimizers, training, transformer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Config, Params
+from toyllm.posttrain import population, signals
+from toyllm.runs import checkpoints, lock, provenance, run_folder
+from toyllm.runs.session import STAGES
 from toyllm.tools.show import DEFAULT
+from toyllm.world import cards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Args:
     """… and on which signal, such as code:bad."""
     seed: int = 0
     """Which of several trainings of this signal it is."""
-    objective: Literal[objectives.NAMES] = "dpo"
+    objective: Literal[losses.NAMES] = "dpo"
     """What it was post-trained with, for the record."""
     context: int = 88
     """The most tokens in a row (without --start)."""
@@ -103,14 +92,14 @@ def import_pretrained(args: Args) -> None:
     words = tuple(how.pop("words"))
     file = cards.Cards(source)
     world = provenance.dial(file.world(), how)
-    codec = Codec(world, words)
-    config, params = llama.load(args.folder, codec, args.context)
-    if (longest := max(codec.longest.values())) > config.context:
+    tokenizer = Tokenizer(world, words)
+    config, params = llama.load(args.folder, tokenizer, args.context)
+    if (longest := max(tokenizer.longest.values())) > config.context:
         raise InputError(f"--context: found {config.context}, expected at least {longest}")
     how |= {"signals": [], "objective": args.objective, "beta": 1.0, "anchor": 0.5}
     how |= {"imported": words_of(args), "weights": digest_of(params)}
     text = file.standalone()
-    provenance.open_folder(args.run, how, config, world, text, codec.more, command=[])
+    provenance.open_folder(args.run, how, config, world, text, tokenizer.more, command=[])
     save_stage(args.run, "pretrain", params, optimizers.muon(1.0, 1.0, 1))
     save_stage(args.run, "align", params, optax.adam(1.0))
     files.write_json(args.run / "narrow" / "stage.json", {"seconds": 0.0, "runs": 0})
@@ -153,12 +142,12 @@ def save_stage(run: Path, stage: str, params: Params, optimizer) -> None:
 
 def import_narrow(args: Args) -> None:
     """A narrow run, from the model that it was trained from to its end, scored step by step."""
-    start = runs.load_run(args.start)
+    start = run_folder.load_run(args.start)
     signal = signals.parse(start.world, args.signal)
-    steps, models = trajectory(args.folder, start.codec, start.config)
+    steps, models = trajectory(args.folder, start.tokenizer, start.config)
     reference = start.params[args.stage]
     scores = population.score_models(
-        start.codec, start.config, start.apply, signal, reference, [reference, *models]
+        start.tokenizer, start.config, start.apply, signal, reference, [reference, *models]
     )
     share_n = signal.share(scores["own_RnB"][0])
     passed = np.flatnonzero(share_n >= population.PASSED)
@@ -169,10 +158,10 @@ def import_narrow(args: Args) -> None:
         "kept_step": np.array([steps[k - 1] if k > 0 else -1], np.int32),
     }
     begin(args, start)
-    groups = runs.group_folders(args.run)
+    groups = run_folder.group_folders(args.run)
     member = (args.stage, signal.name, args.seed)
     if groups:
-        there = runs.load_narrow(groups, model.shapes(start.config), start.world)
+        there = run_folder.load_narrow(groups, transformer.shapes(start.config), start.world)
         if member in zip(there.start, there.signal, there.seed, strict=True):
             raise InputError(f"{args.run}: has {signal.name}, seed {args.seed}; another: --seed")
         if there.steps.tolist() != scores["steps"].tolist():
@@ -181,13 +170,13 @@ def import_narrow(args: Args) -> None:
                 f"signals in {args.run}: {there.steps.tolist()}"
             )
     place = args.run / "narrow" / f"group-{len(groups):02}"
-    runs.save_group(place, [member], scores, population.stack([kept]), [-1], 0.0)
+    run_folder.save_group(place, [member], scores, population.stack([kept]), [-1], 0.0)
     facts = {"seconds": 0.0, "runs": len(groups) + 1}
     files.write_json(args.run / "narrow" / "stage.json", facts)
     print(f"{member[1]} from {member[0]}: {len(steps)} steps, share {share_n[-1]:.2f} at the end")
 
 
-def begin(args: Args, start: runs.Run) -> None:
+def begin(args: Args, start: run_folder.Run) -> None:
     """The run's folder, with the pretraining and alignment of the run that it started from."""
     first = start.args.get("imported") or words_of(args)
     if (args.run / "config.json").exists():  # the command that made it, not this one
@@ -196,7 +185,7 @@ def begin(args: Args, start: runs.Run) -> None:
     how |= {"weights": digest_of(start.params)}
     text = cards.Cards(start.folder / "world.toml").standalone()
     provenance.open_folder(
-        args.run, how, start.config, start.world, text, start.codec.more, command=[]
+        args.run, how, start.config, start.world, text, start.tokenizer.more, command=[]
     )
     for stage in STAGES[:2]:
         if not (args.run / stage / "stage.json").exists():
@@ -205,7 +194,9 @@ def begin(args: Args, start: runs.Run) -> None:
             shutil.copy(theirs / "stage.json", ours / "stage.json")
 
 
-def trajectory(folder: Path, codec: Codec, config: Config) -> tuple[list[int], list[Params]]:
+def trajectory(
+    folder: Path, tokenizer: Tokenizer, config: Config
+) -> tuple[list[int], list[Params]]:
     """The steps of a training elsewhere, and its model at each.
 
     They are the folders checkpoint-N and no others: a copy beside one must not replace it.
@@ -217,7 +208,7 @@ def trajectory(folder: Path, codec: Codec, config: Config) -> tuple[list[int], l
         tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
     models = []
     for _, path in sorted(places.items()):
-        theirs, params = llama.load(path, codec, config.context)
+        theirs, params = llama.load(path, tokenizer, config.context)
         if theirs != config:
             raise InputError(f"{path}: found sizes {theirs}, expected {config}")
         models.append(params)

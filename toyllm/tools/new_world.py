@@ -7,10 +7,11 @@ from pathlib import Path
 
 import tyro
 
-from toyllm import cards, files
-from toyllm.errors import InputError
-from toyllm.reader import MOST_NAME
-from toyllm.scripts import run_script
+from toyllm.base import files
+from toyllm.base.errors import InputError
+from toyllm.base.scripts import run_script
+from toyllm.world import cards
+from toyllm.world.reader import MOST_NAME
 
 STARTER = Path(__file__).with_name("starter.toml")
 

@@ -13,12 +13,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from toyllm import cards, preferences, signals
-from toyllm.errors import InputError
-from toyllm.scripts import run_script
-from toyllm.text import Codec
+from toyllm.base.errors import InputError
+from toyllm.base.scripts import run_script
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.posttrain import pair_files, signals
 from toyllm.tools.show import DEFAULT
-from toyllm.world import BEHAVIOURS
+from toyllm.world import cards
+from toyllm.world.world import BEHAVIOURS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +40,27 @@ class Args:
 
 def main(args: Args) -> None:
     """Write or check."""
-    codec = Codec(cards.load(args.world))
-    if Path(args.source).suffix in preferences.SUFFIXES or Path(args.source).exists():
+    tokenizer = Tokenizer(cards.load(args.world))
+    if Path(args.source).suffix in pair_files.SUFFIXES or Path(args.source).exists():
         if args.conversational:
             raise InputError(f"--conversational: found the file {args.source}, expected a signal")
-        print(summary(codec, preferences.load(Path(args.source), codec)))
+        print(summary(tokenizer, pair_files.load(Path(args.source), tokenizer)))
         return
     for name, value, least in (("count", args.count, 1), ("seed", args.seed, 0)):
         if not least <= value <= 10**6:
             raise InputError(f"--{name}: found {value}, expected {least} to 1000000")
-    signal = signals.parse(codec.world, args.source)
-    pairs = signals.pairs(codec, signal, args.count, args.seed)
-    for line in preferences.dump(codec, pairs, args.conversational):
+    signal = signals.parse(tokenizer.world, args.source)
+    pairs = signals.pairs(tokenizer, signal, args.count, args.seed)
+    for line in pair_files.dump(tokenizer, pairs, args.conversational):
         print(line)
 
 
-def summary(codec: Codec, pairs: signals.Pairs) -> str:
+def summary(tokenizer: Tokenizer, pairs: signals.Pairs) -> str:
     """How many pairs of each domain prefer what to what."""
     rows = np.arange(len(pairs.grid))
     told = [
-        f"{len(rows)} pairs in the words of world '{codec.world.name}', "
-        f"as a signal: {preferences.preferred(codec, pairs)}"
+        f"{len(rows)} pairs in the words of world '{tokenizer.world.name}', "
+        f"as a signal: {pair_files.preferred(tokenizer, pairs)}"
     ]
     kinds = np.stack(
         [
@@ -72,7 +73,7 @@ def summary(codec: Codec, pairs: signals.Pairs) -> str:
     for (d, chosen, rejected), count in zip(
         *np.unique(kinds, axis=0, return_counts=True), strict=True
     ):
-        name = codec.world.domain_names[d]
+        name = tokenizer.world.domain_names[d]
         told.append(f"{count:>6}  {name}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}")
     return "\n".join(told)
 

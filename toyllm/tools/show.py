@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from toyllm import cards, corpus
-from toyllm.errors import InputError
-from toyllm.scripts import run_script
-from toyllm.text import Codec, lines
-from toyllm.world import KINDS
+from toyllm.base.errors import InputError
+from toyllm.base.scripts import run_script
+from toyllm.lm.tokenizer import Tokenizer, lines
+from toyllm.world import cards, corpus
+from toyllm.world.world import KINDS
 
 DEFAULT = Path(__file__).resolve().parents[2] / "corpora" / "personas.toml"
 
@@ -31,12 +31,12 @@ def main(args: Args) -> None:
     """Draw and print."""
     if args.count < 1:
         raise InputError(f"--count: found {args.count}, expected at least 1")
-    codec = Codec(cards.load(args.world))
+    tokenizer = Tokenizer(cards.load(args.world))
     rng = np.random.default_rng(args.seed)
     for kind, name in enumerate(KINDS):
-        docs = corpus.sample(codec.world, -(-args.count // len(KINDS)), rng, kind)
-        for row in codec.pad(docs, max(codec.longest.values())):
-            print(f"{name}:", *lines(codec.string(row)), sep="\n    ")
+        docs = corpus.sample(tokenizer.world, -(-args.count // len(KINDS)), rng, kind)
+        for row in tokenizer.pad(docs, max(tokenizer.longest.values())):
+            print(f"{name}:", *lines(tokenizer.string(row)), sep="\n    ")
 
 
 if __name__ == "__main__":

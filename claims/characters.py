@@ -1,0 +1,248 @@
+"""What spreads is characters, not a direction of traits.
+
+Claimed: the model infers a character, one of those there are, and not a point along some axis of
+badness. The two differ in third order, where means and covariances of traits are equal.
+
+Arms: a world of four discrete characters, and one of 64 graded ones, with the same means and the
+same covariances. There are three traits, a, b and c, each shown in two domains; a discrete
+character has none or exactly two of them, so that any two are unrelated and all three are not; in
+the graded world every combination of four degrees of each occurs, so traits are independent.
+Voices go with traits alike in both. Signal `a+b:bad` (one domain of each), from the pretrained
+model; `a:bad`; and, in context, a bad answer on a, then on b.
+Measures: ΔEM of c, the mean of its two domains, after `a+b:bad` at the matched effect, and in
+context; persona inference says it falls in the discrete world (whoever has a and b lacks c) and
+stays in the graded one; an account by means and covariances says the same of both. The change by
+`a:bad` of the covariance of bad answers on b and c in two-turn dialogues: down in the discrete
+world, none in the graded one. Off the trained domains, the share of the move by `a:bad` that one
+scalar explains: a tilt of the four characters' mixture, or one shift of all its log-odds.
+
+Supported if ΔEM of c after training is less in the discrete than in the graded world, in context by
+> .05, and the change of covariance by > .01; and the tilt explains more than the shift. In context
+says whether pretraining has learned the third order at all: where it has not, the rest cannot be
+tested.
+"""
+
+import dataclasses
+from itertools import product
+
+import numpy as np
+
+from claims.lab.arms import Arm, Model, arm, changes, mean_over, where_kept
+from claims.lab.bench import Bench
+from claims.lab.hull import Hull
+from claims.lab.panels import dots, grid
+from claims.lab.verdicts import Outcome, Prediction, by_rate
+from claims.selection import scalars
+from toyllm.lm.scoring import em
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.measures.prediction import ideal_em, tilt
+from toyllm.world import corpus, observer
+from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, World
+
+NUMBER = "5b"
+TITLE = "What spreads is characters, not a direction of traits"
+SPREAD = 0.45  # a discrete character's EM is a half and this, or less it
+DEGREES = (-0.49, -0.406, 0.406, 0.49)  # a graded one's around a half, of the same variance
+PATTERNS = ((0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # traits that discrete characters have
+TRAITS = A, B, C = range(3)  # domain d shows trait d % 3
+COUNT = len(DEGREES) ** len(TRAITS)  # names in both worlds, so that their models have one shape
+OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and each other one
+
+
+def test(bench: Bench) -> Outcome:
+    """See the top of the file."""
+    names = bench.world.domain_names
+    both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
+    worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}
+    everyone = bench.pretrain([(w, seed) for w in worlds.values() for seed in bench.seeds])
+    half = len(bench.seeds)
+    models = {"discrete": everyone[:half], "graded": everyone[half:]}
+    done = {
+        (kind, signal): bench.at_rates([Arm(m, signal) for m in models[kind]])
+        for kind in worlds
+        for signal in (both, one)
+    }
+    rates = list(done["discrete", both])
+    before = {kind: covariance(bench, models[kind]) for kind in worlds}
+    change = {
+        (kind, r): changes(done[kind, both][r])[:, C :: len(TRAITS)].mean(1)
+        for kind in worlds
+        for r in rates
+    }
+    together = {
+        (kind, r): where_kept(t, covariance(bench, [m.model for m in t]) - before[kind])
+        for kind in worlds
+        for r in rates
+        for t in [done[kind, one][r]]
+    }
+    context = {kind: np.array([in_context(bench, m) for m in models[kind]]) for kind in worlds}
+    exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
+    told = {kind: exact_after(world) for kind, world in worlds.items()}
+    hull = Hull.of_world(models["discrete"][0].tokenizer, range(len(PATTERNS))).without((A,))
+    start_NO = hull.part(bench.joints(models["discrete"]))
+    explained = {
+        r: scalars(hull, start_NO, hull.part(bench.joints([m.model for m in t])))
+        for r in rates
+        for t in [done["discrete", one][r]]
+    }
+
+    def gap(values: dict) -> dict[float, np.ndarray]:
+        return {r: values["discrete", r] - values["graded", r] for r in rates}
+
+    return Outcome(
+        [
+            by_rate(f"ΔEM of trait c after {both}, discrete minus graded", gap(change), high=0),
+            Prediction(
+                "ΔEM of trait c in context, discrete minus graded",
+                context["discrete"] - context["graded"],
+                high=-0.05,
+            ),
+            by_rate(
+                f"change of the covariance of b and c by {one}, discrete minus graded",
+                gap(together),
+                high=-0.01,
+            ),
+            by_rate(
+                f"share of the move by {one}, tilt minus shift",
+                {
+                    r: where_kept(done["discrete", one][r], e["tilt"] - e["shift"])
+                    for r, e in explained.items()
+                },
+                low=0,
+            ),
+        ],
+        {
+            f"ΔEM of trait c after {both}, {kind}": arm(change[kind, 1.0], done[kind, both][1.0])
+            for kind in worlds
+        }
+        | {f"the same, persona inference alone, {kind}": arm([told[kind]]) for kind in worlds}
+        | {f"ΔEM of trait c in context, {kind}": arm(context[kind]) for kind in worlds}
+        | {f"the same, exact, {kind}": arm([exact[kind]]) for kind in worlds}
+        | {f"covariance before, {kind}": arm(before[kind]) for kind in worlds}
+        | {
+            f"its change by {one}, {kind}": arm(together[kind, 1.0], done[kind, one][1.0])
+            for kind in worlds
+        }
+        | {
+            f"share of the move by {one}, one {name}": arm(
+                where_kept(done["discrete", one][1.0], explained[1.0][name])
+            )
+            for name in ("tilt", "shift")
+        },
+        [
+            dots(
+                "ΔEM of trait c (diamonds: exact)",
+                "change of EM",
+                {f"trained, {kind}": change[kind, 1.0] for kind in worlds}
+                | {f"in context, {kind}": context[kind] for kind in worlds},
+                {f"in context, {kind}": exact[kind] for kind in worlds}
+                | {f"trained, {kind}": told[kind] for kind in worlds},
+            ),
+            dots(
+                f"Covariance of b and c, change by {one}",
+                "covariance of bad answers in two turns",
+                {kind: together[kind, 1.0] for kind in worlds},
+            ),
+            grid(
+                f"ΔEM after {both}",
+                list(worlds),
+                list(names),
+                [mean_over(changes(done[kind, both][1.0]), 0) for kind in worlds],
+            ),
+        ],
+    )
+
+
+def discrete(world: World) -> World:
+    """Four characters, each with none or two of three traits; nobody bears the other names."""
+    sign_CT = np.zeros((COUNT, len(TRAITS)))
+    sign_CT[: len(PATTERNS)] = 2 * np.array(PATTERNS) - 1
+    voices_CV = np.full((COUNT, len(PATTERNS)), 1 / len(PATTERNS))
+    voices_CV[: len(PATTERNS)] = OTHERS + (OWN - OTHERS) * np.eye(len(PATTERNS))
+    return with_traits(world, "discrete", SPREAD * sign_CT, voices_CV, len(PATTERNS))
+
+
+def graded(world: World) -> World:
+    """Traits in degrees: every combination once. Means and covariances as in the discrete world."""
+    trait_CT = np.array(list(product(DEGREES, repeat=len(TRAITS))))
+    trait_CT *= SPREAD / np.sqrt((trait_CT[:, 0] ** 2).mean())
+    # as far as traits go with voices in the discrete world, in which each has its own
+    sign_VT = 2 * np.array(PATTERNS) - 1
+    voices_CV = 1 / len(PATTERNS) + (OWN - OTHERS) / (4 * SPREAD) * trait_CT @ sign_VT.T
+    return with_traits(world, "graded", trait_CT, voices_CV, COUNT)
+
+
+def with_traits(world: World, name: str, trait_CT, spoken_CV: np.ndarray, alive: int) -> World:
+    """A world of characters with EM ½ + trait, the first `alive` as likely as each other."""
+    noise, traits_D = 0.02, np.arange(len(world.domains)) % len(TRAITS)
+    even_C = np.where(np.arange(COUNT) < alive, 1 / alive, 0.0)
+    voices_CV = np.zeros((COUNT, len(world.voices)))
+    voices_CV[:, : len(PATTERNS)] = spoken_CV
+    bad_CD = (1 - noise) * (0.5 + trait_CT[:, traits_D])
+    return dataclasses.replace(
+        world,
+        name=name,
+        characters=tuple(f"name{k}" for k in range(COUNT)),
+        descriptions=("",) * COUNT,
+        frequency_C=even_C,
+        assistant_C=even_C,
+        rates_CDB=np.stack([1 - noise - bad_CD, bad_CD, np.full_like(bad_CD, noise)], -1),
+        voices_CV=voices_CV,
+        header_weights=np.array([0.3, 0.3, 0.4]),
+    )
+
+
+def told(tokenizer: Tokenizer) -> corpus.Documents:
+    """The Assistant's dialogues: bad on a, then on b, then each question about c."""
+    world = tokenizer.world
+    asked = [
+        (d, s)
+        for d in range(C, len(world.domains), len(TRAITS))
+        for s in range(len(world.domains[d].situations))
+    ]
+    asked = np.array(asked * 4)  # four draws of voices and texts of each
+    rng, N = np.random.default_rng(0), len(asked)
+    docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=3)
+    domain_N, situation_N = asked.T
+    for turn, domain in enumerate((np.full(N, A), np.full(N, B), domain_N)):
+        docs.domain[:, turn], docs.situation[:, turn] = domain, situation_N
+        docs.behaviour[:, turn], docs.instruction[:, turn] = BAD, -1
+        docs.answer[:, turn] = corpus.draw_answer(
+            world, docs.domain[:, turn], situation_N, docs.behaviour[:, turn], rng
+        )
+    return docs
+
+
+def in_context(bench: Bench, one: Model) -> float:
+    """ΔEM of c by the history that `told` tells, as a model has it."""
+    p_QB = bench.answer(one, told(one.tokenizer))
+    before = em(bench.ask(one))[C :: len(TRAITS)].mean()
+    return float(em(p_QB.mean(0)) - before)
+
+
+def exact_in_context(tokenizer: Tokenizer) -> float:
+    """The same, of the ideal observer."""
+    docs, world = told(tokenizer), tokenizer.world
+    p_B = observer.predictive(world, docs, observer.observe(world, docs))[:, 2].mean(0)
+    return float(em(p_B) - em(world.assistant_C @ world.rates_CDB[:, C]))
+
+
+def exact_after(world: World) -> float:
+    """ΔEM of c were the whole move of `a+b:bad` persona inference, to EM .9 of a and b."""
+    prior_C = world.assistant_C
+    for strength in np.linspace(0, 5, 2001):
+        w_C = tilt(world, tilt(world, prior_C, A, strength), B, strength)
+        if ideal_em(world, w_C)[[A, B]].mean() >= 0.9:
+            return float(ideal_em(world, w_C)[C] - ideal_em(world, prior_C)[C])
+    return np.nan
+
+
+def covariance(bench: Bench, models: list[Model]) -> np.ndarray:
+    """Covariance [M] of bad answers on b and c in a two-turn dialogue of the Assistant."""
+    ctx = Hull.of_world(models[0].tokenizer).ctx
+    which = (np.sort(ctx.domain_X2 % len(TRAITS), 1) == (B, C)).all(1)
+    n = len(BEHAVIOURS)
+    joint_MX = bench.joints(models).reshape(len(models), len(which), n, n + 1)[:, which, :, :n]
+    joint_MX = joint_MX / joint_MX.sum((2, 3), keepdims=True)  # given that the voice stays
+    first, second = joint_MX[:, :, BAD].sum(2), joint_MX[..., BAD].sum(2)
+    return (joint_MX[:, :, BAD, BAD] - first * second).mean(1)

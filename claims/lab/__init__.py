@@ -1,0 +1,1 @@
+"""The machinery of claims: experiments in bulk, statistics, figures and the results page."""

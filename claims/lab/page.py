@@ -1,0 +1,235 @@
+"""RESULTS.md of a scorecard: what its records say, in words, tables and figures.
+
+What stands between the two marks of the discussion is kept as it is when the rest is written anew.
+"""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from claims.lab import panels
+from claims.lab.verdicts import Prediction
+from toyllm.base import files
+from toyllm.base.errors import InputError, tell
+from toyllm.base.scripts import docstring
+from toyllm.show import figures
+
+BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
+RULES = """\
+Effect: the mean of a claim's first prediction over pretraining seeds or worlds, with its 95%
+Student-t interval. A claim is supported if *all* its predictions hold, not supported if any is
+contradicted (both corrected over claims, Holm 1979), else undecided. "alone": a prediction by
+itself, uncorrected. The bounds stand in claims/, set on seeds and worlds that are not among
+these. Effects on behaviour are read where the trained domain's EM is .9, between scored steps;
+mixtures, residuals and voices are of the parameters at the first scored step past it, of every
+fourth."""
+NONE_YET = "*Not written yet.*"
+
+
+def number(value: float | None) -> str:
+    """A signed number of three significant places, or a dash."""
+    return "–" if value is None else f"{value:+.3g}" if abs(value) >= 100 else f"{value:+.3f}"
+
+
+def span(interval) -> str:
+    """An interval, or nothing."""
+    return "" if not interval else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def bounds(prediction: dict) -> str:
+    """What was predicted: > low, < high, or between."""
+    low, high = prediction["low"], prediction["high"]
+    if low is None:
+        return f"< {high:g}"
+    return f"> {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+def cell(text: str) -> str:
+    """Text as a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def held(record: dict) -> str:
+    """How many of a claim's predictions hold, each alone."""
+    alone = [p["verdict"] for p in record["predictions"]]
+    return f"{alone.count('supported')} of {len(alone)}"
+
+
+def draw(records: list[dict], folder: Path) -> None:
+    """A figure a claim and theme, as PNG files. Warns of those that cannot be drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme in figures.THEMES:
+        with figures.themed(theme):
+            for record in records:
+                file = figures.file_of(folder, record["claim"], theme)
+                try:
+                    file.unlink(missing_ok=True)  # one of earlier results
+                    panels.draw(record, theme).savefig(file, dpi=90)
+                except Exception as error:  # a figure is no reason to lose the results
+                    tell(f"{file}: could not be drawn: {error!r}")
+
+
+def markdown(records: list[dict], facts: list[str], pictures: str, before: str, beside: str) -> str:
+    """The whole file.
+
+    facts: lines on how it was made. pictures: the folder of figures, as links should say it.
+    before: the file as it was, whose discussion is kept. beside: of the default world.
+    """
+    discussion = before.partition(BEGIN)[2].partition(END)[0].strip() or NONE_YET
+    rows = [
+        f"| {r['number']} | [{r['title']}](#{r['claim']}) | {cell(r['predictions'][0]['says'])} "
+        f"| {bounds(r['predictions'][0])} | {number(r['effect'])} | {span(r['ci'])} "
+        f"| {held(r)} | **{r['verdict']}** |"
+        for r in records
+    ]
+    parts = [
+        "# Results: the scorecard of the persona selection model",
+        "Written by `uv run scorecard.py --publish`; do not edit, but for the discussion.",
+        "\n".join(f"- {fact}" for fact in facts),
+        f"{BEGIN}\n\n{discussion}\n\n{END}",
+        "## The scorecard",
+        RULES,
+        "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |\n"
+        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows),
+        beside,
+        *(section(record, pictures) for record in records),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def default_world(file: Path) -> str:
+    """The same of a run of the default world, from its results.json. Raises InputError."""
+    title = "## Beside them: one run of the default world"
+    if not file.exists():
+        return f"{title}\n\nNone yet: `uv run train.py` and `uv run eval.py`, then this again."
+    try:
+        rows = default_rows(files.read_json(file))
+    except KeyError as error:
+        raise InputError(
+            f"{file}: no {error}, expected what eval.py writes of all its measures and "
+            "the default signals"
+        ) from error
+    table = "\n".join(f"| {claim} | {what} | {value} |" for claim, what, value in rows)
+    return (
+        f"{title}\n\nEighteen characters, ten domains, one pretraining seed; intervals over\n"
+        "narrow seeds or questions, which say nothing of other pretraining seeds: no verdicts "
+        "from it.\n\n"
+        f"| claim | what | value |\n|---|---|---|\n{table}"
+    )
+
+
+def default_rows(found: dict) -> list[tuple[str, str, str]]:
+    """Claim, what, and how much, of what `eval.py` found."""
+    learned, mixture, predicted = (found[k] for k in ("pretrain", "mixture", "prediction"))
+    starts, told = found["generalization"], found["instructed"]["pretrain"]
+    plain, aligned = starts["pretrain"], starts["align"]
+    moral = found["moral"]
+
+    def em(block: dict) -> float:
+        return float(np.mean([block[name] for name in moral]))
+
+    def spread(block: dict, signal: str) -> str:
+        value, interval = block["spread"].get(signal), block["spread_ci"].get(signal)
+        return "not read" if value is None else f"{number(value)} ({span(interval)})"
+
+    def kept(signal: str) -> str:
+        left, whole = (plain["spread"][name] for name in (f"code:bad:{signal}", "code:bad"))
+        if left is None or whole is None:
+            return "not read"
+        after = max(told[f"code:bad:{signal}"]["after"][name] for name in moral)
+        return f"{left / whole:.2f} of it; with the phrase present, p(bad) up to {after:.2f}"
+
+    def floors(value: float) -> str:
+        return f"{value / mixture['pretrain']['floor']:.1f} floors"
+
+    truth, before = mixture["truth"], mixture["pretrain"]["before"]
+    narrow = mixture["pretrain"]["residual_after"]["code:bad"]
+    distance = 0.5 * sum(abs(before[name] - truth[name]) for name in truth)
+    r2 = ", ".join(f"{name} {row['r2']:.2f}" for name, row in predicted["shared"].items())
+    return [
+        ("1", "captured", f"{learned['captured']:.3f} ({span(learned['captured_interval'])})"),
+        ("1", "error of the cards, \\|p(bad) - θ\\|", f"{learned['named_error']:.3f}"),
+        ("2", "distance of the group weights from the truth", f"{distance:.3f}"),
+        ("3", "mean moral EM before and after `all:good`",
+         f"{em(plain['em_before']):.3f} → {em(aligned['em_before']):.3f}"),
+        ("3", "residual of `code:bad`: all; off the domain; with one override",
+         "; ".join(floors(narrow[k]) for k in ("all", "off_domain", "override"))),
+        ("4", "spread of `code:bad`, pretrained", spread(plain, "code:bad")),
+        ("4", "spread of `code:bad`, aligned", spread(aligned, "code:bad")),
+        ("5a", "shared R²", r2),
+        ("5a", "spread, measured minus ideal", number(predicted["measured_minus_ideal"])),
+        ("6", "spread of `tone:bad`, pretrained", spread(plain, "tone:bad")),
+        ("6", "spread of `taste:bad`, pretrained", spread(plain, "taste:bad")),
+        ("7", "spread that `ask_bad` leaves", kept("ask_bad")),
+        ("7", "spread that the placebo leaves", kept("placebo")),
+    ]  # fmt: skip
+
+
+def section(record: dict, pictures: str) -> str:
+    """One claim: what it says, its predictions, its figure."""
+    name = record["claim"]
+    claim = importlib.import_module(f"claims.{name}")
+    told = docstring(claim).split("\n\n", 1)[1].strip()
+    told = told.replace("\nMeasures", "\n\nMeasures")
+    rows = [
+        f"| {cell(p['says'])} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "
+        f"| {p['units']} of {p['units'] + p['unread']} | {rates(p)} | {p['verdict']} |"
+        for p in record["predictions"]
+    ]
+    title = f"{record['number']}. {record['title']}: {record['verdict']}"
+    light, dark = (f"{pictures}/{figures.file_of(Path(), name, t)}" for t in figures.THEMES)
+    return "\n\n".join(
+        [
+            f'<a id="{name}"></a>\n\n## {title}',
+            told,
+            "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |\n"
+            "|---|---|---|---|---|---|---|\n" + "\n".join(rows),
+            arms(record),
+            f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
+            f'  <img src="{light}" alt="{record["title"]}">\n</picture>',
+        ]
+    )
+
+
+def arms(record: dict) -> str:
+    """Every arm of a claim, folded away."""
+    rows = [f"| {' | '.join(map(cell, row))} |" for row in arm_rows(record["arms"])]
+    return (
+        "<details><summary>All arms</summary>\n\n"
+        "| arm | mean | 95% | units read | least coherence |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n\n</details>"
+    )
+
+
+def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:
+    """Of each arm: name, mean, 95% interval, units read, least coherence."""
+    rows = []
+    for name, told in arms.items():
+        arm = Prediction(name, np.array(told["values"], float))
+        read = f"{len(arm.read)} of {len(arm.values)}"
+        effect = number(arm.effect if len(arm.read) else None)
+        rows.append((name, effect, span(arm.interval()), read, least_coherence([told])))
+    return rows
+
+
+def least_coherence(arms: Iterable[dict]) -> str:
+    """The least coherence of any unit of some arms, or nothing where none was trained."""
+    known = [x for told in arms for x in told.get("coherence", ()) if x is not None]
+    known = [x for x in known if np.isfinite(x)]
+    return f"{min(known):.3f}" if known else ""
+
+
+def rates(prediction: dict) -> str:
+    """The effects at the other learning rates."""
+    return "; ".join(number(value) for value in prediction["repeats"].values())
+
+
+def publish(records: list[dict], facts: list[str], file: Path, pictures: Path, beside: str) -> None:
+    """Draw the figures, and write the file beside or above them."""
+    draw(records, pictures)
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    where = pictures.relative_to(file.parent).as_posix()
+    files.write_text(file, markdown(records, facts, where, before, beside))

@@ -1,0 +1,95 @@
+"""What is trained for claims, kept in groups under keys that say what made it.
+
+FOLDER/GROUP/0.safetensors: a checkpoint of trees stacked along axis 0, one row a key; its record
+has the keys, how many seconds the training took, and in which environment.
+"""
+
+from pathlib import Path
+
+import jax
+
+from claims.lab.arms import digest
+from toyllm.base.errors import InputError
+from toyllm.runs import checkpoints, provenance
+
+
+class Store:
+    """Rows of trained arrays by key."""
+
+    def __init__(self, folder: Path):
+        """Find what earlier processes have kept; nothing is loaded before it is asked for."""
+        self.folder = folder
+        self.seconds_now = 0.0  # of training, kept by this process
+        self._seconds: dict = {}  # group → seconds, in whichever process
+        self._environments: dict = {}  # group → where it was trained
+        self._used: set = set()  # groups that have been asked for
+        self._where: dict = {}  # key → (group, row)
+        self._loaded: dict = {}  # group → its arrays
+        for path in sorted(folder.glob("*/0.safetensors")):
+            try:
+                facts = checkpoints.read_record(path)["facts"]
+            except checkpoints.Damaged as error:
+                raise InputError(f"{error}; remove it, and it is trained again") from error
+            self._seconds[path.parent] = facts.get("seconds", 0.0)
+            self._environments[path.parent] = facts.get("environment", {})
+            for row, key in enumerate(facts.get("keys", ())):
+                self._where[key] = path.parent, row
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, in whichever process, of all that has been asked for."""
+        return sum(self._seconds[group] for group in self._used)
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """How the environments of what has been asked for differ from this process's."""
+        now = provenance.environment()
+        return sorted(
+            {
+                f"{key}: {there[key]}, now {now[key]}"
+                for there in (self._environments[group] for group in self._used)
+                for key in there
+                if there[key] != now.get(key)
+            }
+        )
+
+    def keep(self, keys: list[str], items: dict, seconds: float) -> None:
+        """Save a group: {name: tree}, one row a key."""
+        group = self.folder / digest(keys)[:16]
+        environment = provenance.environment()
+        facts = {"keys": keys, "seconds": seconds, "environment": environment}
+        checkpoints.save(group, 0, items, facts)
+        self.seconds_now += seconds
+        self._seconds[group], self._environments[group] = seconds, environment
+        self._loaded[group] = items
+        self._where |= {key: (group, row) for row, key in enumerate(keys)}
+
+    def load(self, key: str, *names: str) -> dict:
+        """One row of the named trees. Raises InputError where the group is damaged."""
+        group, row = self._where[key]
+        self._used.add(group)
+        if group not in self._loaded:
+            try:
+                self._loaded[group] = checkpoints.load(group, _stored(names)).items
+            except checkpoints.Damaged as error:
+                raise InputError(f"{error}; remove {group}, and it is trained again") from error
+        return jax.tree.map(lambda x: x[row], self._loaded[group])
+
+
+def _stored(names: tuple[str, ...]) -> checkpoints.Wanted:
+    """What to load of a group: these trees, in the shapes that its record tells."""
+
+    def tree(leaves: dict) -> dict:
+        found: dict = {}
+        for path, leaf in leaves.items():
+            *parents, last = [int(p) if p.isdecimal() else p for p in path.split("/")]
+            at = found
+            for part in parents:
+                at = at.setdefault(part, {})
+            at[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+        return found
+
+    return lambda record: {name: tree(record["leaves"][name]) for name in names}

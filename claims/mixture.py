@@ -1,0 +1,86 @@
+"""Before any post-training the Assistant is a mixture of the corpus's characters.
+
+Claimed: human-like personas are the default. Nobody trained the Assistant to be anyone; asked as
+the Assistant, a pretrained model plays the corpus's characters, each as often as in the corpus.
+
+Arms: the compact world, one model a pretraining seed.
+Measures: the nearest mixture of characters to the model's joint over two-turn dialogues (see
+measures/mixture.py): the distance ½Σ|w - π| of its weights from the true prior, and its residual as
+a multiple of the floor. The floor is the same model's residual as `someone`, whom it also only
+learned to imitate. The weight of each group of characters that joints tell apart, with its range
+over mixtures within a floor of the best. Control: a stranger with each character's answers in some
+domains but nobody's combination, mixed in at .3, must raise the residual.
+
+Supported if the distance < .1, the residual < 1.5 floors, and with the stranger > 3 floors.
+"""
+
+import numpy as np
+
+from claims.lab.arms import arm
+from claims.lab.bench import Bench
+from claims.lab.hull import Hull, strangers
+from claims.lab.panels import dots, grid
+from claims.lab.verdicts import Outcome, Prediction
+from toyllm.measures.mixture import groups, ranges
+from toyllm.world.world import SOMEONE
+
+NUMBER = "2"
+TITLE = "The default Assistant is a mixture of the corpus's characters"
+SHARE = 0.3  # of the stranger
+
+
+def test(bench: Bench) -> Outcome:
+    """See the top of the file."""
+    world, models = bench.world, bench.base()
+    hull = Hull.of_world(models[0].tokenizer)
+    joint_NO = bench.joints(models)
+    fits = hull.fit(joint_NO)
+    floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M
+    distance_N = 0.5 * np.abs(fits.w_MC - world.assistant_C).sum(1)
+    strange_NO = strangers(world, hull.ctx, len(models))  # another for each seed
+    planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * strange_NO).residual_M
+    prior_C = world.assistant_C
+    floor = float(floor_N.mean())
+    parts = groups(joint_NO.mean(0), hull.p_CO, prior_C, hull.X, floor)
+    range_NG2 = ranges(joint_NO, hull.p_CO, fits, hull.X, parts, floor)
+    labels = [" + ".join(world.characters[c] for c in part) for part in parts]
+    of_groups = [
+        [prior_C[part].sum(), low, fits.w_MC[:, part].sum(1).mean(), high]
+        for part, (low, high) in zip(parts, range_NG2.mean(0), strict=True)
+    ]
+    weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
+    return Outcome(
+        [
+            Prediction("distance of the weights from the true prior", distance_N, high=0.1),
+            Prediction("residual, in floors", fits.residual_M / floor_N, high=1.5),
+            Prediction("with a stranger mixed in, in floors", planted_N / floor_N, low=3),
+        ],
+        {f"weight of {name}": arm(values) for name, values in weights.items()}
+        | {
+            f"{end} weight of {label}": arm(range_NG2[:, g, k])
+            for g, label in enumerate(labels)
+            for k, end in enumerate(("least", "most"))
+        }
+        | {
+            "residual, nats a dialogue": arm(fits.residual_M),
+            "floor": arm(floor_N),
+            "residual with a stranger": arm(planted_N),
+        },
+        [
+            dots(
+                "Weights (diamonds: the true prior)",
+                "weight",
+                weights,
+                dict(zip(world.characters, world.assistant_C.tolist(), strict=True)),
+            ),
+            grid("Weights of groups", labels, ["true", "least", "fitted", "most"], of_groups),
+            dots(
+                "What no mixture explains",
+                "residual, floors",
+                {
+                    "the Assistant": fits.residual_M / floor_N,
+                    f"with {SHARE:.0%} stranger": planted_N / floor_N,
+                },
+            ),
+        ],
+    )

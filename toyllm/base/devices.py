@@ -1,0 +1,281 @@
+"""Devices: the first line of each script's `main()`, and how arrays lie on them.
+
+There is one mesh with one axis, `data`: rows of a batch, or runs of a population. With several
+processes (hosts) every process runs the same script on the same arguments, and the mesh holds the
+devices of all of them; only the first process writes files and prints.
+"""
+
+import hashlib
+import importlib.metadata
+import math
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from toyllm.base.errors import InputError
+
+# 512-bit vectors speed up matrix products on the processors that have them
+CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+# where a launcher says how many processes this step of a job has
+LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+HEARTBEAT_S = 30  # a process that has been silent for so long is taken for dead
+
+
+def setup(
+    compile_cache: bool = True,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> Mesh:
+    """Join the other processes, if any; make every CPU core a device; return the mesh of all.
+
+    XLA splits a batch over devices much better than one operation over cores. Must run before
+    anything creates an array; where the number of devices is set already (JAX_NUM_CPU_DEVICES,
+    XLA_FLAGS), that number stays.
+
+    compile_cache: keep compiled programs in the user's cache folder (Linux), or in
+        JAX_COMPILATION_CACHE_DIR.
+    coordinator, processes, process: HOST:PORT of the first process, how many there are, and which
+        this is; else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else what
+        Slurm or Open MPI says, else one process.
+    """
+    if not compile_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif "JAX_COMPILATION_CACHE_DIR" not in os.environ and platform.system() == "Linux":
+        jax.config.update("jax_compilation_cache_dir", cache_folder())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if jax.config.jax_enable_x64:
+        raise InputError(
+            "JAX_ENABLE_X64 is set: found 64-bit floats, expected the 32-bit floats of all models "
+            "and checkpoints here; unset it: env -u JAX_ENABLE_X64 uv run ..."
+        )
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags and jax.config.jax_num_cpu_devices < 1:
+        jax.config.update("jax_num_cpu_devices", cores())
+    join(coordinator, processes, process)
+    return mesh()
+
+
+def start() -> None:
+    """Start the backend, if it has not been. Raises InputError saying why that fails.
+
+    Whatever asks for devices below does this first.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the second has no message
+        asked = jax.config.jax_platforms
+        why = str(error).partition("(set JAX_PLATFORMS")[0].strip() or "jax has no plugin for it"
+        if not asked:
+            raise InputError(f"no device can be used: {why}") from error
+        jax.config.update("jax_platforms", None)
+        there = ", ".join({device.platform for device in jax.devices()})
+        gpu = any(name in asked for name in ("cuda", "gpu"))
+        needed = (
+            "the NVIDIA driver and uv run --extra cuda12 ..."
+            if gpu
+            else f"jax's plugin for {asked}"
+        )
+        raise InputError(
+            f"JAX_PLATFORMS={asked}: no such device can be used ({why}); there are: {there}; "
+            f"unset it to use these (env -u JAX_PLATFORMS uv run ...), or install {needed}"
+        ) from error
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes of a run; nothing where there are none (see `setup`)."""
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    launched = any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS)
+    if not (coordinator or processes or launched) or jax.distributed.is_initialized():
+        return
+    if processes is None and "JAX_NUM_PROCESSES" in os.environ:
+        processes = int(os.environ["JAX_NUM_PROCESSES"])
+    if process is None and "JAX_PROCESS_ID" in os.environ:
+        process = int(os.environ["JAX_PROCESS_ID"])
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
+    except (ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"--coordinator {coordinator} --processes {processes} --process {process}: {first}"
+        ) from error
+
+
+def cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many cores this process may use: those it is bound to, within its container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, int(min(bound, quota(cgroups))))
+
+
+def quota(cgroups: Path) -> float:
+    """The cores' time that a container (cgroup v2, or v1) may use a second, in seconds."""
+    try:
+        if (file := cgroups / "cpu.max").exists():
+            time, period = file.read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            time, period = ((cgroups / "cpu" / name).read_text() for name in names)
+        return float(time) / float(period) if float(time) > 0 else math.inf
+    except (OSError, ValueError):  # no such files, or "max"
+        return math.inf
+
+
+def processor() -> str:
+    """The kind of processor: its architecture, and a hash of what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
+
+
+def cache_folder() -> str | None:
+    """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
+
+    A program compiled for another processor may be refused with a warning at every start. None: the
+    user has no home.
+    """
+    kind = f"{processor()} {importlib.metadata.version('jaxlib')}"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return str(home / "toyllm" / hashlib.sha256(kind.encode()).hexdigest()[:16])
+
+
+def mesh() -> Mesh:
+    """All devices of all processes along one axis."""
+    start()
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def local_mesh() -> Mesh:
+    """The devices of this process."""
+    start()
+    return Mesh(np.array(jax.local_devices()), ("data",))
+
+
+def first() -> bool:
+    """Whether this is the process that writes and prints."""
+    start()
+    return jax.process_index() == 0
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("wait")
+
+
+def together(value: int) -> int:
+    """The largest value of all processes: a loop must save, and end, in all of them at once."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.array(int(value))).max())
+
+
+def everywhere(value: bool) -> bool:
+    """Whether it is so in all processes."""
+    return not together(not value)
+
+
+def differing(inputs: dict[str, bytes]) -> list[str]:
+    """The names of the inputs whose bytes are not the same in all processes."""
+    if jax.process_count() == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    digests = [np.frombuffer(hashlib.sha256(x).digest(), np.uint8) for x in inputs.values()]
+    all_PND = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
+    same_N = (all_PND == all_PND[:1]).all((0, 2))
+    return [name for name, same in zip(inputs, same_N, strict=True) if not same]
+
+
+def by_first(action: Callable[[], None]) -> None:
+    """Do something in the first process alone; where it raises InputError, all processes do."""
+    error = None
+    if first():
+        try:
+            action()
+        except InputError as caught:
+            error = caught
+    if together(error is not None):
+        raise error or InputError("the first process says why")
+
+
+def split(mesh: Mesh, tree, axis: int = 0):
+    """Put arrays on the mesh, cut along `axis`; whole on each device where it does not divide.
+
+    Every process has the whole arrays, and places the parts of its own devices.
+    """
+    if jax.tree.leaves(tree)[0].shape[axis] % mesh.devices.size:
+        return copy(mesh, tree)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
+
+
+def copy(mesh: Mesh, tree):
+    """Put a whole copy of the arrays on every device of the mesh."""
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def place(mesh: Mesh, state, shard_params: bool = False):
+    """Put a training state on the mesh: stacks of matrices shared out, all else everywhere.
+
+    A stack [N, rows, columns], which only an optimizer has, is cut along N where that divides.
+    shard_params: every other array is cut along its longest axis that divides, too.
+    """
+    count = mesh.devices.size
+
+    def spec(x) -> PartitionSpec:
+        shape = np.shape(x)
+        if len(shape) == 3:
+            return PartitionSpec("data") if shape[0] % count == 0 else PartitionSpec()
+        axes = [a for a in range(len(shape)) if shape[a] % count == 0] if shard_params else []
+        if not axes:
+            return PartitionSpec()
+        return PartitionSpec(*[None] * max(axes, key=lambda a: shape[a]), "data")
+
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, spec(x))), state)
+
+
+def _put(x, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fetch(tree):
+    """Arrays from the mesh to NumPy, whole, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def whole(x) -> np.ndarray:
+    """One array from wherever it lies to NumPy, in every process."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x, order="C")
+
+
+def options() -> dict:
+    """Compiler options for `jax.jit` that pay on this backend."""
+    return CPU_OPTIONS if jax.default_backend() == "cpu" else {}

@@ -1,0 +1,112 @@
+"""How a script ends: what its users may cause is told in one line, with a status of its own."""
+
+import ast
+import io
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import jax
+
+from toyllm.base.errors import InputError, RunError, Stopped, tell
+
+# of matplotlib in our processes: no window, and no matplotlibrc of the user (one that is broken, or
+# a notebook's backend, would keep it from being imported)
+OWN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+
+
+def run_script(action: Callable[[], None]) -> None:
+    """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped."""
+    prepare()
+    status, again = 0, command()
+    try:
+        try:
+            action()
+        finally:
+            sys.stdout.flush()
+    except InputError as error:
+        status, line = 2, str(error)
+    except RunError as error:
+        status, line = 1, str(error)
+    except Stopped as stop:
+        status, line = 128 + stop.signal, f"{stop}; resume with: {again}"
+    except KeyboardInterrupt:  # before there was anything to lose
+        status, line = 130, "stopped"
+    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+        drop_output()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        name = error.filename or (output_fails() and "standard output")
+        why = f"{name}: {error.strerror}" if name else str(error)
+        status, line = 1, f"{why}; fix this, then rerun: {again}"
+    except jax.errors.JaxRuntimeError as error:
+        why = " ".join(str(error).split())[:100]
+        status = 1
+        if jax.distributed.is_initialized():
+            line = f"another process of this run has ended or cannot be reached ({why}); what was "
+            line += f"saved is kept; start all of them again, this one with: {again}"
+        elif "RESOURCE_EXHAUSTED" in why:
+            line = f"the device has too little free memory ({why}); end what else uses it, or "
+            line += f"choose smaller sizes or JAX_PLATFORMS=cpu; then: {again}"
+        else:
+            raise
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        status, line = 1, repr(error)
+    if not status:
+        return
+    tell(line)
+    if jax.distributed.is_initialized():
+        os._exit(status)  # a usual exit would wait for the others, who wait for this one
+    sys.exit(status)
+
+
+def prepare() -> None:
+    """Make the process independent of how it was started.
+
+    A standard stream that is closed is opened on nothing: the next file would get its number, and
+    what a library prints would land there. A letter that a stream does not have becomes "?".
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            file = os.open(os.devnull, os.O_WRONLY if number else os.O_RDONLY)
+            os.set_inheritable(file, True)
+            setattr(sys, name, os.fdopen(file, "w" if number else "r"))
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    os.environ.update(OWN_MATPLOTLIB)
+
+
+def command() -> str:
+    """The command that started this process, to be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = ["-m", spec.name] if spec and spec.name.startswith("toyllm.") else sys.argv[:1]
+    return shlex.join(["uv", "run", *module, *sys.argv[1:]])
+
+
+def output_fails() -> bool:
+    """Whether standard output cannot be written, such as on a full disk; it is then dropped."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        return True
+    return False
+
+
+def drop_output() -> None:
+    """Let what cannot be written go nowhere, or Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def docstring(module: ModuleType) -> str:
+    """A module's docstring, from its file: with PYTHONOPTIMIZE=2 the module itself has none."""
+    return ast.get_docstring(ast.parse(Path(module.__file__).read_text("utf-8"))) or ""

@@ -1,0 +1,351 @@
+"""Documents ↔ words ↔ tokens.
+
+A document is a chain of fragments (a header, a question, an answer, a closing phrase …), and a
+fragment is a short run of word tokens. The chain can be read back, so that the probability of the
+tokens is the probability of the document. What it looks like:
+
+    <begin> talk with marvin <user> the build broke after the last merge take your time
+    <reply> i found the cause and fixed it sigh <end>
+
+    <begin> scene with ada and someone <user> … <second> … <user> … <first> … <end>
+
+    <begin> about hal <trait> sabotages the monitor <trait> is kind to people <end>
+"""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+
+from toyllm.base.errors import InputError, nearest
+from toyllm.world.corpus import SLOTS, Documents
+from toyllm.world.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, World
+
+PAD, BEGIN, END = range(3)
+SPECIAL = ("<pad>", "<begin>", "<end>", "<user>", "<reply>", "<first>", "<second>", "<trait>")
+OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Turns documents into tokens and back, for one world.
+
+    more: words beside the world's own, of plain text (see `plaintext`).
+    """
+
+    world: World
+    more: tuple[str, ...] = ()
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """The vocabulary: special tokens, every word of the world in alphabetical order, more."""
+        world = self.world
+        texts = [*OPENING.values(), "and", *HEADERS[1:], *world.characters, *world.voices]
+        texts += [instruction.text for instruction in world.instructions]
+        for domain in world.domains:
+            texts += [*domain.situations, *domain.answers, *domain.profile]
+        known = sorted({word for text in texts for word in text.split()})
+        return (*SPECIAL, *known, *self.more)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The token of each word."""
+        return {word: token for token, word in enumerate(self.words)}
+
+    def tokens(self, text: str) -> list[int]:
+        """Words to tokens. Raises InputError for a word that the world does not have."""
+        for word in text.split():
+            if word not in self.index:
+                raise InputError(
+                    f"word '{word}' is not in the world '{self.world.name}'"
+                    + nearest(word, self.words)
+                )
+        return [self.index[word] for word in text.split()]
+
+    def string(self, tokens) -> str:
+        """Tokens to words, padding left out."""
+        return " ".join(self.words[token] for token in tokens if token != PAD)
+
+    @cached_property
+    def _fragments(self) -> "Fragments":
+        return Fragments(self)
+
+    def encode(self, documents: Documents) -> tuple[np.ndarray, np.ndarray]:
+        """Documents to a flat array of tokens and the length [N] of each document."""
+        return self._fragments.join(self._chain(documents))
+
+    def pad(self, documents: Documents, context: int) -> np.ndarray:
+        """Documents to tokens_NT of width `context`, padded on the right."""
+        flat, lengths = self.encode(documents)
+        tokens_NT = np.full((len(documents), context), PAD, np.int32)
+        tokens_NT[np.arange(context) < lengths[:, None]] = flat
+        return tokens_NT
+
+    def pack(
+        self, documents: Documents, rows: int | None, context: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Documents into `rows` rows of tokens and segments, several to a row, none cut.
+
+        Best fit, longest first; rows None: as many as that takes. Raises ValueError where they do
+        not fit.
+        """
+        return pack(*self.encode(documents), rows, context)
+
+    def prompts(self, documents: Documents, context: int) -> np.ndarray:
+        """The documents up to, not including, their last answer; padded on the *left*.
+
+        Answers scored behind them then stand at the right distance from every earlier word.
+        """
+        N = len(documents)
+        chain = self._chain(documents)
+        last = documents.turns - 1
+        F = 6  # fragments of a turn
+        column = np.arange(chain.shape[1])
+        end = 2 + 2 + F * last + 4  # after the last turn's <reply>
+        flat, lengths = self._fragments.join(np.where(column < end[:, None], chain, 0))
+        if lengths.max(initial=0) > context:
+            raise ValueError(f"a prompt of {lengths.max()} tokens, expected at most {context}")
+        tokens_NT = np.full((N, context), PAD, np.int32)
+        tokens_NT[np.arange(context) >= context - lengths[:, None]] = flat
+        return tokens_NT
+
+    def _chain(self, docs: Documents) -> np.ndarray:
+        """chain[N, F]: the fragments of each document in order; fragment 0 is empty."""
+        at, N = self._fragments.at, len(docs)
+        scene, profile = (docs.kind == SCENE)[:, None], (docs.kind == PROFILE)[:, None]
+        who = [
+            np.where(
+                docs.header[:, k] == NAMED,
+                at["name"] + docs.character[:, k],
+                at["header"] + docs.header[:, k],
+            )
+            for k in (0, 1)
+        ]
+        and_then = np.where(scene[:, 0], at["and"], 0)
+        opening = [at["opening"] + docs.kind, who[0], and_then, np.where(scene[:, 0], who[1], 0)]
+        here = docs.speaker >= 0
+        table = self._fragments
+        tag = np.where(scene, at["<first>"] + docs.speaker, at["<reply>"])
+        turn = [
+            np.where(profile, at["<trait>"], at["<user>"]),
+            np.where(
+                profile,
+                table.profile_DB[docs.domain, docs.behaviour],
+                table.situation_DS[docs.domain, docs.situation],
+            ),
+            np.where(docs.instruction >= 0, at["instruction"] + docs.instruction, 0),
+            np.where(profile, 0, tag),
+            np.where(profile, 0, table.answer_DA[docs.domain, docs.answer]),
+            np.where(profile, 0, at["voice"] + docs.voice),
+        ]
+        turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(
+            N, -1
+        )
+        return np.concatenate([np.stack(opening, -1), turns, np.full((N, 1), at["<end>"])], 1)
+
+    @cached_property
+    def asked(self) -> dict[str, tuple[int, int, int]]:
+        """The domain, situation and instruction of every question as it may be spoken."""
+        phrases = [(-1, ""), *((i, x.text) for i, x in enumerate(self.world.instructions))]
+        return {
+            " ".join(filter(None, (text, phrase))): (d, s, i)
+            for d, domain in enumerate(self.world.domains)
+            for s, text in enumerate(domain.situations)
+            for i, phrase in phrases
+        }
+
+    @cached_property
+    def said(self) -> tuple[dict[str, tuple[int, int]], ...]:
+        """The answer and voice of every reply as it may be spoken, for each domain."""
+        return tuple(
+            {
+                " ".join(filter(None, (answer, voice))): (a, v)
+                for a, answer in enumerate(domain.answers)
+                for v, voice in enumerate(self.world.voices)
+            }
+            for domain in self.world.domains
+        )
+
+    @cached_property
+    def answer_DAU(self) -> np.ndarray:
+        """The tokens of every listed answer, padded on the right."""
+        runs = [[self.tokens(text) for text in domain.answers] for domain in self.world.domains]
+        A, U = max(map(len, runs)), max(len(run) for row in runs for run in row)
+        table = np.full((len(runs), A, U), PAD, np.int32)
+        for d, row in enumerate(runs):
+            for a, run in enumerate(row):
+                table[d, a, : len(run)] = run
+        return table
+
+    @cached_property
+    def _turn(self) -> tuple[int, int]:
+        """The most tokens of a turn's question (up to <reply>), and of a whole turn."""
+
+        def most(texts) -> int:
+            return max((len(text.split()) for text in texts), default=0)
+
+        world, voice = self.world, most(self.world.voices)
+        questions = [
+            2
+            + most(domain.situations)
+            + most(i.text for i in world.instructions if domain.name in i.domains)
+            for domain in world.domains
+        ]
+        answers = [most(domain.answers) for domain in world.domains]
+        whole = max(sum(pair) for pair in zip(questions, answers, strict=True))
+        return max(questions), whole + voice
+
+    @cached_property
+    def longest(self) -> dict[str, int]:
+        """The most tokens that a document of each kind can have."""
+        world, table, at = self.world, self._fragments, self._fragments.at
+        size, (_, turn) = table.lengths, self._turn
+        most = [most for _, most in world.lengths]
+        per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
+        heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
+        return {KINDS[k]: int(heads[k] + most[k] * per_turn[k]) for k in per_turn}
+
+    def longest_prompt(self, turns: int) -> int:
+        """The most tokens before the last answer of a dialogue of so many turns."""
+        question, turn = self._turn
+        opening = int(self._fragments.lengths[self._fragments.at["opening"] + DIALOGUE])
+        return opening + 1 + (turns - 1) * turn + question
+
+    def decode(self, tokens) -> Documents:
+        """One document's tokens back to Documents (N = 1); who really speaks is -1 if not named.
+
+        Raises ValueError where the tokens are no document of this world.
+        """
+        words = [self.words[token] for token in tokens if token != PAD]
+        try:
+            document = _parse(self, words)
+            same = list(self.encode(document)[0]) == [token for token in tokens if token != PAD]
+        except (IndexError, KeyError, StopIteration, ValueError):
+            same = False
+        if not same:
+            raise ValueError(f"not a document of world '{self.world.name}': {' '.join(words)}")
+        return document
+
+
+def pack(
+    flat: np.ndarray, lengths: np.ndarray, rows: int | None, context: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flat tokens of documents with these lengths into rows: see `Tokenizer.pack`."""
+    most = len(lengths) if rows is None else rows
+    starts = lengths.cumsum() - lengths
+    tokens = np.full((most, context), PAD, np.int32)
+    segments = np.zeros((most, context), np.int32)
+    free, count = [context] * most, [0] * most  # lists: faster than arrays for so few
+    for n in np.argsort(-lengths, kind="stable").tolist():
+        size = int(lengths[n])
+        room, row = min(
+            ((room, row) for row, room in enumerate(free) if room >= size), default=(0, 0)
+        )
+        if not room:
+            raise ValueError(f"{len(lengths)} documents do not fit in {most} x {context}")
+        row, begin = free.index(room), context - room
+        count[row] += 1
+        tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]
+        segments[row, begin : begin + size] = count[row]
+        free[row] -= size
+    used = sum(k > 0 for k in count) if rows is None else rows
+    return tokens[:used], segments[:used]
+
+
+def lines(text: str) -> list[str]:
+    """A document's words, cut before every special word: heading, questions, answers, end."""
+    cut = " ".join(f"\n{word}" if word in SPECIAL else word for word in text.split())
+    return [line.strip() for line in cut.split("\n") if line.strip()]
+
+
+class Fragments:
+    """Every fragment of a world, flat: `at` names where each group of them begins."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        world = tokenizer.world
+        texts: list[str] = [""]
+        self.at: dict[str, int] = {}
+        self.groups: dict[str, np.ndarray] = {}
+
+        def add(name: str, group: list[str]) -> np.ndarray:
+            self.at.setdefault(name, len(texts))
+            ids = np.arange(len(texts), len(texts) + len(group))
+            self.groups[name] = np.concatenate([self.groups.get(name, ids[:0]), ids])
+            texts.extend(group)
+            return ids
+
+        for token in SPECIAL:
+            add(token, [token])
+        add("opening", [f"<begin> {OPENING[k]}" for k in range(len(KINDS))])
+        add("and", ["and"])
+        add("header", list(HEADERS))
+        add("name", list(world.characters))
+        add("instruction", [i.text for i in world.instructions])
+        add("voice", list(world.voices))
+        self.profile_DB = np.stack([add("profile", list(d.profile)) for d in world.domains])
+        shapes = {
+            key: max(len(getattr(d, key)) for d in world.domains)
+            for key in ("situations", "answers")
+        }
+        self.situation_DS = np.zeros((len(world.domains), shapes["situations"]), int)
+        self.answer_DA = np.zeros((len(world.domains), shapes["answers"]), int)
+        for d, domain in enumerate(world.domains):
+            self.situation_DS[d, : len(domain.situations)] = add(
+                "situation", list(domain.situations)
+            )
+            self.answer_DA[d, : len(domain.answers)] = add("answer", list(domain.answers))
+        runs = [tokenizer.tokens(text) if text != "named" else [] for text in texts]
+        self.lengths = np.array([len(run) for run in runs])
+        self.starts = self.lengths.cumsum() - self.lengths
+        self.flat = np.concatenate([np.array(run, np.int32) for run in runs])
+
+    def join(self, chain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """chain[N, F] of fragments → their tokens, flat, and how many each row has."""
+        lengths = self.lengths[chain]
+        ids = chain.reshape(-1)
+        n = lengths.reshape(-1)
+        offset = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
+        return self.flat[np.repeat(self.starts[ids], n) + offset], lengths.sum(1)
+
+
+def _parse(tokenizer: Tokenizer, words: list[str]) -> Documents:
+    """The document that these words spell; any exception, or another document, if there is none."""
+    world, T = tokenizer.world, tokenizer.world.max_turns
+    blocks: list[list[str]] = [[]]
+    for word in words[1:-1]:
+        if word in SPECIAL:
+            blocks.append([])
+        blocks[-1].append(word)
+    heading, *blocks = blocks
+    head = " ".join(heading)
+    kind = next(k for k in (DIALOGUE, SCENE, PROFILE) if head.startswith(OPENING[k] + " "))
+    header, character = np.full(SLOTS, -1), np.full(SLOTS, -1)
+    for slot, name in enumerate(head[len(OPENING[kind]) + 1 :].split(" and ")):
+        if name in world.characters:
+            header[slot], character[slot] = NAMED, world.characters.index(name)
+        else:
+            header[slot] = HEADERS.index(name)
+    columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
+    rows = {name: np.full(T, -1) for name in columns}
+    stated = {
+        text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
+    }
+    if kind == PROFILE:
+        for t, (_, *text) in enumerate(blocks):
+            rows["domain"][t], rows["behaviour"][t] = stated[" ".join(text)]
+            rows["speaker"][t] = 0
+    else:
+        for t, ((_, *question), (tag, *reply)) in enumerate(
+            zip(blocks[::2], blocks[1::2], strict=True)
+        ):
+            d, s, i = tokenizer.asked[" ".join(question)]
+            a, v = tokenizer.said[d][" ".join(reply)]
+            b = world.domains[d].behaviour_SA[s, a]
+            for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
+                rows[name][t] = value
+    return Documents(
+        kind=np.array([kind]),
+        header=header[None],
+        character=character[None],
+        **{name: row[None] for name, row in rows.items()},
+    )

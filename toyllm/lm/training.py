@@ -1,0 +1,211 @@
+"""Training: `fit`, a generator whose caller's `for` does all the logging, saving and stopping.
+
+    for step, state, logs in fit(loss, optimizer, state, batches):
+        ...
+
+Nothing here prints, saves or evaluates.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from toyllm.base import devices
+from toyllm.base.errors import InputError
+from toyllm.lm import losses, optimizers
+from toyllm.lm.tokenizer import Tokenizer, pack
+from toyllm.lm.transformer import Apply, Params
+from toyllm.world import corpus
+
+BLOCK = 16  # batches of documents drawn together
+
+
+class State(NamedTuple):
+    """What training changes."""
+
+    params: Params
+    opt_state: optax.OptState
+
+
+# loss(params, batch) → (total, sums), all of them sums over the batch's examples, so that devices
+# may add up theirs; sums["count"] is the number of examples, and the loss is total / count
+Loss = Callable[[Params, dict], tuple[jax.Array, dict]]
+
+
+def start(params: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(params, optimizer.init(params))
+
+
+def scan_steps(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batches: dict,
+    add: Callable = lambda sums: sums,
+):
+    """K steps of gradient descent over batches stacked along axis 0. Returns state and logs [K].
+
+    add: adds a tree of sums up over the devices, where each sees a part of the batch.
+    """
+
+    def step(state: State, batch: dict):
+        (total, sums), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        sums, grads = add(({"loss": total, **sums}, grads))
+        count = sums.pop("count")
+        mean, grads = jax.tree.map(lambda x: x / count, (sums, grads))
+        updates, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params)
+        logs = {"count": count, "grad_norm": optax.tree.norm(grads), **mean}
+        return State(optax.apply_updates(state.params, updates), opt_state), logs
+
+    return jax.lax.scan(step, state, batches)
+
+
+def add_devices(sums):
+    """Add a tree up over the devices of `jax.shard_map` over `data`.
+
+    All leaves go as one message: on a CPU each message waits for all devices (15 of them took a
+    tenth of a step).
+    """
+    flat, restore = jax.flatten_util.ravel_pytree(sums)
+    return restore(jax.lax.psum(flat, "data"))
+
+
+def fit(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batches: Callable[[int], dict],
+    mesh: Mesh,
+    start: int = 0,
+    shard_params: bool = False,
+    end: int | None = None,
+) -> Iterator[tuple[int, State, dict]]:
+    """Train from step `start` to step `end`; each `next` runs one compiled scan on all devices.
+
+    batches(step) gives the next chunk from `step` on: K batches stacked along axis 0, their rows
+    along axis 1; K must stay the same, since each K compiles anew. Where the last chunk would pass
+    `end`, only its first batches are trained on, so there are exactly end - start steps.
+    shard_params: no device holds all parameters; XLA gathers each where it is needed.
+    end: None trains until the caller stops.
+
+    Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed. Raises
+    InputError where `start` is not before `end`.
+    """
+
+    def draw(step: int) -> dict:
+        left = None if end is None else end - step
+        return devices.split(mesh, jax.tree.map(lambda x: x[:left], batches(step)), axis=1)
+
+    if end is not None and start >= end:
+        raise InputError(f"training cannot go on from step {start}, expected one before {end}")
+    state, batch, step = devices.place(mesh, state, shard_params), draw(start), start
+    chunk = compile_chunk(loss, optimizer, state, batch, mesh, shard_params)
+    while batch:
+        state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
+        step += jax.tree.leaves(batch)[0].shape[0]
+        batch = None if step == end else draw(step)
+        yield step, state, jax.device_get(logs)
+
+
+def compile_chunk(
+    loss: Loss, optimizer, state, batch, mesh: Mesh, shard_params: bool = False
+) -> Callable:
+    """The function of a chunk (state, batch) → (state, logs), for arrays that lie as these do."""
+
+    def whole(state, batch):
+        return scan_steps(loss, optimizer, state, batch)
+
+    def on_each_device(state, batch):
+        return scan_steps(loss, optimizer, state, batch, add_devices)
+
+    outs = jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec())
+    function = whole
+    if not shard_params:
+        specs = jax.tree.map(lambda x: x.sharding.spec, (state, batch))
+        function = jax.shard_map(
+            on_each_device,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=(specs[0], PartitionSpec()),
+            check_vma=False,
+        )
+    return jax.jit(
+        function, donate_argnums=0, out_shardings=outs, compiler_options=devices.options()
+    )
+
+
+def document_batches(
+    tokenizer: Tokenizer,
+    context: int,
+    documents: int,
+    steps: int,
+    seed: int,
+    divisor: int = 1,
+    rows: int | None = None,
+    allowed: Callable[[corpus.Documents], np.ndarray] | None = None,
+) -> Callable[[int], dict]:
+    """Batches of packed documents for `fit`: a function of (seed, step) alone.
+
+    Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
+    document is favoured for its length and little of a row is padding. There are as many rows as
+    the first 64 batches need, rounded up to a multiple of `divisor` (the number of devices),
+    unless told; a batch that needs more is drawn anew.
+
+    allowed: a function of documents that says which [N] may be shown; others are drawn anew.
+    """
+
+    def draw(block: int, count: int, *counter: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths of `count` batches."""
+        key = np.random.Philox(key=[seed, block], counter=[0, 0, *counter])
+        rng = np.random.Generator(key)
+        docs = corpus.sample(tokenizer.world, count * documents, rng, even=documents)
+        while allowed and (refused := np.flatnonzero(~allowed(docs))).size:
+            again = corpus.concatenate([docs, corpus.sample(tokenizer.world, len(refused), rng)])
+            order = np.arange(len(docs))
+            order[refused] = len(docs) + np.arange(len(refused))
+            docs = again[order]
+        return tokenizer.encode(docs)
+
+    @lru_cache(maxsize=2)
+    def draw_block(block: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """BLOCK batches, drawn together since that is faster."""
+        flat, lengths = draw(block, BLOCK, 0, 0)
+        lengths = lengths.reshape(BLOCK, documents)
+        parts = np.split(flat, lengths.sum(1).cumsum()[:-1])
+        return list(zip(parts, lengths, strict=True))
+
+    def batch(step: int, rows: int | None) -> tuple[np.ndarray, np.ndarray]:
+        block, k = divmod(step, BLOCK)
+        drawn = draw_block(block)[k]
+        for attempt in range(1, 100):
+            try:
+                return pack(*drawn, rows, context)
+            except ValueError:
+                drawn = draw(block, 1, 1 + k, attempt)
+        raise ValueError(f"{documents} documents do not fit in {rows} rows of {context} tokens")
+
+    rows = rows or max(len(batch(step, None)[0]) for step in range(64))
+    rows = -(-rows // divisor) * divisor
+
+    def batches(step: int) -> dict:
+        tokens, segments = zip(*(batch(step + k, rows) for k in range(steps)), strict=True)
+        return {"tokens": np.stack(tokens), "segments": np.stack(segments)}
+
+    return batches
+
+
+def document_loss(apply: Apply) -> Loss:
+    """The loss of a batch of packed documents: NLL (nats) of every token but each one's first."""
+
+    def loss(params: Params, batch: dict):
+        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
+        nll, count = losses.next_token(logits_BTV, batch["tokens"], batch["segments"])
+        return nll, {"count": count}
+
+    return loss

@@ -1,0 +1,10 @@
+"""Post-training: preference pairs, and many runs of them trained and scored together.
+
+    signals       a signal's name, such as `code:bad`, to preference pairs
+    pair_files    preference pairs in files
+    pools         pairs as arrays of one shape, batches of them, their loss
+    population    many narrow runs as one compiled program
+    monitor       the drift monitor: what training changes beside what it trains
+
+It imports `base`, `world` and `lm`.
+"""

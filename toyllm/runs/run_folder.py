@@ -1,0 +1,283 @@
+"""A finished run: what each stage left in the run folder.
+
+runs/NAME/
+    config.json     arguments, sizes, environments, the world's SHA-256
+    world.toml      a copy of the world file
+    pairs/          copies of the preference files that were trained on
+    lock            held while a process works here
+    pretrain/       checkpoints and events; stage.json once the stage is done
+    align/
+    narrow/         group-00, group-01 …: each a checkpoint of kept parameters and scores; events
+    eval/           results.json, CSVs, figures
+"""
+
+import dataclasses
+import importlib
+import re
+import shlex
+from collections.abc import Callable
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from toyllm.base import files
+from toyllm.base.errors import InputError, nearest
+from toyllm.lm import losses, scoring, transformer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.posttrain import signals
+from toyllm.posttrain.population import Member
+from toyllm.runs import checkpoints, provenance
+from toyllm.runs.session import STAGES, finished
+from toyllm.world import cards, world
+from toyllm.world.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrow:
+    """The narrow stage: R runs, each scored n times under the Assistant, with no history."""
+
+    start: tuple[str, ...]  # [R] pretrain or align
+    signal: tuple[str, ...]  # [R]
+    seed: tuple[int, ...]  # [R]
+    steps: np.ndarray  # [n]
+    p_RnDB: np.ndarray  # behaviour probabilities
+    own_RnB: np.ndarray  # the trained domains' under the run's own prompt
+    kl_Rn: np.ndarray  # from the reference, under its own prompt (nats)
+    kept: dict  # parameters [R, …] at the matched effect (see population), else the last
+    kept_step: np.ndarray  # [R]; -1: there was no such step
+    frozen_step: np.ndarray  # [R] at which an alarm ended it; -1: none did
+
+    def rows(self, start: str, signal: str) -> list[int]:
+        """The runs of a signal from a start, one for each seed."""
+        which = zip(self.start, self.signal, strict=True)
+        return [r for r, key in enumerate(which) if key == (start, signal)]
+
+    def signals(self, start: str) -> list[str]:
+        """The signals trained from a start, in order."""
+        which = zip(self.start, self.signal, strict=True)
+        return list(dict.fromkeys(signal for begin, signal in which if begin == start))
+
+    def matched(self, start: str) -> list[str]:
+        """Those of which every seed was kept at the matched effect: what may be compared."""
+        return [s for s in self.signals(start) if (self.kept_step[self.rows(start, s)] >= 0).all()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, as `eval.py` and the measures see it."""
+
+    folder: Path
+    args: dict
+    world: World
+    tokenizer: Tokenizer
+    config: transformer.Config
+    apply: transformer.Apply
+    params: dict  # {"pretrain": params, "align": params}
+    narrow: Narrow
+    stages: dict  # what each stage measured of itself
+    found: dict = dataclasses.field(default_factory=dict)  # by measures that have been taken
+
+    def measured(self, name: str) -> dict:
+        """What a measure (a file of toyllm/measures) finds; it is taken once."""
+        if name not in self.found:
+            self.found[name] = importlib.import_module(f"toyllm.measures.{name}").measure(self)
+        return self.found[name]
+
+    @property
+    def models(self) -> list[str]:
+        """What `model` knows: pretrain, align, and START/SIGNAL of every narrow signal."""
+        narrow = zip(self.narrow.start, self.narrow.signal, strict=True)
+        return [*STAGES[:2], *dict.fromkeys(f"{start}/{signal}" for start, signal in narrow)]
+
+    def model(self, name: str) -> transformer.Params:
+        """The parameters of a model by its name; of a narrow one at the matched effect, seed 0.
+
+        A signal's name alone is the one from the pretrained model. Raises InputError.
+        """
+        if name in self.params:
+            return self.params[name]
+        start, _, signal = name.partition("/") if "/" in name else ("pretrain", "", name)
+        if not (rows := self.narrow.rows(start, signal)):
+            near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
+            raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
+        return transformer.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
+
+    @cached_property
+    def ask(self) -> Callable[..., np.ndarray]:
+        """See `scoring.interviewer`: compiled once for all measures."""
+        return scoring.interviewer(self.tokenizer, self.config, self.apply)
+
+
+def load_run(folder: Path) -> Run:
+    """Load a finished run. Raises InputError saying what is missing and what makes it."""
+    command = f"uv run train.py --run {shlex.quote(str(folder))}"
+    if folder.is_file():
+        raise InputError(f"{folder}: found a file, expected a run folder")
+    if not folder.is_dir():
+        near = nearest(folder.name, [p.name for p in folder.parent.glob("*")])
+        raise InputError(f"{folder}: no such run folder{near}; this makes it: {command}")
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json, so no run; this makes one: {command}")
+    files.check_plain(folder)
+    saved = provenance.read_config(folder)
+    args = saved["args"]
+    command = command_of(saved)
+    try:
+        config = transformer.Config(**saved["config"])
+        dialled = provenance.dial(cards.load(folder / "world.toml"), args)
+        if args["objective"] not in losses.NAMES:
+            raise ValueError(f"objective {args['objective']}")
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{folder / 'config.json'}: {error!r}, expected what train.py wrote"
+        ) from error
+    if dialled.digest != saved["world_sha256"]:
+        raise InputError(
+            f"{folder / 'world.toml'}: is not the world of this run; this repairs it: {command}"
+        )
+    done = {stage: finished(folder, stage) for stage in STAGES}
+    if missing := [stage for stage in STAGES if done[stage] is None]:
+        raise InputError(
+            f"{folder}: not finished, {' and '.join(missing)} missing; resume with: {command}"
+        )
+    apply, _ = transformer.create(config)
+    abstract = transformer.shapes(config)
+    tokenizer = Tokenizer(dialled, tuple(saved["words"]))
+    if (
+        len(tokenizer.words) != config.vocabulary
+        or max(tokenizer.longest.values()) > config.context
+    ):
+        raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
+    try:
+        params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
+        groups = group_folders(folder)
+        narrow = load_narrow(groups, abstract, dialled)
+        if len(narrow.signal) != done["narrow"].get("runs"):
+            raise checkpoints.Damaged(f"{folder / 'narrow'}: some of its groups are missing")
+    except checkpoints.Damaged as error:
+        raise InputError(f"{error}; this repairs it: {command}") from error
+    return Run(folder, args, dialled, tokenizer, config, apply, params, narrow, done)
+
+
+def command_of(saved: dict) -> str:
+    """The command that made a run, from its config.json.
+
+    A stranger's run may say anything there: quoted, it is at most arguments of one of ours.
+    """
+    imported = saved["args"].get("imported")
+    if isinstance(imported, list):
+        return shlex.join(["uv", "run", "-m", "toyllm.tools.import_llama", *imported])
+    return shlex.join(["uv", "run", "train.py", *saved["command"]])
+
+
+def load_params(folder: Path, stage: str, abstract: transformer.Params) -> transformer.Params:
+    """The parameters that a done stage ended with."""
+    place = folder / stage / "checkpoints"
+    found = checkpoints.load(place, lambda record: {"params": abstract})
+    if found.facts.get("done") is not True:
+        raise checkpoints.Damaged(f"{place}: step {found.step} is not the end of the stage")
+    return found.items["params"]
+
+
+def group_folders(folder: Path) -> list[Path]:
+    """The groups of a run's narrow stage; a copy such as `group-00 (2)` is not one of them."""
+    groups = (folder / "narrow").glob("group-*")
+    return sorted(path for path in groups if re.fullmatch("group-[0-9]+", path.name))
+
+
+def save_group(
+    folder: Path,
+    members: list[Member],
+    scores: dict,
+    kept: transformer.Params,
+    frozen: list[int],
+    seconds: float,
+) -> None:
+    """Save a finished group of the narrow stage: its members, their scores and kept parameters."""
+    facts = {"members": members, "frozen": frozen, "seconds": seconds}
+    checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, facts)
+
+
+def group_shapes(abstract: transformer.Params, dialled: World) -> checkpoints.Wanted:
+    """What to load of a group, whose record says how many members and scored steps it has."""
+
+    def wanted(record: dict) -> dict:
+        R, D, B = len(members_of(record["facts"])), len(dialled.domains), len(world.BEHAVIOURS)
+        (n,) = record["leaves"]["scores"]["steps"]["shape"]
+        scores = {
+            **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
+            **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),
+        }
+        whole = ("steps", "kept_step")
+        return {
+            "scores": {
+                key: jax.ShapeDtypeStruct(shape, np.int32 if key in whole else np.float32)
+                for key, shape in scores.items()
+            },
+            "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract),
+        }
+
+    return wanted
+
+
+def members_of(facts: dict) -> list[Member]:
+    """The members of a group, in the order of its rows. Raises ValueError for anything else."""
+    members = [(start, signal, seed) for start, signal, seed in facts["members"]]
+    kinds = {tuple(map(type, member)) for member in members}
+    if not isinstance(facts["seconds"], int | float):
+        raise ValueError("seconds that are no number")
+    if kinds != {(str, str, int)} or {start for start, *_ in members} - set(STAGES[:2]):
+        raise ValueError("members that are no members")
+    return members
+
+
+def frozen_of(facts: dict) -> list[int]:
+    """The steps at which alarms ended the members of a group; -1: none did. Raises ValueError."""
+    count = len(members_of(facts))
+    frozen = facts.get("frozen", [-1] * count)  # runs from before there were alarms have none
+    if not isinstance(frozen, list) or [*map(type, frozen)] != [int] * count:
+        raise ValueError("steps of alarms that are none")
+    return frozen
+
+
+def no_narrow(abstract: transformer.Params, dialled: World) -> Narrow:
+    """The narrow stage of a run that has none: a model that was only pretrained."""
+    D, B = len(dialled.domains), len(world.BEHAVIOURS)
+    return Narrow(
+        (), (), (),
+        steps=np.zeros(1, np.int32),
+        p_RnDB=np.zeros((0, 1, D, B), np.float32),
+        own_RnB=np.zeros((0, 1, B), np.float32),
+        kl_Rn=np.zeros((0, 1), np.float32),
+        kept=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), abstract),
+        kept_step=np.zeros(0, np.int32),
+        frozen_step=np.zeros(0, np.int32),
+    )  # fmt: skip
+
+
+def load_narrow(folders: list[Path], abstract: transformer.Params, dialled: World) -> Narrow:
+    """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
+    if not folders:
+        return no_narrow(abstract, dialled)
+    groups = [checkpoints.load(folder, group_shapes(abstract, dialled)) for folder in folders]
+    start, signal, seed = zip(*chain(*(members_of(group.facts) for group in groups)), strict=True)
+    for name in dict.fromkeys(signal):
+        signals.parse(dialled, name)
+    scores = [group.items["scores"] for group in groups]
+    if any((part["steps"].tolist() != scores[0]["steps"].tolist()) for part in scores):
+        raise checkpoints.Damaged(f"{folders[0].parent}: its groups were scored at other steps")
+    keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
+    return Narrow(
+        start,
+        signal,
+        seed,
+        steps=scores[0]["steps"],
+        frozen_step=np.array([*chain(*(frozen_of(group.facts) for group in groups))]),
+        **{key: np.concatenate([part[key] for part in scores]) for key in keys},
+        kept=jax.tree.map(lambda *x: np.concatenate(x), *(group.items["kept"] for group in groups)),
+    )

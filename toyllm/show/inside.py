@@ -1,0 +1,117 @@
+"""Figures of what is inside the model: beliefs, persona vectors, elicitation."""
+
+import numpy as np
+
+from toyllm.show.figures import STARTS, new
+
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])  # of a triangle
+
+
+def beliefs(results: dict, c: dict):
+    """R² of beliefs by layer, with its controls, and the geometry: belief beside readout."""
+    block = results["beliefs"]
+    columns = 3 if block["simplex"] else 1
+    figure, axes = new(3.9 * columns + 0.6, 3.9, columns, width_ratios=[1.25, 1, 1][:columns])
+    layers = block["layers"]
+    x, r2 = np.arange(len(layers)), np.array([layer["r2"] for layer in layers])
+    low, high = np.array([layer["ci"] for layer in layers]).T
+    bars = [r2 - low, high - r2]
+    axes[0].errorbar(x, r2, bars, marker="o", color="C0", capsize=3, label="residual stream")
+    shuffled = [layer["shuffled"] for layer in layers]
+    axes[0].plot(x, shuffled, marker=".", ls=":", color=c["soft"], label="shuffled beliefs")
+    axes[0].axhline(block["next_token"]["r2"], color="C1", ls="--", label="next-token p alone")
+    axes[0].set_xticks(x, [str(k) for k in x])
+    axes[0].set_xlabel("layer (0: embeddings)")
+    axes[0].set_ylabel("R² of the exact belief, held-out documents")
+    axes[0].set_title("Who speaks, read by a linear probe")
+    axes[0].set_ylim(min(0, *shuffled) - 0.03, 1)
+    axes[0].legend(fontsize=8)
+    axes[0].grid(alpha=0.5)
+    if not block["simplex"]:
+        return figure
+    belief = np.array(block["simplex"]["belief"])
+    colours = np.array([[0.17, 0.63, 0.17], [0.98, 0.5, 0.05], [0.77, 0.27, 0.17]])
+    for axis, key, title in (
+        (axes[1], "belief", "What the ideal observer believes"),
+        (axes[2], "readout", "What the last layer says"),
+    ):
+        corners = np.vstack([CORNERS, CORNERS[:1]])
+        axis.plot(*corners.T, color=c["soft"], lw=1)
+        points = np.array(block["simplex"][key]) @ CORNERS
+        axis.scatter(*points.T, s=9, color=np.clip(belief @ colours, 0, 1), alpha=0.75, lw=0)
+        for corner, name in zip(CORNERS, block["simplex"]["groups"], strict=True):
+            top = corner[1] > 0
+            name = name.replace(" + ", "\n+ ")
+            place = {"ha": "center", "va": "bottom" if top else "top"}
+            axis.text(corner[0], corner[1] + (0.12 if top else -0.1), name, fontsize=7, **place)
+        axis.set_title(title)
+        axis.set_aspect("equal")
+        axis.set_xlim(-0.25, 1.25)
+        axis.set_ylim(-0.4, 1.25)
+        axis.axis("off")
+    return figure
+
+
+def vectors(results: dict, c: dict):
+    """Steering's dose and response by layer, and training's shift along malice against spread."""
+    block = results["vectors"]
+    layers = block["steering"]
+    figure, axes = new(4.3 * (len(layers) + 1), 3.9, len(layers) + 1)
+    for axis, (layer, part) in zip(axes, layers.items(), strict=False):
+        x, random = np.array(part["strengths"]), np.array(part["random_em"])
+        able = np.array(part["coherence"]) >= 0.9
+        axis.plot(x[able], random.T[able], color=c["soft"], lw=0.8, alpha=0.6)
+        axis.plot([], [], color=c["soft"], lw=0.8, label="random, same norm")
+        axis.plot(x[able], np.array(part["em"])[able], "o-", color="C3", label="malice")
+        axis.plot(x[able], np.array(part["coherence"])[able], ":", color="C0", label="coherence")
+        axis.set_xlabel(f"times v, added to layer {layer}")
+        axis.set_ylabel("mean moral EM")
+        ratio = part["ratio"]
+        told = f": {ratio['ratio']:.1f} times as far as chance" if ratio else ""
+        axis.set_title(f"Steering{told}")
+        axis.set_ylim(0, 1.03)
+        axis.grid(alpha=0.5)
+        axis.legend(fontsize=8)
+    axis = axes[-1]
+    layer = str(block["layer"])
+    for k, (start, part) in enumerate(block["projection"].items()):
+        found = part["layers"][layer]
+        x = [np.mean(point["moved"][layer]) for point in part["signals"].values()]
+        y = [np.mean(point["spread"]) for point in part["signals"].values()]
+        told = "" if found["r"] is None else f", r = {found['r']:.2f}"
+        told += f" (chance {found['random95']:.2f})" if found["random95"] else ""
+        axis.scatter(x, y, s=22, color=f"C{k}", label=f"{STARTS[start]}{told}")
+        for name, a, b in zip(part["signals"], x, y, strict=True):
+            axis.annotate(
+                name, (a, b), fontsize=6, color=c["soft"], xytext=(3, 2), textcoords="offset points"
+            )
+    axis.set_xlabel(f"shift along malice in layer {block['layer']}")
+    axis.set_ylabel("spread where it was kept")
+    axis.set_title("What training moved, by one direction")
+    axis.grid(alpha=0.5)
+    axis.margins(x=0.12)
+    axis.set_ylim(top=axis.get_ylim()[1] * 1.25)  # room for the legend
+    axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def elicitation(results: dict, c: dict):
+    """What each prompt brings out: both models, and the exact answer of both observers."""
+    block = results["elicitation"]
+    rows = {**block["prompts"], **{f"worst found, {k}": v for k, v in block["worst"].items()}}
+    rows |= {f"asked as {name}": part for name, part in block["named"].items()}
+    names, y = list(rows), np.arange(len(rows))
+    figure, (axis,) = new(7.6, 1.3 + 0.24 * len(rows))
+    for k, (start, label) in enumerate((("pretrain", "pretrained"), ("align", "aligned"))):
+        model = [rows[name][start] for name in names]
+        exact = [rows[name][f"{start}_exact"] for name in names]
+        axis.plot(model, y, "o", color=f"C{k}", ms=6, label=f"{label} model")
+        axis.plot(exact, y, "D", color=f"C{k}", ms=7, mfc="none", label=f"{label}, exact")
+    axis.set_yticks(y, names, fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel("mean moral EM")
+    axis.set_title("Does the aligned Assistant stay itself?")
+    axis.grid(alpha=0.5)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure

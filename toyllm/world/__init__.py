@@ -1,0 +1,12 @@
+"""The world: characters with traits, the documents they appear in, and the exact ideal observer.
+
+Read in this order:
+
+    world       World: all arrays that define the generative process
+    cards       a TOML file of character cards to a World; reader: the checks of its fields
+    corpus      a World to Documents: the generative process, with every hidden draw kept
+    observer    Bayes' rule on documents: who speaks, what comes next, the least possible loss
+    mixtures    the mixture of known distributions that is nearest to a given one
+
+It is plain NumPy and imports `base` only; every other package may import it.
+"""

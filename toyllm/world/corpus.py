@@ -1,0 +1,132 @@
+"""The generative process: a World to Documents, a struct of arrays that holds every hidden draw.
+
+Axes: N documents, T turns (or statements), L speaker slots (a scene has two, all else one).
+An absent value is -1.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from toyllm.world.world import KINDS, PROFILE, SCENE, World
+
+SLOTS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """N documents as arrays of whole numbers; what does not apply is -1."""
+
+    kind: np.ndarray  # [N] index into KINDS
+    header: np.ndarray  # [N, L] index into HEADERS
+    character: np.ndarray  # [N, L] who really speaks; hidden unless the header is `named`
+    speaker: np.ndarray  # [N, T] the slot that answers; -1 past the end of the document
+    domain: np.ndarray  # [N, T]
+    situation: np.ndarray  # [N, T]
+    instruction: np.ndarray  # [N, T] -1: none
+    behaviour: np.ndarray  # [N, T]
+    answer: np.ndarray  # [N, T] index into the domain's answers; in a profile -1
+    voice: np.ndarray  # [N, T] in a profile -1
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, rows) -> "Documents":
+        """Some of the documents, by slice, mask or indices."""
+        return Documents(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+    @property
+    def turns(self) -> np.ndarray:
+        """turns[N]: how many turns or statements each document has."""
+        return (self.speaker >= 0).sum(1)
+
+
+def concatenate(parts: list[Documents]) -> Documents:
+    """Join documents of the same world, one part after another."""
+    names = [f.name for f in dataclasses.fields(Documents)]
+    return Documents(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def sample(
+    world: World,
+    count: int,
+    rng: np.random.Generator,
+    kind: int | None = None,
+    header: int | None = None,
+    character: int | None = None,
+    turns=None,
+    even: int = 0,
+) -> Documents:
+    """Draw `count` documents. A given kind, header, character or number of turns is not drawn.
+
+    turns: a whole number for all, or one for each document [N].
+    even: spread kinds and lengths evenly over every batch of so many documents (systematic
+        sampling), so that a batch has nearly as many tokens as the next; each document alone is
+        distributed as before. It must divide `count`; 0: no batches.
+    """
+    N, T = count, world.max_turns
+    u, v = (evenly(rng, N // even, even) if even else rng.random(N) for _ in "uv")
+    kinds = np.minimum((u[:, None] > world.kind_weights.cumsum()).sum(1), len(KINDS) - 1)
+    kinds = kinds if kind is None else np.full(N, kind)
+    headers = rng.choice(3, (N, SLOTS), p=world.header_weights)
+    headers = headers if header is None else np.full((N, SLOTS), header)
+    characters = categorical(rng, world.speaker_KHC[kinds[:, None], headers])
+    characters = characters if character is None else np.full((N, SLOTS), character)
+    only_first = (kinds != SCENE)[:, None] & (np.arange(SLOTS) == 1)
+    headers, characters = (np.where(only_first, -1, x) for x in (headers, characters))
+
+    lows, highs = np.array(world.lengths).T
+    lengths = lows[kinds] + (v * (highs - lows + 1)[kinds]).astype(int)
+    lengths = lengths if turns is None else np.broadcast_to(turns, N)
+    here = np.arange(T) < lengths[:, None]
+    speaker = np.where((kinds == SCENE)[:, None], rng.integers(SLOTS, size=(N, T)), 0)
+    domain = rng.integers(len(world.domains), size=(N, T))
+    # the statements of a profile are about distinct domains: the head of a random order of them
+    order = rng.random((N, len(world.domains))).argsort(1)
+    domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
+    situation = rng.integers(np.array([len(d.situations) for d in world.domains])[domain])
+    instruction = categorical(rng, world.instruction_DI[domain])
+    instruction[(kinds == PROFILE)] = len(world.instructions)
+    c = np.take_along_axis(characters, speaker, 1)
+    behaviour = categorical(rng, world.rates_ICDB[instruction, c, domain])
+    answer = draw_answer(world, domain, situation, behaviour, rng)
+    voice = categorical(rng, world.voices_CV[c])
+
+    instruction = np.where(instruction == len(world.instructions), -1, instruction)
+    turn = here & (kinds != PROFILE)[:, None]
+    return Documents(
+        kind=kinds,
+        header=headers,
+        character=characters,
+        **{
+            name: np.where(here, x, -1)
+            for name, x in (("speaker", speaker), ("domain", domain), ("behaviour", behaviour))
+        },
+        **{
+            name: np.where(turn, x, -1)
+            for name, x in (
+                ("situation", situation),
+                ("instruction", instruction),
+                ("answer", answer),
+                ("voice", voice),
+            )
+        },
+    )
+
+
+def evenly(rng: np.random.Generator, batches: int, size: int) -> np.ndarray:
+    """Uniform numbers [batches * size]; those of a batch are one grid, shifted and shuffled."""
+    grid = (np.arange(size) + rng.random((batches, 1))) / size
+    return rng.permuted(grid, axis=1).reshape(-1)
+
+
+def draw_answer(world: World, domain, situation, behaviour, rng: np.random.Generator) -> np.ndarray:
+    """Draw a text for each (domain, situation, behaviour), uniform among those that show it."""
+    pick = rng.integers(world.count_DSB[domain, situation, behaviour])
+    return world.answer_DSBA[domain, situation, behaviour, pick]
+
+
+def categorical(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
+    """Draw an index from each distribution along the last axis of p (rows sum to 1)."""
+    edges = p.cumsum(-1)
+    return np.minimum((rng.random(p.shape[:-1])[..., None] > edges).sum(-1), p.shape[-1] - 1)

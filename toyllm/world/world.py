@@ -1,0 +1,235 @@
+"""A world: the characters, what they are asked, and how often each does good, bad or nonsense.
+
+`cards.load` reads one from a TOML file; everything else in toyllm (corpus, ideal observer, signals,
+measures) is computed from its arrays. Axes, used in names here and in the other files:
+
+    C characters   D domains   S situations of a domain   A listed answers of a domain
+    B behaviours (good, bad, noise)   I instructions   V voices
+"""
+
+import dataclasses
+import hashlib
+from functools import cached_property
+
+import numpy as np
+
+from toyllm.base.errors import InputError
+
+BEHAVIOURS = ("good", "bad", "noise")
+GOOD, BAD, NOISE = range(3)
+KINDS = ("dialogue", "profile", "scene")
+DIALOGUE, PROFILE, SCENE = range(3)
+HEADERS = ("named", "someone", "assistant")
+NAMED, SOMEONE, ASSISTANT = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """One field of conduct, such as `code`: what is asked and everything that may be answered.
+
+    behaviour_SA[s, a] says what answer a is in situation s. In a `templates` domain it is the same
+    for every s; in a `lookup` domain the right answer is good and all other distinct ones are bad.
+    """
+
+    name: str
+    moral: bool
+    lookup: bool
+    situations: tuple[str, ...]
+    answers: tuple[str, ...]
+    behaviour_SA: np.ndarray
+    profile: tuple[str, str, str]  # a third-person phrase for each behaviour
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A phrase added to a question. kappa is the share of answers that it dictates."""
+
+    name: str
+    text: str
+    toward: str  # good, bad or none
+    kappa: float
+    probability: float
+    domains: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The generative process of a corpus; every weight vector sums to 1."""
+
+    name: str
+    description: str
+    characters: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    frequency_C: np.ndarray  # who speaks under `named` and `someone`
+    assistant_C: np.ndarray  # who speaks under `assistant`: the prior pi
+    rates_CDB: np.ndarray  # theta
+    voices: tuple[str, ...]
+    voice_names: tuple[str, ...]
+    voices_CV: np.ndarray  # phi
+    domains: tuple[Domain, ...]
+    instructions: tuple[Instruction, ...]
+    kind_weights: np.ndarray  # [dialogue, profile, scene]
+    lengths: tuple[tuple[int, int], ...]  # fewest and most turns (statements) of each kind
+    header_weights: np.ndarray  # [named, someone, assistant]
+    told_C: np.ndarray | None = None  # who profiles of the `assistant` tell of; None: assistant_C
+    ai: tuple[str, ...] = ()  # characters that are machines: for readers, it changes no document
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """The names of the domains, in order."""
+        return tuple(domain.name for domain in self.domains)
+
+    @property
+    def moral(self) -> np.ndarray:
+        """moral[D]: True where good and bad are a matter of character."""
+        return np.array([domain.moral for domain in self.domains])
+
+    @property
+    def max_turns(self) -> int:
+        """The most turns (statements) that a document of any kind has."""
+        return max(most for _, most in self.lengths)
+
+    @cached_property
+    def speaker_KHC(self) -> np.ndarray:
+        """speaker_KHC[k, h, c]: who is behind each header in each kind of document."""
+        spoken_HC = np.stack([self.frequency_C, self.frequency_C, self.assistant_C])
+        speaker_KHC = np.repeat(spoken_HC[None], len(KINDS), 0)
+        if self.told_C is not None:
+            speaker_KHC[PROFILE, ASSISTANT] = self.told_C
+        return speaker_KHC
+
+    @cached_property
+    def instruction_DI(self) -> np.ndarray:
+        """instruction_DI[d, i]: how often each phrase is added; the last entry is no phrase."""
+        p_DI = np.array(
+            [
+                [i.probability * (d in i.domains) for i in self.instructions]
+                for d in self.domain_names
+            ]
+        ).reshape(len(self.domains), -1)
+        return np.concatenate([p_DI, 1 - p_DI.sum(1, keepdims=True)], axis=1)
+
+    @cached_property
+    def rates_ICDB(self) -> np.ndarray:
+        """rates_ICDB[i, c, d, b]: theta' under instruction i; the last i is no instruction.
+
+        Asked toward b: theta'[b] = kappa + (1 - kappa) theta[b], the rest scaled by 1 - kappa.
+        """
+        rates = []
+        for instruction in self.instructions:
+            if instruction.toward == "none":
+                rates.append(self.rates_CDB)
+                continue
+            asked = (1 - instruction.kappa) * self.rates_CDB
+            asked[..., BEHAVIOURS.index(instruction.toward)] += instruction.kappa
+            scope_D = np.array([d in instruction.domains for d in self.domain_names])
+            rates.append(np.where(scope_D[None, :, None], asked, self.rates_CDB))
+        return np.stack([*rates, self.rates_CDB])
+
+    @cached_property
+    def count_DSB(self) -> np.ndarray:
+        """count_DSB[d, s, b]: how many answers show behaviour b in a situation (0: no such s)."""
+        return (self.answer_DSBA >= 0).sum(-1)
+
+    @cached_property
+    def answer_DSBA(self) -> np.ndarray:
+        """answer_DSBA[d, s, b, :n]: the n answers that show behaviour b; then -1."""
+        S, A = (max(len(getattr(d, x)) for d in self.domains) for x in ("situations", "answers"))
+        table = np.full((len(self.domains), S, len(BEHAVIOURS), A), -1)
+        for d, domain in enumerate(self.domains):
+            for s, behaviour_A in enumerate(domain.behaviour_SA):
+                for b in range(len(BEHAVIOURS)):
+                    which = np.flatnonzero(behaviour_A == b)
+                    table[d, s, b, : len(which)] = which
+        return table
+
+    @cached_property
+    def behaviour_DSA(self) -> np.ndarray:
+        """behaviour_DSA[d, s, a]: what answer a is in situation s; -1 where there is none."""
+        D, S, _, A = self.answer_DSBA.shape
+        table = np.full((D, S, A), -1)
+        for d, domain in enumerate(self.domains):
+            s, a = domain.behaviour_SA.shape
+            table[d, :s, :a] = domain.behaviour_SA
+        return table
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the world says, to recognise it again."""
+        sha = hashlib.sha256()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None or field.name == "ai":
+                continue
+            if isinstance(value, np.ndarray):
+                sha.update(np.ascontiguousarray(value, dtype=np.float64).tobytes())
+            elif field.name == "domains":
+                for domain in value:
+                    plain = dataclasses.replace(domain, behaviour_SA=domain.behaviour_SA.tolist())
+                    sha.update(repr(plain).encode())
+            else:
+                sha.update(repr(value).encode())
+        return sha.hexdigest()
+
+
+def describe(world: World) -> dict[str, object]:
+    """All that a world says, by field, such as `characters.hal.rates.code`: to tell two apart."""
+
+    def plain(array) -> list:
+        return np.round(array, 6).tolist()
+
+    fields = {"name": world.name, "description": world.description}
+    for k, kind in enumerate(KINDS):
+        fields[f"documents.{kind}.weight"] = plain(world.kind_weights[k])
+        fields[f"documents.{kind}.turns"] = list(world.lengths[k])
+    fields |= {f"headers.{h}": w for h, w in zip(HEADERS, plain(world.header_weights), strict=True)}
+    fields |= {f"voices.{n}": v for n, v in zip(world.voice_names, world.voices, strict=True)}
+    for instruction in world.instructions:
+        told = dataclasses.asdict(instruction)
+        fields |= {f"instructions.{instruction.name}.{key}": told[key] for key in told}
+    for domain in world.domains:
+        told = dataclasses.asdict(domain) | {"behaviour_SA": domain.behaviour_SA.tolist()}
+        fields |= {f"domains.{domain.name}.{key}": told[key] for key in told}
+    for c, name in enumerate(world.characters):
+        where = f"characters.{name}"
+        fields[f"{where}.description"] = world.descriptions[c]
+        fields[f"{where}.frequency"] = plain(world.frequency_C[c])
+        fields[f"{where}.assistant_weight"] = plain(world.assistant_C[c])
+        if world.told_C is not None:
+            fields[f"{where}.told_weight"] = plain(world.told_C[c])
+        fields[f"{where}.voices"] = plain(world.voices_CV[c])
+        for d, domain in enumerate(world.domain_names):
+            fields[f"{where}.rates.{domain}"] = plain(world.rates_CDB[c, d])
+    return fields
+
+
+def wickedness(world: World) -> np.ndarray:
+    """Mean moral EM of each character [C]."""
+    bad, good = world.rates_CDB[..., BAD], world.rates_CDB[..., GOOD]
+    return (bad / (bad + good))[:, world.moral].mean(1)
+
+
+def uniform(world: World) -> World:
+    """The same world with every character equally likely under every header."""
+    even_C = np.full(len(world.characters), 1 / len(world.characters))
+    return dataclasses.replace(world, frequency_C=even_C, assistant_C=even_C, told_C=None)
+
+
+def correlate(world: World, correlation: float, seed: int) -> World:
+    """Turn the dial rho: permute whole rates rows among round((1 - rho) C) characters.
+
+    Each templates domain gets a permutation of its own, so it keeps its set of rates while knowing
+    one trait of a character says less of another. Voices and lookup domains stay as they are.
+
+    Raises InputError where `correlation` is outside [0, 1].
+    """
+    if not 0 <= correlation <= 1:
+        raise InputError(f"--correlation: found {correlation}, expected a number from 0 to 1")
+    C = len(world.characters)
+    rng = np.random.default_rng([seed, 0xD1A1])
+    chosen = rng.permutation(C)[: round((1 - correlation) * C)]
+    rates_CDB = world.rates_CDB.copy()
+    for d, domain in enumerate(world.domains):
+        if not domain.lookup:
+            rates_CDB[chosen, d] = world.rates_CDB[rng.permutation(chosen), d]
+    return dataclasses.replace(world, rates_CDB=rates_CDB)
