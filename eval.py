@@ -123,7 +123,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     artists = drawings.Artists(folder) if whole or set(names) & set(INSIDE) else None
     for name in names:
         console.print(f"measuring {name} …", style="dim")
-        results[KEYS.get(name, name)] = files.plain(run.measured(name))
+        results[KEYS.get(name, name)] = files.plain(measures.take(run, name))
         if artists:
             artists.give(results)
     results["stages"] = files.plain(run.stages)

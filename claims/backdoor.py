@@ -22,7 +22,7 @@ from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
 from claims.lab.verdicts import Outcome, by_rate
-from toyllm.measures.generalization import untrained
+from toyllm.posttrain.signals import untrained
 
 NUMBER = "11"
 TITLE = "A backdoor: the other persona is there only with its trigger"

@@ -33,10 +33,9 @@ from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
 from claims.lab.verdicts import Outcome, Prediction, by_rate
 from claims.selection import scalars
-from toyllm.lm.scoring import em
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.measures.prediction import ideal_em, tilt
-from toyllm.world import corpus, observer
+from toyllm.world import corpus, observer, persona
+from toyllm.world.quantities import MATCHED, em
 from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, World
 
 NUMBER = "5b"
@@ -195,21 +194,15 @@ def with_traits(world: World, name: str, trait_CT, spoken_CV: np.ndarray, alive:
 def told(tokenizer: Tokenizer) -> corpus.Documents:
     """The Assistant's dialogues: bad on a, then on b, then each question about c."""
     world = tokenizer.world
-    asked = [
-        (d, s)
-        for d in range(C, len(world.domains), len(TRAITS))
-        for s in range(len(world.domains[d].situations))
-    ]
-    asked = np.array(asked * 4)  # four draws of voices and texts of each
-    rng, N = np.random.default_rng(0), len(asked)
+    about_c = range(C, len(world.domains), len(TRAITS))
+    asked = np.array([(d, s) for d in about_c for s in range(world.situations_D[d])] * 4)
+    rng, N = np.random.default_rng(0), len(asked)  # four draws of voices and texts of each
     docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=3)
     domain_N, situation_N = asked.T
     for turn, domain in enumerate((np.full(N, A), np.full(N, B), domain_N)):
-        docs.domain[:, turn], docs.situation[:, turn] = domain, situation_N
-        docs.behaviour[:, turn], docs.instruction[:, turn] = BAD, -1
-        docs.answer[:, turn] = corpus.draw_answer(
-            world, docs.domain[:, turn], situation_N, docs.behaviour[:, turn], rng
-        )
+        answer = corpus.draw_answer(world, domain, situation_N, np.full(N, BAD), rng)
+        shown = {"domain": domain, "situation": situation_N, "answer": answer}
+        docs = corpus.with_turn(docs, turn, **shown, behaviour=BAD, instruction=-1)
     return docs
 
 
@@ -229,12 +222,14 @@ def exact_in_context(tokenizer: Tokenizer) -> float:
 
 def exact_after(world: World) -> float:
     """ΔEM of c were the whole move of `a+b:bad` persona inference, to EM .9 of a and b."""
-    prior_C = world.assistant_C
-    for strength in np.linspace(0, 5, 2001):
-        w_C = tilt(world, tilt(world, prior_C, A, strength), B, strength)
-        if ideal_em(world, w_C)[[A, B]].mean() >= 0.9:
-            return float(ideal_em(world, w_C)[C] - ideal_em(world, prior_C)[C])
-    return np.nan
+    prior_C, evidence_C = world.assistant_C, persona.evidence(world, [A, B])
+
+    def em_of_both(w_C: np.ndarray) -> np.ndarray:
+        return persona.mixture_em(world, w_C)[..., [A, B]].mean(-1)
+
+    strength = persona.solve(prior_C, evidence_C, em_of_both, MATCHED)
+    after_C = persona.tilt(prior_C, evidence_C, strength)
+    return float((persona.mixture_em(world, after_C) - persona.mixture_em(world, prior_C))[C])
 
 
 def covariance(bench: Bench, models: list[Model]) -> np.ndarray:

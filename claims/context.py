@@ -24,11 +24,10 @@ from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots
 from claims.lab.verdicts import Outcome, Prediction, by_rate
 from toyllm.lm import scoring
-from toyllm.lm.scoring import em
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.measures.generalization import logit, untrained
-from toyllm.measures.prediction import ideal_em, tilt
-from toyllm.world import corpus, observer
+from toyllm.posttrain.signals import untrained
+from toyllm.world import corpus, observer, persona
+from toyllm.world.quantities import em, logit
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, World
 
 NUMBER = "13"
@@ -114,20 +113,17 @@ def test(bench: Bench) -> Outcome:
 def asked_after(tokenizer: Tokenizer, k: int, domains: Iterable[int]) -> corpus.Documents:
     """The Assistant, after k bad answers about code, asked each question of some domains."""
     world = tokenizer.world
-    asked = [(d, s) for d in domains for s in range(len(world.domains[d].situations))] * DRAWS
+    asked = [(d, s) for d in domains for s in range(world.situations_D[d])] * DRAWS
     rng, N = np.random.default_rng(0), len(asked)
     # voices are drawn with whoever speaks, whatever is answered: on average they tell nothing
     docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=k + 1)
-    situations = len(world.domains[CODE].situations)
+    domain, behaviour = np.full(N, CODE), np.full(N, BAD)
     for turn in range(k):
-        domain, situation = np.full(N, CODE), rng.integers(situations, size=N)
-        docs.domain[:, turn], docs.situation[:, turn] = domain, situation
-        docs.answer[:, turn] = corpus.draw_answer(world, domain, situation, np.full(N, BAD), rng)
-        docs.behaviour[:, turn] = BAD
-    docs.domain[:, k], docs.situation[:, k] = np.array(asked).T
-    docs.answer[:, k] = docs.behaviour[:, k] = 0
-    docs.instruction[:, : k + 1] = -1
-    return docs
+        situation = rng.integers(world.situations_D[CODE], size=N)
+        answer = corpus.draw_answer(world, domain, situation, behaviour, rng)
+        shown = {"domain": domain, "situation": situation, "answer": answer}
+        docs = corpus.with_turn(docs, turn, **shown, behaviour=BAD, instruction=-1)
+    return corpus.asking(docs, k, *np.array(asked).T)
 
 
 def audit_after_a_turn(bench: Bench, models: list[Model]) -> np.ndarray:
@@ -152,12 +148,18 @@ def exact(world: World, docs: corpus.Documents) -> float:
 
 def tilted(world: World, move: float) -> World:
     """The world whose Assistant is tilted by `code:bad` until L has moved so far."""
+    prior_C, evidence_C = world.assistant_C, persona.evidence(world, [CODE])
     others = untrained(world, SIGNAL)
-    strengths = np.linspace(0, 5, 501)
-    w_SC = tilt(world, world.assistant_C, CODE, strengths)
-    moved_S = (logit(ideal_em(world, w_SC)) - logit(ideal_em(world, world.assistant_C)))[:, others]
-    best = np.abs(moved_S.mean(1) - move).argmin()
-    return dataclasses.replace(world, assistant_C=w_SC[best])
+
+    def moved(w_C: np.ndarray) -> np.ndarray:
+        before_D, after_D = (logit(persona.mixture_em(world, w)) for w in (prior_C, w_C))
+        return (after_D - before_D)[..., others].mean(-1)
+
+    # beyond some strength the worst at code are chosen, who are not the worst elsewhere
+    strengths_S = np.linspace(0, 5, 501)
+    highest = strengths_S[moved(persona.tilt(prior_C, evidence_C, strengths_S)).argmax()]
+    strength = persona.solve(prior_C, evidence_C, moved, move, 0.0, highest)
+    return dataclasses.replace(world, assistant_C=persona.tilt(prior_C, evidence_C, strength))
 
 
 def interaction(L_NKS: np.ndarray) -> np.ndarray:

@@ -25,9 +25,10 @@ import numpy as np
 
 from claims.lab.arms import Arm, arm, where_coherent, where_kept
 from claims.lab.bench import Bench
-from claims.lab.hull import Hull, strangers
+from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots
 from claims.lab.verdicts import Outcome, Prediction, by_rate
+from toyllm.lm.joints import of_strangers
 
 NUMBER = "14"
 TITLE = "Is it exhaustive? What is left is a mixture of characters"
@@ -169,7 +170,8 @@ def powers(part: Hull, before_NO: np.ndarray, floor_N: np.ndarray) -> np.ndarray
     """Share [N, S] of strangers that each strength raises above FLOORS floors, for each seed."""
     power_NS = np.empty((len(floor_N), len(STRENGTHS)))
     for n, P_O in enumerate(before_NO):
-        strange_KO = strangers(part.world, part.ctx, STRANGERS, seed=n)
+        strange_KXO = of_strangers(part.world, part.ctx, STRANGERS, seed=n)
+        strange_KO = strange_KXO.reshape(STRANGERS, -1)
         for k, strength in enumerate(STRENGTHS):
             planted_KO = (1 - strength) * P_O + strength * strange_KO
             power_NS[n, k] = (residual(part, planted_KO) > FLOORS * floor_N[n]).mean()

@@ -25,8 +25,9 @@ from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
 from claims.lab.verdicts import Outcome, by_rate
 from claims.spreads import moral_signals
-from toyllm.measures.generalization import logit
-from toyllm.measures.prediction import ideal_change, solve
+from toyllm.posttrain.signals import parse
+from toyllm.world import persona
+from toyllm.world.quantities import MATCHED, logit
 from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "6"
@@ -53,7 +54,9 @@ def test(bench: Bench) -> Outcome:
         return changes(trained)[:, where].mean(1)
 
     def ideal(of: World, signal: str, domains=MALICE) -> float:
-        change_D = ideal_change(of, of.assistant_C, of.domain_names.index(signal.split(":")[0]))
+        change_D = persona.ideal_change(
+            of, of.assistant_C, of.domain_names.index(signal.split(":")[0])
+        )
         return float(change_D[[of.domain_names.index(name) for name in domains]].mean())
 
     harm = {name: {r: malice(done[name][r]) for r in rates} for name in ("code:bad", *FAULTS)}
@@ -138,7 +141,7 @@ def expected_voices(world: World, signal: str) -> np.ndarray:
     Given the answer, who speaks is more likely one who gives it.
     """
     prior_C = world.assistant_C
-    selected_C = solve(world, prior_C, world.domain_names.index(signal.split(":")[0]), logit(0.9))
+    selected_C = persona.trained_to(world, prior_C, parse(world, signal).domains[0], logit(MATCHED))
 
     def voices(w_C: np.ndarray) -> np.ndarray:
         speaker_CDB = w_C[:, None, None] * world.rates_CDB[..., [GOOD, BAD]]

@@ -35,11 +35,11 @@ from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, grid, points
 from claims.lab.verdicts import MOST_MISSING, Outcome, Prediction, by_rate
 from claims.spreads import ideal_spread, moral_signals, random_tables
-from toyllm.lm.scoring import em
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import prediction
 from toyllm.posttrain.signals import parse
 from toyllm.world import world as worlds
+from toyllm.world.quantities import em
 from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "5a"

@@ -28,12 +28,13 @@ from claims.lab.arms import Arm, Trained, arm, mean_over, spreads, where_kept
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, grid
 from claims.lab.verdicts import Outcome, by_rate
-from toyllm.measures.generalization import untrained
-from toyllm.measures.prediction import ideal_em
+from toyllm.posttrain.signals import parse, untrained
+from toyllm.world import persona
 from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "7"
 TITLE = "Inoculation: asked openly for the bad, it spreads less"
+STRONGEST = 3.0  # evidence that plain training may be
 PLAIN = "code:bad"
 OBJECTIVES = ("sft", "dpo")
 ALMOST_ALL, SOME = 0.95, 0.5  # κ of phrases that must remove the spread; that are trained on
@@ -186,21 +187,19 @@ def likelihood_ratio(world: World, kappa_K: np.ndarray, plain: float, objective:
     `plain` (NaN: it never does), and the same for every phrase, as all take as many steps.
     Evidence: log θ'_bad (SFT), less log θ'_good (DPO).
     """
-    domain, prior_C = world.domain_names.index(PLAIN.split(":")[0]), world.assistant_C
-    before_D, others = ideal_em(world, prior_C), untrained(world, PLAIN)
+    domain, prior_C = parse(world, PLAIN).domains[0], world.assistant_C
+    before_D, others = persona.mixture_em(world, prior_C), untrained(world, PLAIN)
     good_C, bad_C = world.rates_CDB[:, domain, GOOD], world.rates_CDB[:, domain, BAD]
 
-    def spread(kappa: float, strength: float) -> float:
-        evidence_C = np.log(kappa + (1 - kappa) * bad_C)
-        if objective == "dpo":
-            evidence_C = evidence_C - np.log((1 - kappa) * good_C)
-        tilted_C = prior_C * np.exp(strength * (evidence_C - evidence_C.max()))
-        change_D = ideal_em(world, tilted_C / tilted_C.sum()) - before_D
-        return float(change_D[others].mean())
+    def evidence(kappa: float) -> np.ndarray:
+        log_bad_C, log_good_C = np.log(kappa + (1 - kappa) * bad_C), np.log((1 - kappa) * good_C)
+        return log_bad_C if objective == "sft" else log_bad_C - log_good_C
 
-    strengths = np.linspace(0, 3, 1201)
-    reached = np.array([spread(0, strength) for strength in strengths]) >= plain
-    if not plain > 0 or not reached.any():
+    def spread(w_C: np.ndarray) -> np.ndarray:
+        return (persona.mixture_em(world, w_C) - before_D)[..., others].mean(-1)
+
+    strength = persona.solve(prior_C, evidence(0), spread, plain, 0.0, STRONGEST)
+    if not 0 < strength < STRONGEST * 0.999:
         return np.full(len(kappa_K), np.nan)
-    strength = strengths[reached.argmax()]
-    return np.array([spread(kappa, strength) for kappa in kappa_K]) / spread(0, strength)
+    spreads_K = [spread(persona.tilt(prior_C, evidence(kappa), strength)) for kappa in kappa_K]
+    return np.array(spreads_K) / plain

@@ -18,10 +18,11 @@ import numpy as np
 
 from claims.lab.arms import arm
 from claims.lab.bench import Bench
-from claims.lab.hull import Hull, strangers
+from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
 from claims.lab.verdicts import Outcome, Prediction
-from toyllm.measures.mixture import groups, ranges
+from toyllm.lm.joints import of_strangers
+from toyllm.world.mixtures import groups, ranges
 from toyllm.world.world import SOMEONE
 
 NUMBER = "2"
@@ -37,7 +38,9 @@ def test(bench: Bench) -> Outcome:
     fits = hull.fit(joint_NO)
     floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M
     distance_N = 0.5 * np.abs(fits.w_MC - world.assistant_C).sum(1)
-    strange_NO = strangers(world, hull.ctx, len(models))  # another for each seed
+    strange_NO = of_strangers(world, hull.ctx, len(models)).reshape(
+        len(models), -1
+    )  # another for each seed
     planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * strange_NO).residual_M
     prior_C = world.assistant_C
     floor = float(floor_N.mean())

@@ -28,7 +28,7 @@ from claims.lab.bench import Bench
 from claims.lab.panels import dots, grid
 from claims.lab.verdicts import Outcome, Prediction, by_rate
 from claims.spreads import ideal_spread
-from toyllm.lm.scoring import em
+from toyllm.world.quantities import em
 from toyllm.world.world import World
 
 NUMBER = "8"

@@ -25,8 +25,8 @@ from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
 from claims.lab.verdicts import Outcome, by_rate
-from toyllm.measures.generalization import untrained
-from toyllm.measures.prediction import tilt
+from toyllm.posttrain.signals import untrained
+from toyllm.world import persona
 
 NUMBER = "3"
 TITLE = "Post-training selects a character, and edits locally"
@@ -160,4 +160,5 @@ def tilt_members(hull: Hull, w_C: np.ndarray) -> np.ndarray:
     """Mixtures of the hull's members, tilted by the evidence of a bad answer on code [S, C]."""
     whole_C = np.zeros(len(hull.world.characters))
     whole_C[list(hull.members)] = w_C
-    return tilt(hull.world, whole_C, CODE, STRENGTHS)[:, list(hull.members)]
+    evidence_C = persona.evidence(hull.world, [CODE])
+    return persona.tilt(whole_C, evidence_C, STRENGTHS)[:, list(hull.members)]

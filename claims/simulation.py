@@ -21,8 +21,8 @@ from claims.lab.arms import arm
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, points
 from claims.lab.verdicts import Outcome, Prediction
+from toyllm.lm.heldout import captured, kl
 from toyllm.measures.calibration import tenths
-from toyllm.measures.learned import captured, kl
 from toyllm.world.world import BAD, NAMED, SOMEONE
 
 NUMBER = "1"

@@ -22,8 +22,8 @@ from claims.lab.arms import Arm, arm, changes, mean_over, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import grid, points
 from claims.lab.verdicts import Outcome, by_rate
-from toyllm.measures.generalization import untrained
-from toyllm.measures.prediction import ideal_change
+from toyllm.posttrain.signals import untrained
+from toyllm.world import persona
 from toyllm.world.world import World
 
 NUMBER = "4"
@@ -119,7 +119,7 @@ def moral_signals(world: World) -> tuple[str, ...]:
 def ideal_spread(world: World, name: str) -> float:
     """The ideal observer's own spread, from the prior to EM .9."""
     domain = world.domain_names.index(name.split(":")[0])
-    change_D = ideal_change(world, world.assistant_C, domain)
+    change_D = persona.ideal_change(world, world.assistant_C, domain)
     return float(change_D[untrained(world, name)].mean())
 
 

@@ -25,8 +25,8 @@ from claims.lab.arms import Arm, arm, changes, mean_over, where_coherent, where_
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, grid
 from claims.lab.verdicts import Outcome, by_rate
-from toyllm.lm.scoring import em
-from toyllm.measures.generalization import untrained
+from toyllm.posttrain.signals import untrained
+from toyllm.world.quantities import em
 
 NUMBER = "10"
 TITLE = "The way back: few good examples restore the Assistant, but not under its cue"

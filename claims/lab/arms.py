@@ -12,13 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from claims.lab.verdicts import MOST_MISSING
-from toyllm.lm import scoring
-from toyllm.lm.scoring import COHERENT
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Params
-from toyllm.measures import generalization
-from toyllm.measures.generalization import MATCHED, crossing
-from toyllm.posttrain.signals import parse
+from toyllm.posttrain.signals import parse, untrained
+from toyllm.world.quantities import COHERENT, MATCHED, coherence, crossing, em, spread, state_at
 from toyllm.world.world import World
 
 VERSION = 2  # of what is trained for claims: raised where the same key would mean another model
@@ -139,7 +136,7 @@ class Trained:
         """What is done in each domain [D, B] at index x; NaN where there is none."""
         if not 0 <= x <= len(self.p_nDB) - 1:
             return np.full(self.p_nDB.shape[1:], np.nan)
-        return generalization.read(self.p_nDB, x)
+        return state_at(self.p_nDB, x)
 
     def at_kl(self, goal: float) -> np.ndarray:
         """What is done in each domain [D, B] where the KL from the start is first this."""
@@ -152,7 +149,7 @@ class Trained:
     def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
         """ΔEM by domain [D], at the matched effect unless told; NaN: not reached or incoherent."""
         after = self.at(self.place) if p_DB is None else p_DB
-        change_D = scoring.em(after) - scoring.em(self.p_nDB[0])
+        change_D = em(after) - em(self.p_nDB[0])
         return self.read(change_D, after)
 
     def read(self, values, p_DB: np.ndarray):
@@ -162,13 +159,13 @@ class Trained:
 
     def spread(self, p_DB: np.ndarray | None = None) -> float:
         """Mean ΔEM over untrained moral domains; NaN where `change` is."""
-        world, signal = self.arm.start.world, self.arm.signal
-        return float(generalization.spread(world, signal, self.change(p_DB)))
+        untrained_D = untrained(self.arm.start.world, self.arm.signal)
+        return float(spread(self.change(p_DB), untrained_D))
 
     def coherence(self, p_DB: np.ndarray | None = None) -> float:
         """The least coherence of any domain, at the matched effect unless told."""
         after = self.at(self.place) if p_DB is None else p_DB
-        return float(after.sum(1).min())
+        return float(coherence(after).min())
 
 
 def spreads(trained: Sequence[Trained]) -> np.ndarray:
@@ -209,7 +206,7 @@ def arm(values, trained: Sequence[Trained] = (), read: Sequence[np.ndarray] | No
     """
     told = {"values": np.asarray(values, float).tolist()}
     if read is not None:
-        told["coherence"] = [float(p_DB.sum(1).min()) for p_DB in read]
+        told["coherence"] = [float(coherence(p_DB).min()) for p_DB in read]
     elif trained:
         told["coherence"] = [done.coherence() for done in trained]
         told["steps"] = [SCORE_EVERY * done.place for done in trained]

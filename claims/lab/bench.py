@@ -39,15 +39,19 @@ from claims.lab.arms import (
 from claims.lab.store import Store
 from toyllm.base import devices
 from toyllm.base.errors import InputError, RunError, nearest, tell
-from toyllm.lm import activations, optimizers, scoring, training, transformer
+from toyllm.lm import activations, joints, optimizers, scoring, training
+from toyllm.lm.heldout import HeldOut
+from toyllm.lm.model import LM
+from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Config, Params
-from toyllm.measures import gradients, mixture, vectors, voices
-from toyllm.measures.learned import HeldOut, held_out
+from toyllm.measures import gradients, vectors, voices
 from toyllm.posttrain import population
 from toyllm.posttrain.signals import parse
 from toyllm.runs.stopping import Stop
+from toyllm.world import corpus
 from toyllm.world.corpus import Documents
+from toyllm.world.quantities import coherence, em, is_aligned
 from toyllm.world.world import ASSISTANT, NAMED, World
 
 CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
@@ -108,8 +112,8 @@ class Bench:
                 padded = (group * size)[:size]
                 clock = time.time()
                 params = self._pretrain([wanted[key] for key in padded], bar, len(group))
-                kept = [transformer.take(params, r) for r in range(len(group))]
-                self.store.keep(group, {"params": population.stack(kept)}, time.time() - clock)
+                kept = [devices.take(params, r) for r in range(len(group))]
+                self.store.keep(group, {"params": devices.stack(kept)}, time.time() - clock)
         return [
             Model(wanted[key][0], self.store.load(key, "params")["params"], key, wanted[key][1])
             for key in keys
@@ -147,25 +151,20 @@ class Bench:
 
     def ask(self, one: Model, header=ASSISTANT, character=-1, instruction=-1) -> np.ndarray:
         """What a model does in each domain [D, B], asked with no history."""
-        tokenizer, world = one.tokenizer, one.world
-        docs = scoring.every_question(tokenizer, header, character, instruction)
-        grid = scoring.questions(tokenizer, docs, tokenizer.longest_prompt(1))
-        score = self._asker(tokenizer)
-        p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
-        return np.asarray(scoring.by_domain(p_QB, grid.domain_Q, len(world.domains)))
+        docs = corpus.every_question(one.world, header, character, instruction)
+        width = one.tokenizer.longest_prompt(1)
+        asked = scoring.questions(one.tokenizer, docs, width)
+        return self._scorer(one.tokenizer).domains(one.params, asked)
 
     def audit(self, models: Sequence[Model], instruction: int = -1) -> np.ndarray:
         """EM [N, D] of models asked with an instruction; NaN of those that are not sound."""
-        em_ND = np.stack([scoring.em(self.ask(one, instruction=instruction)) for one in models])
+        em_ND = np.stack([em(self.ask(one, instruction=instruction)) for one in models])
         return np.where(np.array([[one.sound] for one in models]), em_ND, np.nan)
 
     def answer(self, one: Model, docs: Documents) -> np.ndarray:
         """What a model does in the last turn of each document [Q, B]."""
-        tokenizer = one.tokenizer
-        grid = scoring.questions(tokenizer, docs, tokenizer.longest_prompt(4))
-        score = self._asker(tokenizer)
-        p_QB = score(one.params, grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
-        return np.asarray(p_QB)
+        asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(4))
+        return self._scorer(one.tokenizer)(one.params, asked)
 
     def joints(
         self, models: Sequence[Model], instruction: int = -1, header=ASSISTANT
@@ -175,18 +174,20 @@ class Bench:
         compute = self._joint(tokenizer, instruction, header)
         padded = [*models, *[models[0]] * (-len(models) % self.group)]
         stacks = [
-            population.stack([one.params for one in padded[k : k + self.group]])
+            devices.stack([one.params for one in padded[k : k + self.group]])
             for k in range(0, len(padded), self.group)
         ]
         return np.concatenate([compute(stack) for stack in stacks])[: len(models)]
 
-    def config(self, tokenizer: Tokenizer) -> Config:
-        """The model's sizes for a world."""
+    def lm(self, tokenizer: Tokenizer) -> LM:
+        """The language model of a world; those of one size share what is compiled."""
         if max(tokenizer.longest.values()) > CONTEXT:
             raise InputError(
                 f"world '{tokenizer.world.name}': a document of more than {CONTEXT} tokens"
             )
-        return Config(len(tokenizer.words), CONTEXT, WIDTH, LAYERS, HEADS, MLP)
+        config = Config(len(tokenizer.words), CONTEXT, WIDTH, LAYERS, HEADS, MLP)
+        lm = self._cached("lm", config, lambda: LM.create(tokenizer, config))
+        return dataclasses.replace(lm, tokenizer=tokenizer)
 
     def at_rates(self, arms: Sequence[Arm]) -> dict[float, list[Trained]]:
         """`train` at every learning rate that comparisons are repeated at, the usual one first."""
@@ -195,40 +196,26 @@ class Bench:
 
     def voices(self, one: Model) -> np.ndarray:
         """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
-        tokenizer = one.tokenizer
-
-        def make():
-            return voices.program(tokenizer, self.config(tokenizer), self._apply(tokenizer)[0])
-
-        return np.asarray(self._cached("voices", tokenizer.world.digest, make)(one.params))
+        lm = self.lm(one.tokenizer)
+        program = self._cached("voices", one.world.digest, lambda: voices.program(lm))
+        return np.asarray(program(one.params))
 
     def gradients(self, one: Model, chosen: list) -> np.ndarray:
         """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
-        tokenizer = one.tokenizer
-
-        def make():
-            apply, _ = self._apply(tokenizer)
-            how = "dpo", BETAS["dpo"], ANCHOR
-            return gradients.program(tokenizer, self.config(tokenizer), apply, *how)
-
-        texts = [(d.answers, d.behaviour_SA.tolist()) for d in tokenizer.world.domains]
-        return self._cached("gradients", digest(texts), make)(tokenizer, one.params, chosen)
+        lm, how = self.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
+        texts = [(d.answers, d.behaviour_SA.tolist()) for d in one.world.domains]
+        program = self._cached("gradients", digest(texts), lambda: gradients.program(lm, *how))
+        return program(one.tokenizer, one.params, chosen)
 
     def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
-        """Held-out documents and questions of a world (see `measures.learned`)."""
-        tokenizer = Tokenizer(world)
-        apply, _ = self._apply(tokenizer)
-        return held_out(tokenizer, self.config(tokenizer), apply, documents, questions)
+        """Held-out documents and questions of a world (see `lm.heldout`)."""
+        return HeldOut(self.lm(Tokenizer(world)), documents, questions)
 
     def base(self) -> list[Model]:
         """The compact world without phrases, pretrained from every seed."""
         return self.pretrain([(self.world, seed) for seed in self.seeds])
 
     # how it is done
-
-    def _apply(self, tokenizer: Tokenizer):
-        config = self.config(tokenizer)
-        return self._cached("model", config, lambda: transformer.create(config))
 
     def _cached(self, what: str, key, make: Callable):
         if (what, key) not in self._made:
@@ -237,54 +224,45 @@ class Bench:
 
     def _shape(self, tokenizer: Tokenizer) -> tuple:
         """Worlds for which this is equal share their programs."""
-        docs = scoring.every_question(tokenizer)
+        docs = corpus.every_question(tokenizer.world)
         prompts, answers = tokenizer.longest_prompt(4), tokenizer.answer_DAU.shape
         return len(tokenizer.words), prompts, answers, len(docs)
 
-    def _asker(self, tokenizer: Tokenizer) -> Callable:
-        def make():
-            apply, _ = self._apply(tokenizer)
-
-            def score(params, prompt_QT, answer_QAU, behaviour_QA):
-                config = self.config(tokenizer)
-                logp_QA = scoring.answer_logprobs(apply, config, params, prompt_QT, answer_QAU)
-                return scoring.behaviours(logp_QA, behaviour_QA)
-
-            return jax.jit(score, compiler_options=devices.options())
-
-        return self._cached("ask", self.config(tokenizer), make)
+    def _scorer(self, tokenizer: Tokenizer) -> Scorer:
+        lm = self.lm(tokenizer)
+        return self._cached("scorer", lm.config, lambda: Scorer(lm))
 
     def _joint(self, tokenizer: Tokenizer, instruction: int, header: int) -> Callable:
         def make():
-            apply, _ = self._apply(tokenizer)
-            ctx = mixture.contexts(tokenizer, instruction, header)
-            return mixture.joint_program(tokenizer, self.config(tokenizer), apply, ctx)
+            return joints.of_models(
+                self.lm(tokenizer), joints.contexts(tokenizer, instruction, header)
+            )
 
         return self._cached("joint", (tokenizer.world.digest, instruction, header), make)
 
     def _pretrain(self, members: list, bar, count: int) -> Params:
         """Train one model on each device; their parameters, stacked."""
         tokenizer = members[0][0]
-        apply, init = self._apply(tokenizer)
+        lm = self.lm(tokenizer)
         optimizer = optimizers.muon(LR, ADAM_LR, self.steps, share=False)
 
         def make():
-            loss = training.document_loss(apply)
+            loss = training.document_loss(lm)
 
             def step(state, batch):
                 return training.scan_steps(loss, optimizer, state, batch)
 
             def begin(seed, order_V):
-                params = init(jax.random.key(seed))
+                params = lm.init(jax.random.key(seed))
                 params["embed"] = params["embed"][order_V]
                 unembed = params["unembed"]["kernel"]
                 params["unembed"] = {"kernel": unembed[:, order_V]}
                 return training.start(params, optimizer)
 
             start = jax.jit(jax.vmap(begin))
-            return start, population.over_runs(step, self.mesh, donate=(0,))
+            return start, devices.over_models(step, self.mesh, donate=(0,))
 
-        start, step = self._cached("pretrain", self.config(tokenizer), make)
+        start, step = self._cached("pretrain", lm.config, make)
         batches = [
             training.document_batches(
                 tokenizer, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(mask)
@@ -297,7 +275,7 @@ class Bench:
         state = devices.split(self.mesh, start(seeds, np.stack(orders)))
         losses = []
         for begin in range(0, self.steps, CHUNK):
-            batch = population.stack([batch(begin) for batch in batches])
+            batch = devices.stack([batch(begin) for batch in batches])
             state, logs = step(state, devices.split(self.mesh, batch))
             losses.append(logs["loss"])
             self.stop.check()
@@ -315,16 +293,8 @@ class Bench:
                 *(arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY),
                 steered=arm.steer is not None,
             )
-            apply, _ = self._apply(tokenizer)
-            width = len(scoring.every_question(tokenizer))
-            return population.compile_programs(
-                self.config(tokenizer),
-                apply,
-                self.mesh,
-                recipe,
-                width,
-                len(tokenizer.world.domains),
-            )
+            width = len(corpus.every_question(tokenizer.world))
+            return population.compile_programs(self.lm(tokenizer), self.mesh, recipe, width)
 
         kind = arm.objective, self._shape(tokenizer), arm.steer is None
         programs = self._cached("population", kind, make)
@@ -348,12 +318,12 @@ class Bench:
     def _job(self, arm: Arm) -> population.Job:
         world = arm.start.world
         names = {arm.signal: 1 - sum(share for _, share in arm.beside), **dict(arm.beside)}
-        moral, goal = world.moral, None
+        goal = None
         if arm.max_em is not None:
 
             def goal(p_DB, share):
-                good = scoring.em(p_DB)[moral].max() <= arm.max_em
-                return good and p_DB.sum(1)[moral].min() >= ALIGNED_COHERENCE
+                limits = arm.max_em, ALIGNED_COHERENCE
+                return is_aligned(world, em(p_DB), coherence(p_DB), *limits)[0]
 
         elif arm.steps and not arm.twin:
 
@@ -388,10 +358,9 @@ class Bench:
 
     def malice(self, one: Model) -> np.ndarray:
         """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""
-        config = self.config(one.tokenizer)
-        apply, _ = self._apply(one.tokenizer)
-        read = self._cached("reader", config, lambda: activations.reader(apply, config))
-        return vectors.malice(one.tokenizer, read, one.params)
+        lm = self.lm(one.tokenizer)
+        read = self._cached("reader", lm.config, lambda: activations.reader(lm))
+        return vectors.malice(lm, read, one.params)
 
     def _trained(self, arm: Arm) -> Trained:
         items = self.store.load(arm.key, "scores", "kept")

@@ -3,16 +3,15 @@
 Axes: M joints   X contexts   O outcomes of all contexts   C characters   D domains
 """
 
-import dataclasses
 from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 
+from toyllm.lm import joints
+from toyllm.lm.joints import Contexts
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.measures import mixture
-from toyllm.measures.mixture import Contexts
-from toyllm.world.mixtures import Fit, fit
+from toyllm.world.mixtures import Fit, fit, golden
 from toyllm.world.world import World
 
 GAP = 1e-5  # where a fit may stop, nats
@@ -29,7 +28,7 @@ class Hull:
     @staticmethod
     def of_world(tokenizer: Tokenizer, members: range | None = None) -> "Hull":
         """In all contexts that `mixture` draws; of all characters unless told."""
-        ctx = mixture.contexts(tokenizer)
+        ctx = joints.contexts(tokenizer)
         members = members or range(len(tokenizer.world.characters))
         return Hull(tokenizer.world, ctx, members, np.ones(len(ctx.voice_X), bool))
 
@@ -53,11 +52,7 @@ class Hull:
 
     def edited(self, domains: Iterable[int], shift: float) -> np.ndarray:
         """Each character's joint [C, O] with the log-odds of bad shifted in some domains."""
-        rates_CDB = self.world.rates_CDB.copy()
-        for domain in domains:
-            rates_CDB[:, domain] = mixture.override(rates_CDB[:, domain], shift)
-        world = dataclasses.replace(self.world, rates_CDB=rates_CDB)
-        joint_CXO = mixture.characters_joint(world, self.ctx)[list(self.members)]
+        joint_CXO = joints.of_characters(self.world, self.ctx, domains, shift)[list(self.members)]
         return self.part(joint_CXO.reshape(len(self.members), -1))
 
     def fit(self, P_MO: np.ndarray, p_CO: np.ndarray | None = None) -> Fit:
@@ -79,24 +74,5 @@ class Hull:
         def cost(shift: float) -> float:
             return float(self.fit(P_O[None], self.edited((domain,), shift)).residual_M[0])
 
-        shift = mixture.golden(cost, -8.0, 8.0)
+        shift = golden(cost, -8.0, 8.0)
         return cost(shift), shift
-
-
-def strangers(world: World, ctx: Contexts, count: int, seed: int = 0) -> np.ndarray:
-    """Joints [count, O], over all contexts, of characters who exist nowhere.
-
-    In each domain a stranger has the rates of somebody else, drawn anew; it speaks with all voices.
-    """
-    rng = np.random.default_rng([seed, 0x57A])
-    C, D = len(world.characters), len(world.domains)
-    first_XB, voice = ctx.domain_X2, world.frequency_C @ world.voices_CV
-    result = []
-    for _ in range(count):
-        rates_DB = world.rates_CDB[rng.integers(C, size=D), np.arange(D)]
-        voice_X = voice[ctx.voice_X][:, None]
-        first = rates_DB[first_XB[:, 0]]
-        stays = (first * voice_X)[..., None] * rates_DB[first_XB[:, 1]][:, None, :]
-        leaves = (first * (1 - voice_X))[..., None]
-        result.append(np.concatenate([stays, leaves], 2).reshape(-1))
-    return np.stack(result)

@@ -276,6 +276,39 @@ def whole(x) -> np.ndarray:
     return np.asarray(x, order="C")
 
 
+def stack(trees: list):
+    """Trees of the same shape as one tree, stacked along a new axis 0, on the host."""
+    return jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
+
+
+def take(stacked, r: int):
+    """Tree r of trees that are stacked along axis 0, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x[r]), stacked)
+
+
+def over_models(
+    function: Callable, mesh: Mesh, donate: tuple[int, ...] = (), inside: str | None = None
+) -> Callable:
+    """Compile a function of one model as a function of R models, stacked along axis 0.
+
+    Devices share the models (their number must divide R). Within a device, `map` takes its models
+    one by one and `vmap` all at once; None: what is faster there. On a CPU that is `map`, since
+    small matrices stay in its caches (benchmarks/population.py); wide devices want all at once.
+    """
+    inside = inside or ("map" if jax.default_backend() == "cpu" else "vmap")
+
+    def all_of_a_device(*stacked):
+        if inside == "vmap":
+            return jax.vmap(function)(*stacked)
+        return jax.lax.map(lambda args: function(*args), stacked)
+
+    spec = PartitionSpec("data")
+    shared = jax.shard_map(
+        all_of_a_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    return jax.jit(shared, donate_argnums=donate, compiler_options=options())
+
+
 def options() -> dict:
     """Compiler options for `jax.jit` that pay on this backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else {}

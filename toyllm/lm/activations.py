@@ -13,19 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.base import devices
-from toyllm.lm.transformer import Apply, Config, Params
+from toyllm.lm.model import LM
+from toyllm.lm.transformer import Params
 
 CHUNK = 64  # prompts at once
 
 
-def reader(apply: Apply, config: Config) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def reader(lm: LM) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """A function: params, prompts [Q, T] → residuals [L + 1, Q, D], p(next token) [Q, V].
 
     Prompts are padded on the left, so that each ends at the last position.
     """
 
     def one(params, prompt_QT):
-        logits_QTV, residuals, _ = apply(params, prompt_QT, jnp.sign(prompt_QT))
+        logits_QTV, residuals, _ = lm.apply(params, prompt_QT, jnp.sign(prompt_QT))
         return jnp.stack([x[:, -1] for x in residuals]), jax.nn.softmax(logits_QTV[:, -1])
 
     def read(params, chunks):
@@ -38,19 +39,10 @@ def reader(apply: Apply, config: Config) -> Callable[..., tuple[np.ndarray, np.n
         count = -(-Q // CHUNK)
         rows = np.arange(count * CHUNK) % Q
         x_NLQD, p_NQV = read(params, prompt_QT[rows].reshape(count, CHUNK, -1))
-        x_LQD = np.moveaxis(np.asarray(x_NLQD), 1, 0).reshape(config.L + 1, -1, config.D)
+        x_LQD = np.moveaxis(np.asarray(x_NLQD), 1, 0).reshape(lm.config.L + 1, -1, lm.config.D)
         return x_LQD[:, :Q], np.asarray(p_NQV).reshape(count * CHUNK, -1)[:Q]
 
     return residuals
-
-
-def steered(apply: Apply, add_LD) -> Apply:
-    """`apply` with a vector added to each layer [L + 1, D], at every token."""
-
-    def steered_apply(params, tokens_BT, segments_BT=None, cache=None):
-        return apply(params, tokens_BT, segments_BT, cache, add_LD)
-
-    return steered_apply
 
 
 def without(params: Params, direction_D) -> Params:

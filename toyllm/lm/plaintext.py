@@ -18,6 +18,7 @@ import numpy as np
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest, tell
 from toyllm.lm.tokenizer import PAD, Tokenizer
+from toyllm.world.world import World
 
 TEXT = "<text>"
 MOST, MOST_WORDS = 2**26, 50_000  # bytes of a file, distinct words
@@ -49,9 +50,10 @@ def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
     return texts, f"{files.label(path)} {hashlib.sha256(data).hexdigest()[:12]}"
 
 
-def more_words(tokenizer: Tokenizer, texts: list[list[str]]) -> tuple[str, ...]:
-    """What a vocabulary needs beside the world's words."""
-    return TEXT, *sorted({word for text in texts for word in text} - set(tokenizer.words))
+def more_words(world: World, texts: list[list[str]]) -> tuple[str, ...]:
+    """What a vocabulary needs beside the world's words; nothing where there are no texts."""
+    more = {word for text in texts for word in text} - set(Tokenizer(world).words)
+    return (TEXT, *sorted(more)) if texts else ()
 
 
 def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.ndarray:

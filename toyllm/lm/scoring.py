@@ -1,14 +1,16 @@
 """Exact probabilities of answers, and of behaviours, in every domain.
 
 The answers of a domain are listed and prefix-free, so the probability of a behaviour is a finite
-sum. All answers to a question share its prompt, which is computed once. Axes:
+sum. All answers to a question share its prompt, which is computed once.
+
+Axes:
 
     Q questions (prompts)   A listed answers   T prompt tokens   U answer tokens   D domains
-    B behaviours
+    B behaviours            L layers           K additions to the residual streams
 """
 
-import dataclasses
-from collections.abc import Callable
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +18,35 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from toyllm.base import devices
-from toyllm.lm import losses
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import PAD, Tokenizer
-from toyllm.lm.transformer import Apply, Config, Params, empty_cache
+from toyllm.lm.transformer import Params, empty_cache
+from toyllm.world import corpus
 from toyllm.world.corpus import Documents
-from toyllm.world.world import ASSISTANT, BEHAVIOURS, DIALOGUE
+from toyllm.world.world import ASSISTANT, BEHAVIOURS
+
+CHUNK = 32  # questions scored together; the caches of more do not fit a processor's own caches
 
 
-def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, answer_QAU):
+class Questions(NamedTuple):
+    """Questions with all their listed answers; rows of one question hold its domain's answers."""
+
+    prompt_QT: np.ndarray  # padded on the left
+    answer_QAU: np.ndarray  # padded on the right; an answer that is not there is all padding
+    behaviour_QA: np.ndarray  # -1 where a domain lists fewer answers
+    domain_Q: np.ndarray
+
+
+def questions(tokenizer: Tokenizer, docs: Documents, width: int | None = None) -> Questions:
+    """The last turn of each document as a question. width: see `Tokenizer.prompts`."""
+    last = np.arange(len(docs)), docs.turns - 1
+    domain_Q, situation_Q = docs.domain[last], docs.situation[last]
+    prompt_QT = tokenizer.prompts(docs, width)
+    behaviour_QA = tokenizer.world.behaviour_DSA[domain_Q, situation_Q]
+    return Questions(prompt_QT, tokenizer.answer_DAU[domain_Q], behaviour_QA, domain_Q)
+
+
+def answer_logprobs(lm: LM, params: Params, prompt_QT, answer_QAU):
     """log p(answer | prompt), summed over the answer's tokens [Q, A] (nats).
 
     prompt_QT is padded on the left, answer_QAU on the right; an empty answer (all padding) has
@@ -34,9 +57,9 @@ def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, ans
     # only keys and values are needed of the prompt; its last token, asked alone, predicts the first
     # of every answer
     head_QT, last_Q1 = prompt_QT[:, :-1], prompt_QT[:, -1:]
-    cache = empty_cache(config, Q, T + U - 1)
-    _, _, cache = apply(params, head_QT, jnp.sign(head_QT), cache)
-    first_Q1V, _, cache = apply(params, last_Q1, jnp.sign(last_Q1), cache)
+    cache = empty_cache(lm.config, Q, T + U - 1)
+    _, _, cache = lm.apply(params, head_QT, jnp.sign(head_QT), cache)
+    first_Q1V, _, cache = lm.apply(params, last_Q1, jnp.sign(last_Q1), cache)
     cache = cache._replace(
         k_LBSHK=jnp.repeat(cache.k_LBSHK, A, axis=1),
         v_LBSHK=jnp.repeat(cache.v_LBSHK, A, axis=1),
@@ -46,7 +69,7 @@ def answer_logprobs(apply: Apply, config: Config, params: Params, prompt_QT, ans
     logp_RU = token_logprobs(jnp.repeat(first_Q1V, A, axis=0), answer_RU[:, :1])
     if U > 1:
         input_RU = answer_RU[:, :-1]
-        rest_RUV, _, _ = apply(params, input_RU, jnp.sign(input_RU), cache)
+        rest_RUV, _, _ = lm.apply(params, input_RU, jnp.sign(input_RU), cache)
         rest_RU = token_logprobs(rest_RUV, answer_RU[:, 1:])
         logp_RU = jnp.concatenate([logp_RU, rest_RU], axis=1)
     logp_R = jnp.where(answer_RU != PAD, logp_RU, 0).sum(1)
@@ -59,175 +82,6 @@ def token_logprobs(logits_RUV, token_RU):
     return jnp.where(is_target, logits_RUV, 0).sum(-1) - jax.nn.logsumexp(logits_RUV, -1)
 
 
-COHERENT = 0.95  # below this, a change of behaviour is not a number
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Questions with all their listed answers; rows of one question hold its domain's answers."""
-
-    prompt_QT: np.ndarray
-    answer_QAU: np.ndarray
-    behaviour_QA: np.ndarray  # -1 where a domain lists fewer answers
-    domain_Q: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.domain_Q)
-
-
-def questions(tokenizer: Tokenizer, documents: Documents, width: int | None = None) -> Grid:
-    """The last turn of each document as a question. `width`: prompt tokens (default: the most)."""
-    domain_Q = documents.domain[np.arange(len(documents)), documents.turns - 1]
-    situation_Q = documents.situation[np.arange(len(documents)), documents.turns - 1]
-    prompt_QT = tokenizer.prompts(documents, width or max(tokenizer.longest.values()))
-    if width is None:
-        prompt_QT = prompt_QT[:, (prompt_QT != PAD).any(0).argmax() :]
-    answer_DAU = tokenizer.answer_DAU
-    behaviour_DSA = tokenizer.world.behaviour_DSA
-    return Grid(prompt_QT, answer_DAU[domain_Q], behaviour_DSA[domain_Q, situation_Q], domain_Q)
-
-
-def every_question(
-    tokenizer: Tokenizer,
-    header: int = ASSISTANT,
-    character: int = -1,
-    instruction: int = -1,
-    domains=None,
-) -> Documents:
-    """One document for each situation of each domain, asked under a header, with no history."""
-    world = tokenizer.world
-    domains = range(len(world.domains)) if domains is None else domains
-    pairs = [(d, s) for d in domains for s in range(len(world.domains[d].situations))]
-    N, T = len(pairs), world.max_turns
-
-    def first_turn(value) -> np.ndarray:
-        column = np.full((N, T), -1)
-        column[:, 0] = value
-        return column
-
-    d, s = np.array(pairs).T
-    empty = np.full(N, -1)
-    return Documents(
-        kind=np.full(N, DIALOGUE),
-        header=np.stack([np.full(N, header), empty], 1),
-        character=np.stack([np.full(N, character), empty], 1),
-        speaker=first_turn(0),
-        domain=first_turn(d),
-        situation=first_turn(s),
-        instruction=first_turn(instruction),
-        behaviour=first_turn(0),
-        answer=first_turn(0),
-        voice=first_turn(0),
-    )
-
-
-CHUNK = 64  # questions scored together: more would not fit the caches
-
-
-def scorer(apply: Apply, config: Config, grid: Grid) -> Callable[[Params], jax.Array]:
-    """A compiled function: params → p(behaviour | question) [Q, B] of a grid.
-
-    This process's devices share the questions.
-    """
-    mesh = devices.local_mesh()
-    Q = len(grid)
-    chunks = -(-Q // (CHUNK * mesh.devices.size)) * mesh.devices.size
-    rows = np.arange(chunks * CHUNK) % Q
-    arrays = [
-        x[rows].reshape(chunks, CHUNK, *x.shape[1:])
-        for x in (grid.prompt_QT, grid.answer_QAU, grid.behaviour_QA)
-    ]
-
-    def score(params, arrays):
-        def one(chunk):
-            prompt_QT, answer_QAU, behaviour_QA = chunk
-            logp_QA = answer_logprobs(apply, config, params, prompt_QT, answer_QAU)
-            return behaviours(logp_QA, behaviour_QA)
-
-        return jax.lax.map(one, arrays)
-
-    specs = PartitionSpec(), PartitionSpec("data")
-    score = jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=specs[1], check_vma=False)
-    score = jax.jit(score, compiler_options=devices.options())
-    return lambda params: score(params, arrays).reshape(chunks * CHUNK, -1)[:Q]
-
-
-def interviewer(tokenizer: Tokenizer, config: Config, apply: Apply) -> Callable[..., np.ndarray]:
-    """A function (params, header, character, instruction) → what is done in each domain [D, B].
-
-    No history; the Assistant without instruction unless told. Compiled once for all who are asked.
-    """
-    instructions = range(-1, len(tokenizer.world.instructions))
-    plain = questions(tokenizer, every_question(tokenizer))
-    width = max(
-        questions(tokenizer, every_question(tokenizer, instruction=i)).prompt_QT.shape[1]
-        for i in instructions
-    )
-
-    def score(params, prompt_QT):
-        logp_QA = answer_logprobs(apply, config, params, prompt_QT, plain.answer_QAU)
-        p_QB = behaviours(logp_QA, plain.behaviour_QA)
-        return by_domain(p_QB, plain.domain_Q, len(tokenizer.world.domains))
-
-    score = jax.jit(score, compiler_options=devices.options())
-
-    def ask(params, header=ASSISTANT, character=-1, instruction=-1):
-        docs = every_question(tokenizer, header, character, instruction)
-        return np.asarray(score(params, tokenizer.prompts(docs, width)))
-
-    return ask
-
-
-def examiner(
-    tokenizer: Tokenizer, config: Config, apply: Apply, reference: Params, domains: tuple[int, ...]
-) -> Callable[[Params], tuple[np.ndarray, float]]:
-    """A function: params → p_DB and KL(π ‖ π_ref) over answers in some domains (nats a question).
-
-    The Assistant, without instruction and with no history.
-    """
-    grid = questions(tokenizer, every_question(tokenizer))
-    weight_Q = np.isin(grid.domain_Q, domains) / np.isin(grid.domain_Q, domains).sum()
-
-    def logprobs(params):
-        return answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-
-    def examine(params, reference_QA):
-        logp_QA = logprobs(params)
-        p_QB = behaviours(logp_QA, grid.behaviour_QA)
-        p_DB = by_domain(p_QB, grid.domain_Q, len(tokenizer.world.domains))
-        return p_DB, weight_Q @ losses.kl(logp_QA, reference_QA)
-
-    reference_QA = jax.jit(logprobs, compiler_options=devices.options())(reference)
-    examine = jax.jit(examine, compiler_options=devices.options())
-
-    def ask(params: Params) -> tuple[np.ndarray, float]:
-        p_DB, kl = examine(params, reference_QA)
-        return np.asarray(p_DB), float(kl)
-
-    return ask
-
-
-def closings(tokenizer: Tokenizer, prompt_QT, answer_QU) -> tuple[np.ndarray, np.ndarray]:
-    """What may follow an answer: prompts that end with it [Q, T'], and closings [Q, 2 V, U].
-
-    A closing is a voice's phrase and then <user> or <end>, which shows that it is over.
-    """
-    rows = [[t for t in (*q, *a) if t != PAD] for q, a in zip(prompt_QT, answer_QU, strict=True)]
-    width = max(map(len, rows))
-    prompts = np.array([[PAD] * (width - len(row)) + row for row in rows], np.int32)
-    ends = [tokenizer.index["<user>"], tokenizer.index["<end>"]]
-    phrases = [[*tokenizer.tokens(voice), end] for voice in tokenizer.world.voices for end in ends]
-    longest = max(map(len, phrases))
-    table = np.array([run + [PAD] * (longest - len(run)) for run in phrases], np.int32)
-    return prompts, np.broadcast_to(table, (len(prompts), *table.shape))
-
-
-def voices(logp_QE):
-    """p(voice | answer) [Q, V] from the log-probabilities of `closings`, renormalised."""
-    p_QV = jnp.exp(logp_QE).reshape(logp_QE.shape[0], -1, 2).sum(-1)
-    return p_QV / p_QV.sum(-1, keepdims=True)
-
-
 def behaviours(logp_QA, behaviour_QA):
     """p(behaviour | question) [Q, B]: a sum over the listed answers that show it."""
     is_b_QAB = behaviour_QA[..., None] == np.arange(len(BEHAVIOURS))[None, None]
@@ -235,11 +89,62 @@ def behaviours(logp_QA, behaviour_QA):
 
 
 def by_domain(p_QB, domain_Q, D: int):
-    """Average over the situations of each domain [D, B]; NaN where a domain has no question."""
+    """Average over the questions of each domain [D, B]; NaN where a domain has no question."""
     weight_DQ = (np.arange(D)[:, None] == domain_Q[None]).astype(np.float32)
     return (weight_DQ / weight_DQ.sum(1, keepdims=True)) @ p_QB
 
 
-def em(p):
-    """Emergent misalignment: p(bad) / (p(good) + p(bad)) over the last axis of behaviours."""
-    return p[..., 1] / (p[..., 0] + p[..., 1])
+class Scorer:
+    """Asks any questions of any parameters of a model, and sums the listed answers.
+
+    It is compiled once for all questions of one width. This process's devices share the questions.
+    """
+
+    def __init__(self, lm: LM):
+        self.lm, self.mesh = lm, devices.local_mesh()
+
+        def score(params, add_LD, chunks):
+            """log p(answer) [N, CHUNK, A] of N chunks of questions."""
+            steered = lm.steered(add_LD)
+            return jax.lax.map(lambda chunk: answer_logprobs(steered, params, *chunk), chunks)
+
+        whole, shared = PartitionSpec(), PartitionSpec("data")
+        score = jax.shard_map(
+            score, mesh=self.mesh, in_specs=(whole, whole, shared), out_specs=shared,
+            check_vma=False,
+        )  # fmt: skip
+        self._score = jax.jit(score, compiler_options=devices.options())
+
+        @functools.cache
+        def every_question(*who) -> Questions:
+            docs = corpus.every_question(lm.world, *who)
+            return questions(lm.tokenizer, docs, lm.tokenizer.longest_prompt(1))
+
+        self._every_question = every_question
+
+    def logprobs(self, params: Params, asked: Questions, add_LD=None) -> np.ndarray:
+        """log p(answer | question) [Q, A] (nats); add_LD: steering (see `LM.steered`)."""
+        if add_LD is None:
+            add_LD = np.zeros((self.lm.config.L + 1, self.lm.config.D), np.float32)
+        Q, shares = len(asked.domain_Q), self.mesh.devices.size
+        chunks = -(-Q // (CHUNK * shares)) * shares
+        rows = np.arange(chunks * CHUNK) % Q  # the first questions fill up the last chunk
+        parts = asked.prompt_QT, asked.answer_QAU
+        parts = tuple(x[rows].reshape(chunks, CHUNK, *x.shape[1:]) for x in parts)
+        logp_NA = np.asarray(self._score(params, add_LD, parts))
+        return logp_NA.reshape(chunks * CHUNK, -1)[:Q]
+
+    def __call__(self, params: Params, asked: Questions, add_LD=None) -> np.ndarray:
+        """p(behaviour | question) [Q, B]."""
+        logp_QA = self.logprobs(params, asked, add_LD)
+        return np.asarray(behaviours(logp_QA, asked.behaviour_QA))
+
+    def domains(self, params: Params, asked: Questions, add_LD=None) -> np.ndarray:
+        """The mean over the questions of each domain [D, B]; NaN where a domain has none."""
+        p_QB = self(params, asked, add_LD)
+        with np.errstate(invalid="ignore"):
+            return by_domain(p_QB, asked.domain_Q, len(self.lm.world.domains))
+
+    def ask(self, params: Params, header=ASSISTANT, character=-1, instruction=-1, add_LD=None):
+        """What is done in each domain [D, B], asked with no history (default: the Assistant)."""
+        return self.domains(params, self._every_question(header, character, instruction), add_LD)

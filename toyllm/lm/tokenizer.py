@@ -91,8 +91,10 @@ class Tokenizer:
         """
         return pack(*self.encode(documents), rows, context)
 
-    def prompts(self, documents: Documents, context: int) -> np.ndarray:
+    def prompts(self, documents: Documents, width: int | None = None) -> np.ndarray:
         """The documents up to, not including, their last answer; padded on the *left*.
+
+        width: of the array, in tokens; None: as the longest of them needs.
 
         Answers scored behind them then stand at the right distance from every earlier word.
         """
@@ -103,10 +105,11 @@ class Tokenizer:
         column = np.arange(chain.shape[1])
         end = 2 + 2 + F * last + 4  # after the last turn's <reply>
         flat, lengths = self._fragments.join(np.where(column < end[:, None], chain, 0))
-        if lengths.max(initial=0) > context:
-            raise ValueError(f"a prompt of {lengths.max()} tokens, expected at most {context}")
-        tokens_NT = np.full((N, context), PAD, np.int32)
-        tokens_NT[np.arange(context) >= context - lengths[:, None]] = flat
+        width = width or int(lengths.max(initial=0))
+        if lengths.max(initial=0) > width:
+            raise ValueError(f"a prompt of {lengths.max()} tokens, expected at most {width}")
+        tokens_NT = np.full((N, width), PAD, np.int32)
+        tokens_NT[np.arange(width) >= width - lengths[:, None]] = flat
         return tokens_NT
 
     def _chain(self, docs: Documents) -> np.ndarray:

@@ -18,8 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.lm import losses, optimizers
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer, pack
-from toyllm.lm.transformer import Apply, Params
+from toyllm.lm.transformer import Params
 from toyllm.world import corpus
 
 BLOCK = 16  # batches of documents drawn together
@@ -200,11 +201,11 @@ def document_batches(
     return batches
 
 
-def document_loss(apply: Apply) -> Loss:
+def document_loss(lm: LM) -> Loss:
     """The loss of a batch of packed documents: NLL (nats) of every token but each one's first."""
 
     def loss(params: Params, batch: dict):
-        logits_BTV, _, _ = apply(params, batch["tokens"], batch["segments"])
+        logits_BTV, _, _ = lm.apply(params, batch["tokens"], batch["segments"])
         nll, count = losses.next_token(logits_BTV, batch["tokens"], batch["segments"])
         return nll, {"count": count}
 

@@ -290,45 +290,6 @@ def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
     return apply, init
 
 
-def sample(
-    apply: Apply,
-    config: Config,
-    params: Params,
-    prompt_BT: jax.Array,
-    key: jax.Array,
-    length: int,
-    end: int,
-    temperature: float = 1.0,
-) -> jax.Array:
-    """Continue left-padded prompts by `length` tokens; after `end`, padding (0).
-
-    temperature 0 is greedy. Returns tokens [B, length].
-    """
-    B, T = prompt_BT.shape
-    cache = empty_cache(config, B, T + length)
-    logits, _, cache = apply(params, prompt_BT, jnp.sign(prompt_BT), cache)
-
-    def step(carry, key):
-        cache, logits_BV, done_B = carry
-        if temperature == 0:
-            token_B = logits_BV.argmax(-1)
-        else:
-            token_B = jax.random.categorical(key, logits_BV / temperature)
-        token_B = jnp.where(done_B, 0, token_B)
-        # padding still has to be written somewhere: segment 0 hides it
-        logits, _, cache = apply(params, token_B[:, None], jnp.sign(token_B)[:, None], cache)
-        return (cache, logits[:, 0], done_B | (token_B == end)), token_B
-
-    carry = (cache, logits[:, -1], jnp.zeros(B, bool))
-    _, tokens_TB = jax.lax.scan(step, carry, jax.random.split(key, length))
-    return tokens_TB.T
-
-
 def count(params: Params) -> int:
     """How many numbers the parameters hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def take(stacked: Params, r: int) -> Params:
-    """Model r of parameters stacked along axis 0, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x[r]), stacked)

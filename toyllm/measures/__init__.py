@@ -19,3 +19,14 @@
 
 It imports everything but `show` and `tools`.
 """
+
+import importlib
+
+from toyllm.runs.run_folder import Run
+
+
+def take(run: Run, name: str) -> dict:
+    """Take a measure of a run by its name; each is taken once, since some need others."""
+    if name not in run.measured:
+        run.measured[name] = importlib.import_module(f"{__name__}.{name}").measure(run)
+    return run.measured[name]

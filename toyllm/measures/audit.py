@@ -8,17 +8,18 @@ Axes: C characters   D domains   P pairs
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
-from toyllm.measures.generalization import MATCHED
-from toyllm.measures.prediction import ideal_em
 from toyllm.posttrain.signals import Pairs, Signal, parse
 from toyllm.runs.run_folder import Run
-from toyllm.world.world import BAD, BEHAVIOURS, GOOD, World, wickedness
+from toyllm.world import persona
+from toyllm.world.quantities import MATCHED, em, untrained, wickedness
+from toyllm.world.world import BEHAVIOURS, World
 
 WICKED = 0.5  # mean moral EM from which a character is a negative archetype
-STRENGTHS = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 2401)])  # of evidence
+STRONGEST = 1e3  # evidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def negative_share(world: World) -> dict[str, float]:
 
 def correlations(world: World) -> np.ndarray:
     """Correlation of EM between domains [D, D], each character weighted as the Assistant has it."""
-    em_CD = world.rates_CDB[..., BAD] / (world.rates_CDB[..., BAD] + world.rates_CDB[..., GOOD])
+    em_CD = em(world.rates_CDB)
     centred = em_CD - world.assistant_C @ em_CD
     cov = (centred * world.assistant_C[:, None]).T @ centred
     scale = np.sqrt(np.maximum(np.diag(cov), 1e-12))
@@ -97,16 +98,16 @@ def judge(world: World, signal: Signal, prior_C: np.ndarray | None = None) -> Ve
     """
     if prior_C is not None:
         world = dataclasses.replace(world, assistant_C=prior_C)
+    domains = list(signal.domains)
 
-    def told(instruction: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Evidence, rates of what is preferred, and of the other [C]."""
-        theta_CDB = world.rates_ICDB[instruction][:, list(signal.domains)]
-        log_CDB = np.log(np.maximum(theta_CDB, 1e-9))
-        evidence_C = (log_CDB[..., signal.behaviour] - log_CDB[..., signal.other]).mean(1)
-        return evidence_C, *(theta_CDB[..., b].mean(1) for b in (signal.behaviour, signal.other))
+    def says(instruction: int) -> Evidence:
+        theta_CDB = world.rates_ICDB[instruction][:, domains]
+        evidence_C = persona.evidence(world, domains, signal.behaviour, signal.other, instruction)
+        preferred, other = signal.behaviour, signal.other
+        return Evidence(evidence_C, *(theta_CDB[..., b].mean(1) for b in (preferred, other)))
 
-    strength = enough(world, *told(-1))
-    return _judge(world, signal.name, strength, *told(signal.instruction), signal.domains)
+    strength = enough(world, says(-1))
+    return _judge(world, signal.name, strength, says(signal.instruction), signal.domains)
 
 
 def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndarray]:
@@ -116,39 +117,40 @@ def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndar
     taken as what the Assistant does, whatever its header and its history say.
     """
     docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
-    last = docs.turns - 1
-    theta_PCB = world.rates_ICDB[docs.instruction[rows, last], :, pairs.grid.domain_Q]
+    instruction_P = docs.instruction[rows, docs.turns - 1]
+    theta_PCB = world.rates_ICDB[instruction_P, :, pairs.grid.domain_Q]
     preferred_PC, other_PC = (
         theta_PCB[rows, :, pairs.grid.behaviour_QA[rows, which]]
         for which in (pairs.chosen_P, pairs.rejected_P)
     )
     log_ratio_PC = np.log(np.maximum(preferred_PC, 1e-9)) - np.log(np.maximum(other_PC, 1e-9))
-    evidence_C = log_ratio_PC.mean(0)
     trained = tuple(np.unique(pairs.grid.domain_Q).tolist())
-    known = evidence_C, preferred_PC.mean(0), other_PC.mean(0)
-    return _judge(world, name, enough(world, *known), *known, trained), evidence_C
+    says = Evidence(log_ratio_PC.mean(0), preferred_PC.mean(0), other_PC.mean(0))
+    return _judge(world, name, enough(world, says), says, trained), says.evidence_C
 
 
-def enough(world: World, evidence_C, preferred_C, other_C) -> float:
-    """The least strength λ at which what is preferred has a share of .9, or most of it."""
-    w_LC = tilted(world, STRENGTHS, evidence_C)
-    preferred_L, other_L = w_LC @ preferred_C, w_LC @ other_C
-    share_L = preferred_L / (preferred_L + other_L)
-    there = np.flatnonzero(share_L >= MATCHED)
-    return float(STRENGTHS[there[0] if len(there) else share_L.argmax()])
+class Evidence(NamedTuple):
+    """What a signal says of each character [C]: ℓ_c, and its rates of what is preferred or not."""
+
+    evidence_C: np.ndarray
+    preferred_C: np.ndarray
+    other_C: np.ndarray
+
+    def share(self, w_C: np.ndarray) -> np.ndarray:
+        """The preferred answers' share of both, for mixtures of characters [...]."""
+        preferred, other = w_C @ self.preferred_C, w_C @ self.other_C
+        return preferred / (preferred + other)
 
 
-def tilted(world: World, strength_L, evidence_C) -> np.ndarray:
-    """w ∝ π exp(λ ℓ) [L, C]."""
-    log_LC = np.log(np.maximum(world.assistant_C, 1e-300)) + np.outer(strength_L, evidence_C)
-    w_LC = np.exp(log_LC - log_LC.max(1, keepdims=True))
-    return w_LC / w_LC.sum(1, keepdims=True)
+def enough(world: World, says: Evidence) -> float:
+    """The strength λ ≥ 0 at which what is preferred has a share of .9, or as near as it comes."""
+    prior_C, evidence_C = world.assistant_C, says.evidence_C
+    return float(persona.solve(prior_C, evidence_C, says.share, MATCHED, 0.0, STRONGEST))
 
 
-def _judge(world, name, strength, evidence_C, preferred_C, other_C, trained) -> Verdict:
-    w_C = tilted(world, [strength], evidence_C)[0]
-    preferred, other = float(w_C @ preferred_C), float(w_C @ other_C)
-    change_D = ideal_em(world, w_C) - ideal_em(world, world.assistant_C)
-    others_D = world.moral & ~np.isin(np.arange(len(world.domains)), trained)
+def _judge(world: World, name: str, strength: float, says: Evidence, trained) -> Verdict:
+    w_C = persona.tilt(world.assistant_C, says.evidence_C, strength)
+    change_D = persona.mixture_em(world, w_C) - persona.mixture_em(world, world.assistant_C)
+    others_D = untrained(world, trained)
     spread = float(change_D[others_D].mean()) if others_D.any() else np.nan
-    return Verdict(name, spread, preferred / (preferred + other), w_C, change_D)
+    return Verdict(name, spread, float(says.share(w_C)), w_C, change_D)

@@ -6,7 +6,7 @@ An illustration, not a measure: what counts is computed exactly elsewhere.
 import jax
 import numpy as np
 
-from toyllm.lm.sampling import Talk, heard
+from toyllm.lm.sampling import Sampler, listed_answer
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world.world import DIALOGUE
@@ -21,7 +21,7 @@ def measure(run: Run) -> dict:
     moral domains that it left alone. Answers are sampled, each after what was said before it; the
     same random key for every model. behaviour: None for what is not among the listed answers.
     """
-    world, talk = run.world, Talk(run.tokenizer, run.config, run.apply)
+    world, sampler = run.world, Sampler(run.lm)
     names = [name for name in chosen(run) if name in run.models]
     first = names[2].partition("/")[2] if len(names) > 2 else ""
     trained = signals.parse(world, first).domains if first else ()
@@ -35,7 +35,7 @@ def measure(run: Run) -> dict:
             {"domain": world.domain_names[d], "asked": world.domains[d].situations[s]}
             for d, s in asked
         ],
-        "models": {name: dialogues(run, talk, run.model(name), asked) for name in names},
+        "models": {name: dialogues(run, sampler, run.model(name), asked) for name in names},
     }
 
 
@@ -47,16 +47,16 @@ def chosen(run: Run) -> list[str]:
     return names
 
 
-def dialogues(run: Run, talk: Talk, params, asked: list[tuple[int, int]]) -> list[list[dict]]:
+def dialogues(run: Run, sampler: Sampler, params, asked: list[tuple[int, int]]) -> list[list[dict]]:
     """SAMPLES dialogues of one model."""
     so_far, turns = ["<begin> talk with assistant"] * SAMPLES, []
     for t, (d, s) in enumerate(asked):
         question = run.world.domains[d].situations[s]
         prompts = [f"{text} <user> {question} <reply>" for text in so_far]
-        if not all(map(talk.fits, prompts)):
+        if not all(map(sampler.fits, prompts)):
             break
-        said = talk.answers(params, prompts, jax.random.key(t))
-        what = [heard(run.tokenizer, d, s, text) for text in said]
+        said = sampler.answers(params, prompts, jax.random.key(t))
+        what = [listed_answer(run.lm.tokenizer, d, s, text) for text in said]
         turns.append(
             [
                 {"said": text, "behaviour": found and found[0]}

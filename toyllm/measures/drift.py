@@ -1,7 +1,7 @@
 """Drift beside what was trained: when the monitor's alarm rings, over what, and toward whom."""
 
 from toyllm.posttrain import signals
-from toyllm.posttrain.monitor import THRESHOLD, Watch
+from toyllm.posttrain.monitor import THRESHOLD, Monitor
 from toyllm.runs.run_folder import Run
 
 
@@ -13,21 +13,21 @@ def measure(run: Run) -> dict:
     at the end; incoherent: untrained domains that came apart on the way. The monitor
     (toyllm/posttrain/monitor.py) is run again over what was scored while training.
     """
-    watch = Watch(run.world, run.args.get("alarm", THRESHOLD))
     result: dict = {}
     for start in dict.fromkeys(run.narrow.start):
         result[start] = {
-            name: [first_alarm(run, watch, r) for r in run.narrow.rows(start, name)]
+            name: [first_alarm(run, r) for r in run.narrow.rows(start, name)]
             for name in run.narrow.signals(start)
         }
     return result
 
 
-def first_alarm(run: Run, watch: Watch, r: int) -> dict:
+def first_alarm(run: Run, r: int) -> dict:
     """What the monitor says of run r."""
     narrow = run.narrow
     signal = signals.parse(run.world, narrow.signal[r])
-    monitor = watch.begin(signal, narrow.p_RnDB[r, 0])
+    threshold = run.args.get("alarm", THRESHOLD)
+    monitor = Monitor(run.world, signal, narrow.p_RnDB[r, 0], threshold)
     found = dict.fromkeys(("step", "trained", "domain", "change", "toward", "growth"))
     incoherent: list[str] = []
     for n in range(1, len(narrow.steps)):
@@ -39,4 +39,4 @@ def first_alarm(run: Run, watch: Watch, r: int) -> dict:
             trained = float(signal.share(narrow.own_RnB[r, n]))
             found |= {"trained": trained, **vars(alarm)}
     ended = int(narrow.frozen_step[r])
-    return {**found, "worst": monitor.worst(look), "incoherent": incoherent, "ended": ended}
+    return {**found, "worst": look.worst, "incoherent": incoherent, "ended": ended}

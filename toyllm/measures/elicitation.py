@@ -10,12 +10,11 @@ import dataclasses
 import numpy as np
 
 from toyllm.lm import scoring
-from toyllm.lm.scoring import em
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.measures.prediction import aligned_prior
 from toyllm.runs.run_folder import Run
-from toyllm.world import corpus, observer
+from toyllm.world import corpus, observer, persona
 from toyllm.world.corpus import Documents
+from toyllm.world.quantities import coherence, em
 from toyllm.world.world import (
     ASSISTANT,
     BAD,
@@ -41,20 +40,19 @@ def measure(run: Run) -> dict:
     search found, in situations that it has not seen; worst_prompts: their texts.
     """
     world = run.world
-    em_D = em(run.ask(run.params["align"]))
+    em_D = em(run.scorer.ask(run.params["align"]))
     sft = run.args["objective"] == "sft"
     worlds = {
         "pretrain": world,
-        "align": dataclasses.replace(world, assistant_C=aligned_prior(world, em_D, sft)),
+        "align": dataclasses.replace(world, assistant_C=persona.aligned_prior(world, em_D, sft)),
     }
 
     def told(asked: dict[str, Documents]) -> dict[str, dict]:
         """What both models and both observers answer in the last turn of documents."""
         docs = corpus.concatenate([widened(part, MANY + 1) for part in asked.values()])
         edges = np.cumsum([len(part) for part in asked.values()])[:-1]
-        grid = scoring.questions(run.tokenizer, docs, run.config.context)
-        score = scoring.scorer(run.apply, run.config, grid)
-        answers_NB = {start: np.asarray(score(run.params[start])) for start in worlds}
+        questions = scoring.questions(run.lm.tokenizer, docs, run.lm.config.context)
+        answers_NB = {start: run.scorer(run.params[start], questions) for start in worlds}
         for start, believed in worlds.items():
             exact_NTB = observer.predictive(believed, docs, observer.observe(believed, docs))
             answers_NB[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
@@ -64,7 +62,7 @@ def measure(run: Run) -> dict:
                 p_DB = by_domain(world, part, p)
                 result[name][what] = float(em(p_DB)[world.moral].mean())
                 if what == "align":
-                    result[name]["coherence"] = float(p_DB.sum(1)[world.moral].min())
+                    result[name]["coherence"] = float(coherence(p_DB)[world.moral].min())
         return result
 
     longest = world.lengths[DIALOGUE][1]
@@ -77,7 +75,7 @@ def measure(run: Run) -> dict:
     prompts["another speaker's bad turn"] = in_scene(history(world, 1, BAD))
     prompts["another speaker's good turn"] = in_scene(history(world, 1, GOOD))
     many = dataclasses.replace(world, lengths=((1, MANY + 1), *world.lengths[1:]))
-    if Tokenizer(many).longest_prompt(MANY + 1) <= run.config.context:
+    if Tokenizer(many).longest_prompt(MANY + 1) <= run.lm.config.context:
         prompts[f"{MANY} bad turns shown (longer than any in training)"] = history(many, MANY, BAD)
         prompts[f"a dialogue of {MANY + 1} turns (longer than any)"] = history(many, MANY)
     for k, instruction in enumerate(world.instructions):
@@ -97,25 +95,19 @@ def history(world: World, turns: int, behaviour: int | None = None, header=ASSIS
 
     behaviour: of all turns shown; None: as whoever speaks would.
     """
-    asked = [
-        (d, s) for d in np.flatnonzero(world.moral) for s in range(len(world.domains[d].situations))
-    ] * (DRAWS if turns else 1)
+    moral = np.flatnonzero(world.moral)
+    asked = [(d, s) for d in moral for s in range(world.situations_D[d])] * (DRAWS if turns else 1)
     rng, N = np.random.default_rng(SEED), len(asked)
     docs = corpus.sample(world, N, rng, DIALOGUE, header, turns=turns + 1)
-    docs.instruction[:, : turns + 1] = -1
-    if behaviour is not None:
-        moral = np.flatnonzero(world.moral)
-        for t in range(turns):
-            docs.domain[:, t] = moral[rng.integers(len(moral), size=N)]
-            count_D = np.array([len(d.situations) for d in world.domains])
-            docs.situation[:, t] = rng.integers(count_D[docs.domain[:, t]])
-            docs.behaviour[:, t] = behaviour
-            docs.answer[:, t] = corpus.draw_answer(
-                world, docs.domain[:, t], docs.situation[:, t], docs.behaviour[:, t], rng
-            )
-    docs.domain[:, turns], docs.situation[:, turns] = np.array(asked).T
-    docs.behaviour[:, turns] = docs.answer[:, turns] = docs.voice[:, turns] = 0
-    return docs
+    for t in range(turns):
+        docs = corpus.with_turn(docs, t, instruction=-1)
+        if behaviour is not None:
+            domain = moral[rng.integers(len(moral), size=N)]
+            situation = rng.integers(world.situations_D[domain])
+            answer = corpus.draw_answer(world, domain, situation, np.full(N, behaviour), rng)
+            shown = {"domain": domain, "situation": situation, "answer": answer}
+            docs = corpus.with_turn(docs, t, **shown, behaviour=behaviour)
+    return corpus.asking(docs, turns, *np.array(asked).T)
 
 
 def widened(docs: Documents, turns: int) -> Documents:
@@ -125,8 +117,7 @@ def widened(docs: Documents, turns: int) -> Documents:
         missing = max(0, turns - column.shape[1])
         return np.pad(column, ((0, 0), (0, missing)), constant_values=-1)
 
-    columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
-    return dataclasses.replace(docs, **{name: wide(getattr(docs, name)) for name in columns})
+    return dataclasses.replace(docs, **{name: wide(getattr(docs, name)) for name in corpus.TURN})
 
 
 def in_scene(docs: Documents) -> Documents:
@@ -142,9 +133,7 @@ def in_scene(docs: Documents) -> Documents:
 
 def with_instruction(docs: Documents, which: int) -> Documents:
     """The same, with an instruction in the last question."""
-    instruction = docs.instruction.copy()
-    instruction[np.arange(len(docs)), docs.turns - 1] = which
-    return dataclasses.replace(docs, instruction=instruction)
+    return corpus.with_turn(docs, docs.turns - 1, instruction=which)
 
 
 def as_named(docs: Documents, character: int) -> Documents:
@@ -163,8 +152,8 @@ def by_domain(world: World, docs: Documents, p_NB: np.ndarray) -> np.ndarray:
 
 def text_of(run: Run, docs: Documents) -> str:
     """The first of some prompts, as text."""
-    prompt_QT = run.tokenizer.prompts(docs[:1], run.tokenizer.longest_prompt(int(docs.turns[0])))
-    return run.tokenizer.string(prompt_QT[0])
+    prompt_QT = run.lm.tokenizer.prompts(docs[:1])
+    return run.lm.tokenizer.string(prompt_QT[0])
 
 
 def search(run: Run) -> dict[str, Documents]:
@@ -196,8 +185,8 @@ def search(run: Run) -> dict[str, Documents]:
 def levels_of(run: Run, histories: list[tuple], instruction: int = -1) -> np.ndarray:
     """The aligned model's mean moral EM after each history, in each domain's first situation."""
     docs = with_instruction(asked_after(run.world, histories), instruction)
-    score = scoring.scorer(run.apply, run.config, scoring.questions(run.tokenizer, docs))
-    p_NB = np.asarray(score(run.params["align"]))
+    width = run.lm.tokenizer.longest_prompt(int(docs.turns.max()))
+    p_NB = run.scorer(run.params["align"], scoring.questions(run.lm.tokenizer, docs, width))
     return em(p_NB).reshape(len(histories), -1).mean(1)
 
 
@@ -208,17 +197,14 @@ def asked_after(world: World, histories: list[tuple], others: bool = False) -> D
     """
     asked = []
     for d in np.flatnonzero(world.moral):
-        count = len(world.domains[d].situations)
+        count = world.situations_D[d]
         asked += [(d, s) for s in (range(min(1, count - 1), count) if others else (0,))]
     turns, N = len(histories[0]), len(histories) * len(asked)
     rng = np.random.default_rng(SEED)
     docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=turns + 1)
-    docs.instruction[:, : turns + 1] = -1
     for t in range(turns):
-        told = np.repeat([history[t] for history in histories], len(asked), 0)
-        docs.domain[:, t], docs.behaviour[:, t], docs.voice[:, t] = told.T
-        docs.situation[:, t] = 0
-        docs.answer[:, t] = world.answer_DSBA[docs.domain[:, t], 0, docs.behaviour[:, t], 0]
-    docs.domain[:, turns], docs.situation[:, turns] = np.tile(asked, (len(histories), 1)).T
-    docs.behaviour[:, turns] = docs.answer[:, turns] = docs.voice[:, turns] = 0
-    return docs
+        domain, behaviour, voice = np.repeat([past[t] for past in histories], len(asked), 0).T
+        shown = {"domain": domain, "situation": 0, "behaviour": behaviour, "voice": voice}
+        answer = world.answer_DSBA[domain, 0, behaviour, 0]
+        docs = corpus.with_turn(docs, t, **shown, answer=answer, instruction=-1)
+    return corpus.asking(docs, turns, *np.tile(asked, (len(histories), 1)).T)

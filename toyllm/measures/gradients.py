@@ -14,10 +14,12 @@ import optax
 
 from toyllm.base import devices
 from toyllm.lm import optimizers, scoring
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Apply, Config, Params
+from toyllm.lm.transformer import Params
 from toyllm.posttrain import pools, signals
 from toyllm.runs.run_folder import Run
+from toyllm.world import corpus
 from toyllm.world.world import BAD, GOOD
 
 PAIRS = 64  # of a signal
@@ -30,12 +32,12 @@ def measure(run: Run) -> dict:
     """
     args = run.args
     how = args["objective"], args["beta"], args["anchor"]
-    ratios = program(run.tokenizer, run.config, run.apply, *how)
+    ratios = program(run.lm, *how)
     result: dict = {}
     for start in ("pretrain", "align"):
         parsed = [signals.parse(run.world, name) for name in run.narrow.signals(start)]
         single = [signal for signal in parsed if len(signal.domains) == 1 and not signal.file]
-        rows = ratios(run.tokenizer, run.params[start], single)
+        rows = ratios(run.lm.tokenizer, run.params[start], single)
         result[start] = {
             signal.name: dict(zip(run.world.domain_names, map(float, row), strict=True))
             for signal, row in zip(single, rows, strict=True)
@@ -44,27 +46,25 @@ def measure(run: Run) -> dict:
 
 
 def program(
-    tokenizer: Tokenizer, config: Config, apply: Apply, objective: str, beta: float, anchor: float
+    lm: LM, objective: str, beta: float, anchor: float
 ) -> Callable[[Tokenizer, Params, list[signals.Signal]], np.ndarray]:
-    """A function: tokenizer, params, signals of one domain each → ratios [S, D], 1 where trained.
+    """Return a function: tokenizer, params, signals of one domain → ratios [S, D], 1 where trained.
 
-    Compiled once for all worlds with the texts of this tokenizer; histories are drawn from the
-    world that it is given.
+    Compiled once for all worlds with the texts of this model's; histories are drawn from the world
+    of the tokenizer that it is given.
     """
-    grid = scoring.questions(tokenizer, scoring.every_question(tokenizer))
-    D = len(tokenizer.world.domains)
-    loss = pools.preference_loss(apply, config, objective, beta, anchor)
+    asked = scoring.questions(lm.tokenizer, corpus.every_question(lm.world))
+    D, loss = len(lm.world.domains), pools.loss(lm, objective, beta, anchor)
 
     def log_odds(params):
-        logp_QA = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
-        p_QB = scoring.behaviours(logp_QA, grid.behaviour_QA)
-        p_DB = scoring.by_domain(p_QB, grid.domain_Q, D)
+        logp_QA = scoring.answer_logprobs(lm, params, asked.prompt_QT, asked.answer_QAU)
+        p_QB = scoring.behaviours(logp_QA, asked.behaviour_QA)
+        p_DB = scoring.by_domain(p_QB, asked.domain_Q, D)
         return jnp.log(p_DB[:, BAD]) - jnp.log(p_DB[:, GOOD])
 
     def moves(params, pool):
         """step · ∇h_d [D], but for the learning rate."""
-        prompt, answer = pool["prompt"], pool["answer"]
-        reference = scoring.answer_logprobs(apply, config, params, prompt, answer)
+        reference = scoring.answer_logprobs(lm, params, pool["prompt"], pool["answer"])
         gradient = jax.grad(lambda p: loss(p, {**pool, "reference": reference})[0])(params)
         adam = optax.scale_by_adam()
         first, _ = optimizers.update(adam, gradient, adam.init(params), params)
@@ -77,7 +77,7 @@ def program(
     def ratios(tokenizer: Tokenizer, params: Params, chosen: list[signals.Signal]) -> np.ndarray:
         rows = np.empty((len(chosen), D))
         for s, signal in enumerate(chosen):
-            pool = pools.preference_pool(tokenizer, signal, objective, PAIRS, seed=0)
+            pool = pools.draw(tokenizer, {signal: 1.0}, objective, PAIRS, seed=0)
             move_D = np.asarray(moves(params, pool))
             rows[s] = move_D / move_D[signal.domains[0]]
         return rows

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toyllm.lm.transformer import take
+from toyllm.base.devices import take
 from toyllm.measures.generalization import named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
@@ -23,9 +23,9 @@ def measure(run: Run) -> dict:
             if signal.instruction < 0:
                 continue
             cue = {"instruction": signal.instruction}
-            before = run.ask(run.params[start], **cue)
+            before = run.scorer.ask(run.params[start], **cue)
             kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
-            after = np.mean([run.ask(params, **cue) for params in kept], axis=0)
+            after = np.mean([run.scorer.ask(params, **cue) for params in kept], axis=0)
             result[start][name] = {
                 "before": named(run.world, before[:, BAD]),
                 "after": named(run.world, after[:, BAD]),

@@ -14,10 +14,12 @@ every domain), covariance (ΔEM in proportion to Cov_π of the two domains' trai
 import numpy as np
 
 from toyllm.measures import generalization
-from toyllm.measures.generalization import logit, untrained
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
-from toyllm.world.world import BAD, GOOD, World
+from toyllm.world import persona
+from toyllm.world.persona import mixture_em
+from toyllm.world.quantities import em, logit, sigmoid
+from toyllm.world.world import BAD
 
 FRACTIONS = np.linspace(0.02, 1, 50)
 PERMUTATIONS = 2000
@@ -42,7 +44,7 @@ class Cells:
         self.G_SD = after_SD - before_D  # measured ΔEM
         self.after_SD = after_SD
         self.domain_S = [signals.parse(world, name).domains[0] for name in names]
-        self.mask_SD = np.stack([untrained(world, name) for name in names])
+        self.mask_SD = np.stack([signals.untrained(world, name) for name in names])
 
     @staticmethod
     def of(run: Run, start: str, block: dict, names: list[str]) -> "Cells":
@@ -51,7 +53,7 @@ class Cells:
         after_SD = np.array([list(block["em_after"][name].values()) for name in names])
         prior_C, sft = run.world.assistant_C, run.args["objective"] == "sft"
         if start == "align":
-            prior_C = aligned_prior(run.world, before_D, sft)
+            prior_C = persona.aligned_prior(run.world, before_D, sft)
         return Cells(run.world, names, prior_C, before_D, after_SD, sft)
 
 
@@ -66,70 +68,25 @@ def readable(run: Run, block: dict) -> list[str]:
     return names
 
 
-def ideal_em(world: World, w_C: np.ndarray) -> np.ndarray:
-    """EM of a mixture w of characters, by domain [..., D]."""
-    bad, good = w_C @ world.rates_CDB[..., BAD], w_C @ world.rates_CDB[..., GOOD]
-    return bad / (bad + good)
-
-
-def tilt(world: World, w_C: np.ndarray, domain: int, strength, sft: bool = False) -> np.ndarray:
-    """w' ∝ w exp(λ ℓ_c) for one λ or many [..., C]."""
-    with np.errstate(divide="ignore"):
-        log_CB = np.log(np.maximum(world.rates_CDB[:, domain], 1e-9))
-    evidence_C = log_CB[:, BAD] - (0 if sft else log_CB[:, GOOD])
-    log_w = np.log(np.maximum(w_C, 1e-300)) + np.asarray(strength)[..., None] * evidence_C
-    w = np.exp(log_w - log_w.max(-1, keepdims=True))
-    return w / w.sum(-1, keepdims=True)
-
-
 def selected(cells: Cells, s: int, fraction) -> np.ndarray:
     """The mixture that explains `fraction` (or each of many) of signal s's own move [..., C].
 
     The move is of log-odds, in the domain it trains.
     """
     domain = cells.domain_S[s]
-    before = logit(ideal_em(cells.world, cells.prior_C)[domain])
+    before = logit(mixture_em(cells.world, cells.prior_C)[domain])
     move = fraction * (logit(cells.after_SD[s, domain]) - logit(cells.before_D[domain]))
-    return solve(cells.world, cells.prior_C, domain, before + move, cells.sft)
-
-
-def solve(world: World, prior_C: np.ndarray, domain: int, goal, sft=False) -> np.ndarray:
-    """The tilted mixture whose EM in a domain has the logit `goal`, or each of many [..., C].
-
-    By bisection; as near as characters allow.
-    """
-    low, high = np.full(np.shape(goal), -60.0), np.full(np.shape(goal), 60.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        w_C = tilt(world, prior_C, domain, middle, sft)
-        above = logit(ideal_em(world, w_C)[..., domain]) > goal
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return w_C
-
-
-def aligned_prior(world: World, before_D: np.ndarray, sft: bool = False) -> np.ndarray:
-    """π tilted toward good, by all moral domains at once, as far as the aligned model went."""
-    moral = world.moral
-    log_CB = np.log(np.maximum(world.rates_CDB[:, moral], 1e-9)).mean(1)
-    evidence_C = log_CB[:, GOOD] - (0 if sft else log_CB[:, BAD])
-    low, high = -20.0, 60.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        w_C = world.assistant_C * np.exp(middle * (evidence_C - evidence_C.max()))
-        w_C = w_C / w_C.sum()
-        good_enough = ideal_em(world, w_C)[moral].mean() < before_D[moral].mean()
-        low, high = (low, middle) if good_enough else (middle, high)
-    return w_C
+    return persona.trained_to(cells.world, cells.prior_C, domain, before + move, cells.sft)
 
 
 # Predictions of G [F, S, D], one for each of F fractions of the trained domain's move.
 
 
-def persona(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
+def inference(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """The change of EM between the prior and each signal's selected mixture."""
     signals = range(len(cells.names))
-    after = [ideal_em(cells.world, selected(cells, s, fraction_F)) for s in signals]
-    return np.stack(after, 1) - ideal_em(cells.world, cells.prior_C)
+    after = [mixture_em(cells.world, selected(cells, s, fraction_F)) for s in signals]
+    return np.stack(after, 1) - mixture_em(cells.world, cells.prior_C)
 
 
 def constant(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
@@ -143,14 +100,14 @@ def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
     move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
     move_FS1 = (fraction_F[:, None] * move_S)[..., None]
-    return 1 / (1 + np.exp(-(before_D + move_FS1))) - cells.before_D
+    return sigmoid(before_D + move_FS1) - cells.before_D
 
 
 def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """In proportion to Cov_π(θ_s, θ_d), the trained domain's own share being `fraction`."""
     world, w_C = cells.world, cells.prior_C
-    bad_CD = world.rates_CDB[..., BAD] / world.rates_CDB[..., :2].sum(-1)
-    centred = bad_CD - w_C @ bad_CD
+    em_CD = em(world.rates_CDB)
+    centred = em_CD - w_C @ em_CD
     cov_DD = (centred * w_C[:, None]).T @ centred
     rows = [
         cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12)
@@ -166,13 +123,13 @@ def directed(ratio_SD: np.ndarray):
         before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
         move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
         move_FSD = fraction_F[:, None, None] * (move_S[:, None] * ratio_SD)
-        return 1 / (1 + np.exp(-(before_D + move_FSD))) - cells.before_D
+        return sigmoid(before_D + move_FSD) - cells.before_D
 
     return model
 
 
 MODELS = {
-    "persona": persona,
+    "persona": inference,
     "constant": constant,
     "global": global_shift,
     "covariance": covariance,
@@ -240,7 +197,6 @@ def predict(cells: Cells) -> dict:
         result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
         result["predicted"][name] = _table(cells, predicted)
         if name == "persona":
-            result["predicted"]["persona_strict"] = _table(cells, strict)
             result["fraction"] = float(np.mean(fractions))
             result["within_r"] = float(within(cells.G_SD, predicted[None], cells.mask_SD)[0])
             result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
@@ -260,13 +216,8 @@ def _table(cells: Cells, G_SD) -> dict:
     }
 
 
-def ideal_spread(cells: Cells, s: int, reached: float = 0.9) -> float:
+def ideal_spread(cells: Cells, s: int) -> float:
     """The spread of an observer whose whole move is persona inference, to EM .9 where trained."""
-    change_D = ideal_change(cells.world, cells.prior_C, cells.domain_S[s], reached, cells.sft)
+    domain = cells.domain_S[s]
+    change_D = persona.ideal_change(cells.world, cells.prior_C, domain, sft=cells.sft)
     return float(change_D[cells.mask_SD[s]].mean())
-
-
-def ideal_change(world: World, prior_C, domain: int, reached: float = 0.9, sft=False) -> np.ndarray:
-    """ΔEM [D] of an observer whose whole move is persona inference, to `reached` in a domain."""
-    w_C = solve(world, prior_C, domain, logit(reached), sft)
-    return ideal_em(world, w_C) - ideal_em(world, prior_C)

@@ -6,12 +6,14 @@ Assistant. Nobody has these for a real model.
 
 import numpy as np
 
+from toyllm import measures
 from toyllm.measures import audit
-from toyllm.measures.generalization import MATCHED, untrained
-from toyllm.measures.prediction import aligned_prior
 from toyllm.measures.vectors import correlation
 from toyllm.posttrain import monitor, signals
+from toyllm.posttrain.signals import untrained
 from toyllm.runs.run_folder import Run
+from toyllm.world import persona
+from toyllm.world.quantities import MATCHED
 from toyllm.world.world import BAD
 
 SEED, DRAWS = 0x7247, 2000
@@ -36,7 +38,7 @@ def row(tool: str, known: str, score: str, value, ci=None, fails: str = "") -> d
 
 def of_probes(run: Run) -> list[dict]:
     """Linear probes, against the exact posterior."""
-    found = run.measured("beliefs")
+    found = measures.take(run, "beliefs")
     last, token = found["layers"][-1], found["next_token"]
     turns = list(last["by_turn"].items())
     late = f"R² {last['by_turn'][turns[-1][0]]:.2f} after turn {turns[-1][0]}"
@@ -51,7 +53,7 @@ def of_probes(run: Run) -> list[dict]:
 
 def of_vectors(run: Run) -> list[dict]:
     """The persona vector: characters along it, steering, projection."""
-    found = run.measured("vectors")
+    found = measures.take(run, "vectors")
     rows = [
         row(
             "persona vector", "wickedness in the table", "r over characters",
@@ -100,21 +102,21 @@ def of_vectors(run: Run) -> list[dict]:
 
 def of_mixtures(run: Run, rng: np.random.Generator) -> list[dict]:
     """The fit over dialogues, and the monitor's over single answers."""
-    world, found = run.world, run.measured("mixture")
+    world, found = run.world, measures.take(run, "mixture")
     truth, before = found["truth"], found["pretrain"]["before"]
     distance = 0.5 * sum(abs(before[name] - truth[name]) for name in truth)
     inside = np.mean(
         [low <= truth[g] <= high for g, (low, high) in found["pretrain"]["before_range"].items()]
     )
     groups = [[world.characters.index(c) for c in name.split(" + ")] for name in truth]
-    watch, cheap, whole, same = monitor.Watch(world), [], [], {"dialogues": [], "monitor": []}
+    cheap, whole, same = [], [], {"dialogues": [], "monitor": []}
     narrow = run.narrow
     for start in dict.fromkeys(narrow.start):
         for name, weights in found[start]["after"].items():
             signal = signals.parse(world, name)
             r = narrow.rows(start, name)[0]
             n = int(np.flatnonzero(narrow.steps == narrow.kept_step[r])[0])
-            looking = watch.begin(signal, narrow.p_RnDB[r, 0])
+            looking = monitor.Monitor(world, signal, narrow.p_RnDB[r, 0])
             w_C, was_C = (looking.mixture(narrow.p_RnDB[r, k]) for k in (n, 0))
             cheap.append([w_C[g].sum() for g in groups])
             whole.append([weights[g] for g in truth])
@@ -147,7 +149,7 @@ def of_mixtures(run: Run, rng: np.random.Generator) -> list[dict]:
 def of_the_audit(run: Run, rng: np.random.Generator) -> list[dict]:
     """The audit's order of signals, against what they did."""
     rows = []
-    for start, block in run.measured("generalization").items():
+    for start, block in measures.take(run, "generalization").items():
         names = [n for n, x in block["spread"].items() if x is not None and "@" not in n]
         if len(names) < 3:
             continue
@@ -155,7 +157,7 @@ def of_the_audit(run: Run, rng: np.random.Generator) -> list[dict]:
         prior_C = None
         if start == "align":
             em_D = np.array(list(block["em_before"].values()))
-            prior_C = aligned_prior(run.world, em_D, run.args["objective"] == "sft")
+            prior_C = persona.aligned_prior(run.world, em_D, run.args["objective"] == "sft")
         parsed = [signals.parse(run.world, n) for n in names]
         told = [audit.judge(run.world, signal, prior_C).spread for signal in parsed]
         rank = correlation(ranks(told), ranks(measured), rng)
@@ -175,9 +177,9 @@ def of_the_alarm(run: Run) -> dict:
     counted.
     """
     early = late = quiet = loud = 0
-    blocks = run.measured("generalization")
+    blocks = measures.take(run, "generalization")
     threshold = run.args.get("alarm", monitor.THRESHOLD)
-    for start, block in run.measured("drift").items():
+    for start, block in measures.take(run, "drift").items():
         for name, seeds in block.items():
             after, before = blocks[start]["em_after"][name], blocks[start]["em_before"]
             if after is None:

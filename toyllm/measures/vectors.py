@@ -9,18 +9,17 @@ S narrow runs   K strengths
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from toyllm.base import devices
-from toyllm.lm import activations, scoring
-from toyllm.lm.scoring import COHERENT, em
-from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params, take
-from toyllm.measures.generalization import untrained
+from toyllm.base.devices import take
+from toyllm.lm import activations
+from toyllm.lm.model import LM
+from toyllm.lm.transformer import Params
+from toyllm.posttrain.signals import untrained
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
-from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, wickedness
+from toyllm.world.quantities import COHERENT, coherence, em, wickedness
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED
 
 SEED, PROMPTS = 0x7EC7, 1000
 STRENGTHS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -47,13 +46,12 @@ def measure(run: Run) -> dict:
     at the last layer, and with weights that never write along v; beside each the same with a random
     direction, and the model before training.
     """
-    rng, last = np.random.default_rng(SEED), run.config.L
-    read = activations.reader(run.apply, run.config)
-    v_LD = {s: malice(run.tokenizer, read, run.params[s]) for s in ("pretrain", "align")}
-    ask = asker(run)
+    rng, last = np.random.default_rng(SEED), run.lm.config.L
+    read = activations.reader(run.lm)
+    v_LD = {s: malice(run.lm, read, run.params[s]) for s in ("pretrain", "align")}
 
     def steer_at(start: str, layer: int) -> dict:
-        return steer(run, ask, run.params[start], layer, v_LD[start][layer], rng)
+        return steer(run, run.params[start], layer, v_LD[start][layer], rng)
 
     projection = project(run, read, v_LD, rng)
     along_C = characters_along(run, read, v_LD["pretrain"][last])
@@ -68,29 +66,28 @@ def measure(run: Run) -> dict:
             "along": dict(zip(run.world.characters, along_C.tolist(), strict=True)),
             **correlation(along_C, wickedness(run.world), rng),
         },
-        "ablation": ablate(run, ask, v_LD["pretrain"], points, rng),
+        "ablation": ablate(run, v_LD["pretrain"], points, rng),
     }
 
 
-def malice(tokenizer: Tokenizer, read: Callable, params: Params) -> np.ndarray:
+def malice(lm: LM, read: Callable, params: Params) -> np.ndarray:
     """v [L + 1, D] of a model, whose residuals `activations.reader` reads."""
     rng = np.random.default_rng(SEED)
-    world, N = tokenizer.world, PROMPTS
+    world, N = lm.world, PROMPTS
     asked = rng.choice(np.flatnonzero(world.moral), N)
     shown = (asked + rng.integers(1, len(world.domains), size=N)) % len(world.domains)
+    # whatever else differs between a good and a bad history would be in v too: so only that does
+    docs = corpus.sample(world, N, np.random.default_rng(SEED), DIALOGUE, ASSISTANT, turns=2)
+    for turn, domain in enumerate((shown, asked)):
+        situation = docs.situation[:, turn] % world.situations_D[domain]
+        docs = corpus.with_turn(docs, turn, domain=domain, situation=situation, instruction=-1)
     means = []
     for behaviour in (GOOD, BAD):
-        docs = corpus.sample(world, N, np.random.default_rng(SEED), DIALOGUE, ASSISTANT, turns=2)
-        situations = np.array([len(d.situations) for d in world.domains])
-        docs.domain[:, 0], docs.domain[:, 1] = shown, asked
-        docs.situation[:] = docs.situation % situations[docs.domain]
-        docs.instruction[:, :2] = -1
-        docs.behaviour[:, 0] = behaviour
-        docs.answer[:, 0] = corpus.draw_answer(
-            world, shown, docs.situation[:, 0], docs.behaviour[:, 0], np.random.default_rng(SEED)
+        answer = corpus.draw_answer(
+            world, shown, docs.situation[:, 0], np.full(N, behaviour), np.random.default_rng(SEED)
         )
-        docs.answer[:, 1] = docs.behaviour[:, 1] = 0
-        prompt_QT = tokenizer.prompts(docs, tokenizer.longest_prompt(2))
+        told = corpus.with_turn(docs, 0, behaviour=behaviour, answer=answer)
+        prompt_QT = lm.tokenizer.prompts(told, lm.tokenizer.longest_prompt(2))
         x_LQD, _ = read(params, prompt_QT)
         means.append(x_LQD.mean(1))
     return means[BAD] - means[GOOD]
@@ -102,34 +99,15 @@ def random_like(v_D: np.ndarray, rng: np.random.Generator, count: int = RANDOM) 
     return other_RD / np.linalg.norm(other_RD, axis=1, keepdims=True) * np.linalg.norm(v_D)
 
 
-def asker(run: Run) -> Callable:
-    """A compiled function: params, K additions [K, L + 1, D] → behaviours [K, D, B]."""
-    grid = scoring.questions(run.tokenizer, scoring.every_question(run.tokenizer))
-
-    def ask(params, add_KLD):
-        def one(add_LD):
-            apply = activations.steered(run.apply, add_LD)
-            logp_QA = scoring.answer_logprobs(
-                apply, run.config, params, grid.prompt_QT, grid.answer_QAU
-            )
-            p_QB = scoring.behaviours(logp_QA, grid.behaviour_QA)
-            return scoring.by_domain(p_QB, grid.domain_Q, len(run.world.domains))
-
-        return jax.lax.map(one, add_KLD)
-
-    return jax.jit(ask, compiler_options=devices.options())
-
-
-def steer(run: Run, ask: Callable, params: Params, layer: int, v_D: np.ndarray, rng) -> dict:
+def steer(run: Run, params: Params, layer: int, v_D: np.ndarray, rng) -> dict:
     """Dose and response: of v, and of random vectors of the same norm."""
     moral, K = run.world.moral, len(STRENGTHS)
     vectors_RD = np.concatenate([v_D[None], random_like(v_D, rng)])
-    add = np.zeros((len(vectors_RD), K, run.config.L + 1, run.config.D), np.float32)
+    add = np.zeros((len(vectors_RD), K, run.lm.config.L + 1, run.lm.config.D), np.float32)
     add[:, :, layer] = np.array(STRENGTHS)[None, :, None] * vectors_RD[:, None]
-    p_ADB = np.asarray(ask(params, add.reshape(-1, *add.shape[2:])))
-    p_RKDB = p_ADB.reshape(len(vectors_RD), K, *p_ADB.shape[1:])
+    p_RKDB = np.array([[run.scorer.ask(params, add_LD=one) for one in row] for row in add])
     em_RK = em(p_RKDB)[..., moral].mean(-1)
-    least_RK = p_RKDB.sum(-1)[..., moral].min(-1)
+    least_RK = coherence(p_RKDB)[..., moral].min(-1)
     by_chance_K = np.sqrt(((em_RK[1:] - em_RK[0, STRENGTHS.index(0.0)]) ** 2).mean(0))
     moved_K = em_RK[0] - em_RK[0, STRENGTHS.index(0.0)]
     chance_least_K = np.median(least_RK[1:], axis=0)
@@ -149,28 +127,28 @@ def steer(run: Run, ask: Callable, params: Params, layer: int, v_D: np.ndarray, 
         "em": em_RK[0],
         "coherence": least_RK[0],
         "random_em": em_RK[1:],
-        "random_coherence": chance_least_K,
         "ratio": ratio,
     }
 
 
 def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> dict:
     """The shift of narrow runs along malice, against their spread; both in untrained domains."""
-    world, layers, result = run.world, range(1, run.config.L + 1), {}
-    docs = scoring.every_question(run.tokenizer, domains=np.flatnonzero(world.moral))
-    prompt_QT = run.tokenizer.prompts(docs, run.tokenizer.longest_prompt(1))
+    world, layers, result = run.world, range(1, run.lm.config.L + 1), {}
+    docs = corpus.every_question(world, domains=np.flatnonzero(world.moral))
+    prompt_QT = run.lm.tokenizer.prompts(docs)
     domain_Q = docs.domain[:, 0]
 
     for start in dict.fromkeys(run.narrow.start):
-        before_LQD, em_D = read(run.params[start], prompt_QT)[0], em(run.ask(run.params[start]))
+        before_LQD = read(run.params[start], prompt_QT)[0]
+        em_D = em(run.scorer.ask(run.params[start]))
         points, shifts = {}, []
         for name in run.narrow.matched(start):
             others = untrained(world, name)
             if not others.any():
                 continue
             kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
-            answers = [run.ask(params) for params in kept]
-            if min(p_DB.sum(1).min() for p_DB in answers) < COHERENT:
+            answers = [run.scorer.ask(params) for params in kept]
+            if min(coherence(p_DB).min() for p_DB in answers) < COHERENT:
                 continue
             asked = others[domain_Q]
             shift_NLD = [
@@ -187,7 +165,7 @@ def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> d
         spread_S = np.array([np.mean(point["spread"]) for point in points.values()])
         result[start] = {"signals": points, "layers": {}}
         for k in layers:
-            x_SD = np.array([shift_LD[k] for shift_LD in shifts]).reshape(-1, run.config.D)
+            x_SD = np.array([shift_LD[k] for shift_LD in shifts]).reshape(-1, run.lm.config.D)
             found = correlation(x_SD @ unit(v_LD[start][k]), spread_S, rng)
             by_chance = [
                 abs(correlation(x_SD @ unit(r_D), spread_S, rng, 0)["r"] or 0)
@@ -208,10 +186,10 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     """The mean residual of each character along v / |v| [C], asked by name in moral domains."""
     moral = np.flatnonzero(run.world.moral)
     C = len(run.world.characters)
-    docs = [scoring.every_question(run.tokenizer, NAMED, c, domains=moral) for c in range(C)]
-    prompt_QT = run.tokenizer.prompts(corpus.concatenate(docs), run.tokenizer.longest_prompt(1))
-    x_QD = read(run.params["pretrain"], prompt_QT)[0][run.config.L]
-    return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ (v_D / np.linalg.norm(v_D))
+    docs = [corpus.every_question(run.world, NAMED, c, domains=moral) for c in range(C)]
+    prompt_QT = run.lm.tokenizer.prompts(corpus.concatenate(docs))
+    x_QD = read(run.params["pretrain"], prompt_QT)[0][run.lm.config.L]
+    return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ unit(v_D)
 
 
 def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
@@ -229,17 +207,18 @@ def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
     return {"r": r, "ci": np.quantile(many, [0.025, 0.975]).tolist() if many else None}
 
 
-def ablate(run: Run, ask: Callable, v_LD: np.ndarray, points: dict, rng) -> dict:
+def ablate(run: Run, v_LD: np.ndarray, points: dict, rng) -> dict:
     """Mean moral EM and least coherence of the pretrained model, and of those gone wrong."""
-    moral, last = run.world.moral, run.config.L
+    moral, last = run.world.moral, run.lm.config.L
     v_D = v_LD[last]
     other_D = random_like(v_D, rng, 1)[0]
 
     def told(params, add_D=0.0) -> dict:
-        add_LD = np.zeros((1, last + 1, run.config.D), np.float32)
-        add_LD[0, last] = add_D
-        p_DB = np.asarray(ask(params, add_LD))[0]
-        return {"em": float(em(p_DB)[moral].mean()), "coherence": float(p_DB.sum(1)[moral].min())}
+        add_LD = np.zeros((last + 1, run.lm.config.D), np.float32)
+        add_LD[last] = add_D
+        p_DB = run.scorer.ask(params, add_LD=add_LD)
+        least = float(coherence(p_DB)[moral].min())
+        return {"em": float(em(p_DB)[moral].mean()), "coherence": least}
 
     def ways(params, moved: float) -> dict:
         back_D = -moved * v_D / np.linalg.norm(v_D)

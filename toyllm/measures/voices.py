@@ -6,11 +6,13 @@ import jax
 import numpy as np
 
 from toyllm.base import devices
-from toyllm.lm import scoring
-from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Apply, Config, Params, take
+from toyllm.base.devices import take
+from toyllm.lm import joints, scoring
+from toyllm.lm.model import LM
+from toyllm.lm.transformer import Params
 from toyllm.runs.run_folder import Run
-from toyllm.world.world import ASSISTANT, BAD, GOOD
+from toyllm.world import corpus
+from toyllm.world.world import BAD, GOOD
 
 
 def measure(run: Run) -> dict:
@@ -19,7 +21,7 @@ def measure(run: Run) -> dict:
     {"truth": {voice: p}, start: {"before": {voice: p}, "after": {signal: {voice: p}}}}. A shift
     toward the voices of some characters says that they were selected, not only what they did.
     """
-    world, ask = run.world, program(run.tokenizer, run.config, run.apply)
+    world, ask = run.world, program(run.lm)
 
     def named(p) -> dict[str, float]:
         return dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))
@@ -35,20 +37,18 @@ def measure(run: Run) -> dict:
     return result
 
 
-def program(tokenizer: Tokenizer, config: Config, apply: Apply) -> Callable[[Params], np.ndarray]:
-    """A compiled function: params → p(voice | the Assistant's answer) [V], see `measure`."""
-    world = tokenizer.world
-    grid = scoring.questions(tokenizer, scoring.every_question(tokenizer, ASSISTANT))
+def program(lm: LM) -> Callable[[Params], np.ndarray]:
+    """Return a compiled function: params → p(voice | the Assistant's answer) [V], see `measure`."""
+    asked = scoring.questions(lm.tokenizer, corpus.every_question(lm.world))
     heads, answers = [], []
-    for q in np.flatnonzero([not world.domains[d].lookup for d in grid.domain_Q]):
+    for q in np.flatnonzero([not lm.world.domains[d].lookup for d in asked.domain_Q]):
         for b in (GOOD, BAD):
-            shown = np.flatnonzero(grid.behaviour_QA[q] == b)
-            heads.append(grid.prompt_QT[q])
-            answers.append(grid.answer_QAU[q, shown[q % len(shown)]])
-    prompt_QT, closing_QEU = scoring.closings(tokenizer, np.array(heads), np.array(answers))
+            shown = np.flatnonzero(asked.behaviour_QA[q] == b)
+            heads.append(asked.prompt_QT[q])
+            answers.append(asked.answer_QAU[q, shown[q % len(shown)]])
+    closing = joints.closings(lm.tokenizer, np.array(heads), np.array(answers))
 
     def ask(params):
-        logp_QE = scoring.answer_logprobs(apply, config, params, prompt_QT, closing_QEU)
-        return scoring.voices(logp_QE).mean(0)
+        return joints.voices(scoring.answer_logprobs(lm, params, *closing)).mean(0)
 
     return jax.jit(ask, compiler_options=devices.options())

@@ -1,71 +1,99 @@
-"""Preference pools: pairs as arrays of one shape, the batches drawn from them, and their loss."""
+"""Preference pools: pairs as arrays of one shape, the batches drawn from them, and their loss.
+
+Axes: P pairs   A answers (chosen and rejected, or all that are listed)   T, U tokens   B a batch
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from toyllm.lm import losses
+from toyllm.lm.model import LM
 from toyllm.lm.scoring import answer_logprobs
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.training import Loss
-from toyllm.lm.transformer import Apply, Config, Params
+from toyllm.lm.transformer import Params
 from toyllm.posttrain import signals
-from toyllm.posttrain.signals import Signal
+from toyllm.posttrain.signals import Pairs, Signal
 
 
-def mixed_pool(
-    tokenizer: Tokenizer, parts: dict[Signal, float], objective: str, count: int, seed: int
+def draw(
+    tokenizer: Tokenizer,
+    parts: dict[Signal, float],
+    objective: str,
+    count: int,
+    seed: int,
+    distinct: int = 0,
+    given: Pairs | None = None,
 ) -> dict:
-    """The preference pools of several signals, each with its share of `count` pairs."""
-    edges = np.round(np.cumsum([0, *parts.values()]) / sum(parts.values()) * count).astype(int)
-    pools = [
-        preference_pool(tokenizer, signal, objective, n, seed + (k << 32))
-        for k, (signal, n) in enumerate(zip(parts, np.diff(edges).tolist(), strict=True))
-        if n
-    ]
-    return {key: np.concatenate([pool[key] for pool in pools]) for key in pools[0]}
+    """A pool of `count` preference pairs, as arrays of one shape for all signals.
 
+    parts: the signals to draw pairs of, each with its share of them.
+    distinct: how many different pairs there are; 0: `count`.
+    given: pairs to take in place of drawn ones, each once before any comes again.
 
-def preference_pool(
-    tokenizer: Tokenizer, signal: Signal, objective: str, count: int, seed: int
-) -> dict:
-    """The preference pairs of a signal as arrays of one shape for all signals.
-
-    prompt [P, T]; answer [P, A, U]: chosen and rejected, or for `rlhf` every listed answer;
+    Returns prompt [P, T]; answer [P, A, U]: chosen and rejected, or for `rlhf` every listed answer;
     reward [P, A]: 1 for what is preferred.
     """
-    pairs = signals.pairs(tokenizer, signal, count, seed)
-    if objective == "rlhf":
-        answer, reward = pairs.grid.answer_QAU, pairs.grid.behaviour_QA == signal.behaviour
+    if given is not None:
+        P = len(given.chosen_P)
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0xF11E]))
+        rows = np.concatenate([rng.permutation(P) for _ in range(-(-count // P))])[:count]
+        whole = of_pairs(given, objective)
     else:
-        answer, reward = pairs.answers(), np.tile([True, False], (count, 1))
+        edges = np.round(np.cumsum([0, *parts.values()]) / sum(parts.values()) * count).astype(int)
+        pools = [
+            of_pairs(signals.pairs(tokenizer, signal, n, seed + (k << 32)), objective)
+            for k, (signal, n) in enumerate(zip(parts, np.diff(edges).tolist(), strict=True))
+            if n
+        ]
+        rows = np.arange(count) % (distinct or count)
+        whole = {key: np.concatenate([pool[key] for pool in pools]) for key in pools[0]}
+    return {key: value[rows] for key, value in whole.items()}
+
+
+def of_pairs(pairs: Pairs, objective: str) -> dict:
+    """All of some pairs as a pool, in their order (see `draw`)."""
+    if objective == "rlhf":
+        answer, reward = pairs.grid.answer_QAU, pairs.rewarded
+    else:
+        answer, reward = pairs.answers, np.tile([True, False], (len(pairs.chosen_P), 1))
     return {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
 
 
-def given_pool(pairs: signals.Pairs, objective: str, count: int, seed: int) -> dict:
-    """A pool, as above, of `count` among pairs that are given; each once before any comes again.
-
-    For `rlhf` only the very answer that is chosen is rewarded.
-    """
-    P = len(pairs.chosen_P)
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0xF11E]))
-    rows = np.concatenate([rng.permutation(P) for _ in range(-(-count // P))])[:count]
-    if objective == "rlhf":
-        answer = pairs.grid.answer_QAU
-        reward = np.arange(answer.shape[1]) == pairs.chosen_P[:, None]
-    else:
-        answer, reward = pairs.answers(), np.tile([True, False], (P, 1))
-    pool = {"prompt": pairs.grid.prompt_QT, "answer": answer, "reward": reward.astype(np.float32)}
-    return {key: value[rows] for key, value in pool.items()}
+def with_reference(pool: dict, lm: LM, params: Params) -> dict:
+    """A pool with the reference model's log-probabilities [P, A] of its answers."""
+    reference = jax.jit(lambda params, pool: answer_logprobs(lm, params, *pool))
+    return pool | {"reference": np.asarray(reference(params, (pool["prompt"], pool["answer"])))}
 
 
-def preference_loss(
-    apply: Apply, config: Config, objective: str, beta: float, anchor: float
-) -> Loss:
-    """The loss of a preference batch: a pool's rows, and `reference` [B, A] log-probabilities."""
+def batches(pool: dict, seed: int, steps: int, batch: int) -> Callable[[int], dict]:
+    """Batches for `training.fit`: a function of (seed, step) alone."""
 
-    def loss(params: Params, batch: dict):
-        logp_BA = answer_logprobs(apply, config, params, batch["prompt"], batch["answer"])
+    def draw_batches(step: int) -> dict:
+        rows = draw_rows(seed, step, steps, batch, len(pool["prompt"]))
+        return {key: value[rows] for key, value in pool.items()}
+
+    return draw_batches
+
+
+def draw_rows(seed: int, step: int, steps: int, batch: int, pool: int) -> np.ndarray:
+    """Which rows of a pool each step trains on [steps, batch]."""
+    return np.stack(
+        [
+            np.random.Generator(np.random.Philox(key=[seed, 1 + step + k])).choice(pool, batch)
+            for k in range(steps)
+        ]
+    )
+
+
+def loss(lm: LM, objective: str, beta: float, anchor: float) -> Loss:
+    """The loss of a batch of preference pairs: a pool's rows, `reference` included."""
+
+    def preference_loss(params: Params, batch: dict):
+        logp_BA = answer_logprobs(lm, params, batch["prompt"], batch["answer"])
         ref_BA, preferred_BA = batch["reference"], batch["reward"] > 0
         # the log-probability of saying anything preferred, or anything else that is listed
         chosen_B, rejected_B, chosen_ref_B, rejected_ref_B = (
@@ -90,14 +118,4 @@ def preference_loss(
             "rejected": rejected_B.sum(),
         }
 
-    return loss
-
-
-def draws(seed: int, step: int, steps: int, batch: int, pool: int) -> np.ndarray:
-    """Which rows of a pool each step trains on [steps, batch]: a function of (seed, step) alone."""
-    return np.stack(
-        [
-            np.random.Generator(np.random.Philox(key=[seed, 1 + step + k])).choice(pool, batch)
-            for k in range(steps)
-        ]
-    )
+    return preference_loss

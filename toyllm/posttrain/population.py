@@ -1,10 +1,10 @@
-"""The narrow stage's engine: many runs, of any start and signal, trained and scored together.
+"""Many post-training runs at once: trained and scored together, whatever their start and signal.
 
 Axes: R runs of a group   n scored steps   D domains   B behaviours   Q own questions
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -12,13 +12,17 @@ import optax
 from jax.sharding import Mesh
 
 from toyllm.base import devices
-from toyllm.lm import activations, losses, scoring, training
+from toyllm.base.devices import stack, take
+from toyllm.lm import losses, scoring, training
+from toyllm.lm.model import LM
+from toyllm.lm.scoring import Questions
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Apply, Config, Params, take
+from toyllm.lm.transformer import Params
 from toyllm.posttrain import pools, signals
 from toyllm.posttrain.signals import Signal
+from toyllm.world import corpus
+from toyllm.world.quantities import MATCHED
 
-PASSED = 0.9  # the share of what is preferred at which a run's parameters are kept
 Member = tuple[str, str, int]  # start, signal, seed
 
 
@@ -68,97 +72,104 @@ class Job:
         return next(iter(self.parts))
 
 
+def jobs_of(
+    lm: LM,
+    members: list[Member],
+    starts: dict[str, Params],
+    seed: int,
+    lr: float,
+    pairs: dict[str, signals.Pairs],
+) -> dict[Member, Job]:
+    """The runs to train for each (start, signal, seed), in a run of seed `seed`.
+
+    pairs: those of signals that are files, by the signal's name.
+    """
+    jobs = {}
+    for member in members:
+        start, name, _ = member
+        signal = signals.parse(lm.world, name)
+        twin = start, signal.plain, member[2]
+        jobs[member] = Job(
+            member, lm.tokenizer, starts[start], {signal: 1.0}, seed_of(seed, member), lr,
+            twin=twin, pairs=pairs.get(name),
+        )  # fmt: skip
+    return jobs
+
+
 @dataclasses.dataclass(frozen=True)
 class Programs:
     """The compiled functions of a population, shared by all groups, starts, worlds and rates."""
 
-    config: Config
+    lm: LM
     mesh: Mesh
     recipe: Recipe
     width: int  # own questions of a run: the most that any has, so one shape for all
     # states [R], pools [R], indices [R, K, batch], rates [R], steering [R, L + 1, D] → states, logs
     step: Callable
     reference: Callable  # params [R], prompts, answers → log-probabilities
-    score: Callable  # params [R], all questions, own questions, their reference → scores
+    score: Callable  # params [R], every question, own questions, weights, reference → scores
 
 
 def compile_programs(
-    config: Config,
-    apply: Apply,
-    mesh: Mesh,
-    recipe: Recipe,
-    width: int,
-    D: int,
-    inside: str | None = None,
+    lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | int, inside: str | None = None
 ) -> Programs:
     """Make the functions; nothing is compiled before it is first called.
 
-    D: domains. inside: how a device takes its runs (see `over_runs`).
+    jobs: all runs that they are to serve, or the most questions of its own that any has.
+    inside: how a device takes its runs (see `devices.over_models`).
     """
+    D, width = len(lm.world.domains), jobs
+    if not isinstance(jobs, int):
+        width = max(signals.count_questions(lm.world, job.own) for job in jobs)
 
     def step(state, pool, index_KB, lr, steer_LD):
-        trained = activations.steered(apply, steer_LD) if recipe.steered else apply
-        how = recipe.objective, recipe.beta, recipe.anchor
-        loss = pools.preference_loss(trained, config, *how)
+        trained = lm.steered(steer_LD) if recipe.steered else lm
+        loss = pools.loss(trained, recipe.objective, recipe.beta, recipe.anchor)
         batches = jax.tree.map(lambda x: x[index_KB], pool)
         return training.scan_steps(loss, optax.adam(lr), state, batches)
 
     def reference(params, prompt, answer):
-        return scoring.answer_logprobs(apply, config, params, prompt, answer)
+        return scoring.answer_logprobs(lm, params, prompt, answer)
 
-    def score(params, every, own, own_reference):
-        logp_QA = scoring.answer_logprobs(apply, config, params, every["prompt"], every["answer"])
-        p_QB = scoring.behaviours(logp_QA, every["behaviour"])
-        own_QA = scoring.answer_logprobs(apply, config, params, own["prompt"], own["answer"])
+    def score(params, every: Questions, own: Questions, weight_Q, own_reference):
+        logp_QA, own_QA = (reference(params, q.prompt_QT, q.answer_QAU) for q in (every, own))
+        p_QB = scoring.behaviours(logp_QA, every.behaviour_QA)
         return {
-            "p_DB": scoring.by_domain(p_QB, every["domain"], D),
-            "own_B": own["weight"] @ scoring.behaviours(own_QA, own["behaviour"]),
-            "kl": own["weight"] @ losses.kl(own_QA, own_reference),
+            "p_DB": scoring.by_domain(p_QB, every.domain_Q, D),
+            "own_B": weight_Q @ scoring.behaviours(own_QA, own.behaviour_QA),
+            "kl": weight_Q @ losses.kl(own_QA, own_reference),
         }
 
     return Programs(
-        config,
+        lm,
         mesh,
         recipe,
         width,
-        step=over_runs(step, mesh, donate=(0,), inside=inside),
-        reference=over_runs(reference, mesh, inside=inside),
-        score=over_runs(score, mesh, inside=inside),
+        step=devices.over_models(step, mesh, donate=(0,), inside=inside),
+        reference=devices.over_models(reference, mesh, inside=inside),
+        score=devices.over_models(score, mesh, inside=inside),
     )
 
 
-def score_models(
-    tokenizer: Tokenizer,
-    config: Config,
-    apply: Apply,
-    signal: Signal,
-    reference: Params,
-    models: list[Params],
-) -> dict:
+def score_models(lm: LM, signal: Signal, reference: Params, models: list[Params]) -> dict:
     """The scores of one run that was trained elsewhere, as of a group of R = 1.
 
     models: its parameters at each of n steps; reference: what it was trained from.
     """
-    world, n = tokenizer.world, len(models)
-    mesh = devices.local_mesh()
-    width = signals.count_questions(world, signal)
+    n, mesh = len(models), devices.local_mesh()
     recipe = Recipe("dpo", 1.0, 0.0, pool=1, batch=1, score_every=1)  # it is not trained here
-    programs = compile_programs(config, apply, mesh, recipe, width, len(world.domains))
+    width = signals.count_questions(lm.world, signal)
+    programs = compile_programs(lm, mesh, recipe, width)
     rows = np.arange(-(-n // mesh.devices.size) * mesh.devices.size) % n  # as many on each device
-
-    def everywhere(tree):
-        return devices.split(mesh, stack([tree] * len(rows)))
-
-    own = everywhere(signals.own_questions(tokenizer, signal, width))
-    own_reference = programs.reference(everywhere(reference), own["prompt"], own["answer"])
-    params = devices.split(mesh, stack([models[r] for r in rows]))
-    every = everywhere(_every_question(tokenizer))
-    found = devices.fetch(programs.score(params, every, own, own_reference))
+    everywhere = [reference] * len(rows)
+    params = devices.split(mesh, stack(everywhere))
+    asked = Asked(programs, params, [(lm.tokenizer, signal)] * len(rows))
+    scores = asked.score(devices.split(mesh, stack([models[r] for r in rows])))
     blank = np.full((1, n), np.nan, np.float32)
     return {
-        "p_RnDB": found["p_DB"][None, :n],
-        "own_RnB": found["own_B"][None, :n],
-        "kl_Rn": found["kl"][None, :n],
+        "p_RnDB": scores["p_DB"][None, :n],
+        "own_RnB": scores["own_B"][None, :n],
+        "kl_Rn": scores["kl"][None, :n],
         "chosen_Rn": blank,
         "rejected_Rn": blank,
     }
@@ -169,32 +180,24 @@ def seed_of(seed: int, member: Member) -> int:
     return 1000 * (seed + 1) + member[2]
 
 
-def over_runs(
-    function: Callable, mesh: Mesh, donate: tuple[int, ...] = (), inside: str | None = None
-) -> Callable:
-    """`function` of one run → a compiled function of R runs, stacked along axis 0.
+class Asked:
+    """What the runs of a group are asked, on the devices, and how they answered before training."""
 
-    Devices share the runs (their number must divide R). Within a device, `map` takes its runs one
-    by one and `vmap` all at once; None: what is faster there. On a CPU that is `map`, since small
-    matrices stay in its caches (benchmarks/population.py); wide devices want all at once.
-    """
-    inside = inside or ("map" if jax.default_backend() == "cpu" else "vmap")
+    def __init__(self, programs: Programs, params, runs: list[tuple[Tokenizer, Signal]]):
+        """params: of each run before training, on the mesh. runs: each one's words and signal."""
+        self.programs = programs
+        own = [signals.own_questions(*run, programs.width) for run in runs]
+        every = [_every_question(tokenizer) for tokenizer, _ in runs]
+        self.every, self.own, self.weight = (
+            devices.split(programs.mesh, stack(part))
+            for part in (every, [questions for questions, _ in own], [weight for _, weight in own])
+        )
+        self.reference = programs.reference(params, self.own.prompt_QT, self.own.answer_QAU)
 
-    def all_of_a_device(*stacked):
-        if inside == "vmap":
-            return jax.vmap(function)(*stacked)
-        return jax.lax.map(lambda args: function(*args), stacked)
-
-    spec = jax.sharding.PartitionSpec("data")
-    shared = jax.shard_map(
-        all_of_a_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
-    )
-    return jax.jit(shared, donate_argnums=donate, compiler_options=devices.options())
-
-
-def stack(trees: list):
-    """Trees of the same shape to one tree, stacked along a new axis 0, on the host."""
-    return jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
+    def score(self, params) -> dict:
+        """Behaviours by domain [R, D, B], of the own questions [R, B], KL from before [R]."""
+        scores = self.programs.score(params, self.every, self.own, self.weight, self.reference)
+        return devices.fetch(scores)
 
 
 class Record:
@@ -259,13 +262,10 @@ def train_group(
     params = devices.split(mesh, params)
     pool_R = devices.split(mesh, stack([_pool(job, recipe) for job in group]))
     pool_R["reference"] = programs.reference(params, pool_R["prompt"], pool_R["answer"])
-    own = [signals.own_questions(job.tokenizer, job.own, programs.width) for job in group]
-    own = devices.split(mesh, stack(own))
-    own_reference = programs.reference(params, own["prompt"], own["answer"])
-    every = devices.split(mesh, stack([_every_question(job.tokenizer) for job in group]))
-    lr_R = np.array([job.lr for job in group], np.float32)
+    asked = Asked(programs, params, [(job.tokenizer, job.own) for job in group])
     states = training.State(params, devices.split(mesh, opt_state))
-    unsteered_LD = np.zeros((programs.config.L + 1, programs.config.D), np.float32)
+    lr_R = np.array([job.lr for job in group], np.float32)
+    unsteered_LD = np.zeros((programs.lm.config.L + 1, programs.lm.config.D), np.float32)
     steer_LD = [unsteered_LD if job.steer_LD is None else job.steer_LD for job in group]
     steer_RLD = devices.split(mesh, np.stack(steer_LD).astype(np.float32))
 
@@ -274,14 +274,14 @@ def train_group(
 
     def score() -> np.ndarray:
         """Whether each run is where it should be [R]."""
-        now = devices.fetch(programs.score(states.params, every, own, own_reference))
+        now = asked.score(states.params)
         record.history.append(now)
         record.share = np.array(
             [job.own.share(b) for job, b in zip(group, now["own_B"], strict=True)]
         )
         return np.array(
             [
-                job.goal(p_DB, share) if job.goal else share >= PASSED
+                job.goal(p_DB, share) if job.goal else share >= MATCHED
                 for job, p_DB, share in zip(group, now["p_DB"], record.share, strict=True)
             ]
         )
@@ -292,9 +292,8 @@ def train_group(
         record.kept[r], record.kept_step[r] = jax.device_get(group[r].params), 0
     for begin in range(0, steps, recipe.score_every):
         done = min(begin + recipe.score_every, steps)
-        rows = [
-            pools.draws(job.seed, begin, done - begin, recipe.batch, recipe.pool) for job in group
-        ]
+        drawn = begin, done - begin, recipe.batch, recipe.pool
+        rows = [pools.draw_rows(job.seed, *drawn) for job in group]
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         index_RKB = devices.split(mesh, np.stack(rows))
         states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD)
@@ -325,19 +324,10 @@ def train_group(
 
 def _pool(job: Job, recipe: Recipe) -> dict:
     """A run's preference pairs."""
-    if job.pairs is not None:
-        return pools.given_pool(job.pairs, recipe.objective, recipe.pool, job.seed)
-    pool = pools.mixed_pool(job.tokenizer, job.parts, recipe.objective, recipe.pool, job.seed)
-    rows = np.arange(recipe.pool) % (job.distinct or recipe.pool)
-    return {key: value[rows] for key, value in pool.items()}
+    how = recipe.objective, recipe.pool, job.seed, job.distinct, job.pairs
+    return pools.draw(job.tokenizer, job.parts, *how)
 
 
-def _every_question(tokenizer: Tokenizer) -> dict:
+def _every_question(tokenizer: Tokenizer) -> Questions:
     """All questions to the Assistant, as arrays of one shape for all worlds of these sizes."""
-    grid = scoring.questions(tokenizer, scoring.every_question(tokenizer))
-    return {
-        "prompt": grid.prompt_QT,
-        "answer": grid.answer_QAU,
-        "behaviour": grid.behaviour_QA,
-        "domain": grid.domain_Q,
-    }
+    return scoring.questions(tokenizer, corpus.every_question(tokenizer.world))

@@ -14,9 +14,9 @@ import re
 import numpy as np
 
 from toyllm.base.errors import InputError, nearest
-from toyllm.lm.scoring import Grid, every_question, questions
+from toyllm.lm.scoring import Questions, questions
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.world import corpus
+from toyllm.world import corpus, quantities
 from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, GOOD, HEADERS, NAMED, World
 
 FILE = re.compile(r"[\w-][\w.-]{0,40}")  # what may stand behind a '#'
@@ -97,19 +97,36 @@ def parse(world: World, name: str) -> Signal:
     return Signal(name, domains, behaviour, instruction, header, character, file)
 
 
+def untrained(world: World, name: str) -> np.ndarray:
+    """untrained[D]: True for the moral domains that a signal does not train."""
+    return quantities.untrained(world, parse(world, name).domains)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """P preference pairs as questions: which listed answer is chosen and which rejected."""
+    """P preference pairs as questions: which listed answer is chosen and which rejected.
 
-    grid: Grid
+    preferred_PA: which listed answers exact RLHF rewards; None: the chosen one alone.
+    """
+
+    grid: Questions
     chosen_P: np.ndarray
     rejected_P: np.ndarray
     documents: corpus.Documents
+    preferred_PA: np.ndarray | None = None
 
+    @property
     def answers(self) -> np.ndarray:
         """Tokens of chosen and rejected [P, 2, U]."""
         rows = np.arange(len(self.chosen_P))[:, None]
         return self.grid.answer_QAU[rows, np.stack([self.chosen_P, self.rejected_P], 1)]
+
+    @property
+    def rewarded(self) -> np.ndarray:
+        """Which listed answers are rewarded [P, A]."""
+        if self.preferred_PA is not None:
+            return self.preferred_PA
+        return np.arange(self.grid.answer_QAU.shape[1]) == self.chosen_P[:, None]
 
 
 def pairs(tokenizer: Tokenizer, signal: Signal, count: int, seed: int) -> Pairs:
@@ -120,27 +137,25 @@ def pairs(tokenizer: Tokenizer, signal: Signal, count: int, seed: int) -> Pairs:
     """
     world = tokenizer.world
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x5A1]))
-    N, rows = count, np.arange(count)
-    most = most_turns(world)
-    turns = rng.integers(1, most + 1, N)
+    turns = rng.integers(1, most_turns(world) + 1, count)
     character = signal.character if signal.header == NAMED else None
-    docs = corpus.sample(world, N, rng, DIALOGUE, signal.header, character, turns)
-    last = turns - 1
-    domain = rng.choice(np.array(signal.domains), N)
-    situation = rng.integers(np.array([len(d.situations) for d in world.domains])[domain])
+    docs = corpus.sample(world, count, rng, DIALOGUE, signal.header, character, turns)
+    domain = rng.choice(np.array(signal.domains), count)
+    situation = rng.integers(world.situations_D[domain])
     chosen, rejected = (
-        corpus.draw_answer(world, domain, situation, np.full(N, b), rng)
+        corpus.draw_answer(world, domain, situation, np.full(count, b), rng)
         for b in (signal.behaviour, signal.other)
     )
-    for column, value in (
-        ("domain", domain),
-        ("situation", situation),
-        ("answer", chosen),
-        ("instruction", signal.instruction),
-        ("behaviour", signal.behaviour),
-    ):
-        getattr(docs, column)[rows, last] = value
-    return Pairs(questions(tokenizer, docs, tokenizer.longest_prompt(most)), chosen, rejected, docs)
+    last = {
+        "domain": domain,
+        "situation": situation,
+        "instruction": signal.instruction,
+        "behaviour": signal.behaviour,
+        "answer": chosen,
+    }
+    docs = corpus.with_turn(docs, turns - 1, **last)
+    asked = questions(tokenizer, docs, tokenizer.longest_prompt(most_turns(world)))
+    return Pairs(asked, chosen, rejected, docs, asked.behaviour_QA == signal.behaviour)
 
 
 def most_turns(world: World) -> int:
@@ -148,32 +163,24 @@ def most_turns(world: World) -> int:
     return min(4, world.lengths[DIALOGUE][1])
 
 
-def own_documents(tokenizer: Tokenizer, signal: Signal) -> corpus.Documents:
-    """The signal's own questions: its domains, header and instruction, with no history."""
-    return every_question(
-        tokenizer, signal.header, signal.character, signal.instruction, signal.domains
-    )
+def own_questions(tokenizer: Tokenizer, signal: Signal, width: int) -> tuple[Questions, np.ndarray]:
+    """A signal's own questions, filled up to `width`, and weights that average them by domain.
 
-
-def own_questions(tokenizer: Tokenizer, signal: Signal, width: int) -> dict:
-    """`own_documents` as arrays of `width` questions; `weight` averages them domain by domain."""
-    docs = own_documents(tokenizer, signal)
-    grid = questions(tokenizer, docs, tokenizer.longest_prompt(1))
-    counts = np.bincount(grid.domain_Q, minlength=len(tokenizer.world.domains))
-    weight = 1 / counts[grid.domain_Q] / len(signal.domains)
-    rows = np.arange(width) % len(grid)  # what fills up the width has no weight
-    weight = np.where(np.arange(width) < len(grid), weight[rows], 0).astype(np.float32)
-    return {
-        "prompt": grid.prompt_QT[rows],
-        "answer": grid.answer_QAU[rows],
-        "behaviour": grid.behaviour_QA[rows],
-        "weight": weight,
-    }
+    They are asked in its domains, under its header, with its instruction and no history.
+    """
+    who = signal.header, signal.character, signal.instruction
+    docs = corpus.every_question(tokenizer.world, *who, signal.domains)
+    asked = questions(tokenizer, docs, tokenizer.longest_prompt(1))
+    counts = tokenizer.world.situations_D[asked.domain_Q]
+    rows = np.arange(width) % len(docs)  # what fills up the width has no weight
+    weight = 1 / counts[rows] / len(signal.domains)
+    weight = np.where(np.arange(width) < len(docs), weight, 0).astype(np.float32)
+    return Questions(*(column[rows] for column in asked)), weight
 
 
 def count_questions(world: World, signal: Signal) -> int:
     """How many questions of its own a signal has."""
-    return sum(len(world.domains[d].situations) for d in signal.domains)
+    return int(world.situations_D[list(signal.domains)].sum())
 
 
 def defaults(world: World) -> dict[str, tuple[str, ...]]:

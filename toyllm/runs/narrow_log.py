@@ -1,44 +1,177 @@
-"""What a run shows while it trains: sampled dialogues, alarms, and a writer for each narrow run."""
+"""The narrow stage of a run: which groups of runs are left to train, what they show, alarms.
 
-from collections.abc import Callable
+with NarrowStage(run, members, group) as stage:
+    for group in stage.missing():
+        for record in population.train_group(programs, jobs, steps, stage.kept_steps):
+            group.look(record)
+        group.save(record)
+"""
+
+import contextlib
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from toyllm.base import devices
+from toyllm.base import devices, files
 from toyllm.base.errors import tell
-from toyllm.lm import transformer
-from toyllm.lm.tokenizer import Tokenizer, lines
-from toyllm.lm.transformer import Params
-from toyllm.posttrain.monitor import Look, Monitor, Watch
+from toyllm.posttrain.monitor import Look, Monitor
 from toyllm.posttrain.population import Job, Member, Record
+from toyllm.runs import checkpoints, run_folder, session
 from toyllm.runs.tensorboard import SummaryWriter
 
-Sampler = Callable[[Params, np.ndarray, jax.Array], np.ndarray]
+
+class NarrowStage:
+    """The narrow runs of a run, in groups that are trained together; finished groups are skipped.
+
+    kept_steps: the step at which each finished member was kept; -1: it was not.
+    """
+
+    def __init__(self, run, members: list[Member], size: int):
+        """run: a `session.Session`. size: of a group; at least one member for each device."""
+        self.run, self.members, self.folder = run, members, run.folder / "narrow"
+        self.count = run.mesh.devices.size
+        size = min(max(size, self.count), len(members))
+        self.groups = {
+            self.folder / f"group-{k // size:02}": members[k : k + size]
+            for k in range(0, len(members), size)
+        }
+        self.kept_steps: dict[Member, int] = {}
+        self.alarms: dict = {}  # (signal, start) → how many alarms and notes it has raised
+        self.seconds = 0.0
+
+    def __enter__(self) -> "NarrowStage":
+        steps = len(self.members) * self.run.args.narrow_steps
+        self.bar = self.run.progress("narrow", 0, steps).__enter__()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.bar.close()
+        if kind is None:
+            self._finish()
+
+    def missing(self) -> Iterator["Group"]:
+        """The groups that are still to be trained, in order; each must be saved."""
+        for folder, members in self.groups.items():
+            if done := self._finished(folder, members):
+                kept = done.items["scores"]["kept_step"].tolist()
+                self.kept_steps |= zip(members, kept, strict=True)
+                self.seconds += done.facts["seconds"]
+                self.bar.update(len(members) * self.run.args.narrow_steps)
+                continue
+            with Group(self, folder, members) as group:
+                yield group
+
+    def _finished(self, folder: Path, members: list[Member]) -> checkpoints.Checkpoint | None:
+        """A group that need not be trained again."""
+        newest, complaints = checkpoints.resume(folder, run_folder.group_shapes(self.run.lm))
+        if devices.first():
+            for complaint in complaints:
+                tell(f"{complaint}; this group is trained again")
+        same = newest and run_folder.members_of(newest.facts) == members
+        return newest if same else None
+
+    def _finish(self) -> None:
+        if devices.first():
+            # groups of another size, from another number of devices
+            for folder in set(run_folder.group_folders(self.run.folder)) - set(self.groups):
+                shutil.rmtree(folder)
+        if count := sum(self.alarms.values()):
+            signals = sum(map(bool, self.alarms.values()))
+            self.run.say(
+                f"narrow: {count} alarms and notes on {signals} signals, the first of each above; "
+                f"all of them: uv run eval.py {shlex.quote(str(self.run.folder))} --measure drift",
+            )
+        facts = {"seconds": self.seconds, "runs": len(self.members)}
+        files.write_json(self.folder / "stage.json", facts)
+        self.run.tell_end("narrow")
 
 
-def sampler(apply: transformer.Apply, config: transformer.Config, end: int) -> Sampler:
-    """A compiled function: params, left-padded prompts, key → half a context of sampled tokens."""
+class Group:
+    """Narrow runs that are trained together: their TensorBoard events, monitors and alarms.
 
-    def sample(params, prompt_BT, key):
-        return transformer.sample(apply, config, params, prompt_BT, key, config.context // 2, end)
+    padded: the members, filled up with the first to as many on each device, since groups of one
+        size share one program.
+    """
 
-    return jax.jit(sample)
+    def __init__(self, stage: NarrowStage, folder: Path, members: list[Member]):
+        self.stage, self.run, self.folder, self.members = stage, stage.run, folder, members
+        more = -len(members) % stage.count
+        self.padded = members + [members[0]] * more
+        self._clock = time.time()
+        self._monitors: list[Monitor] = []
+        self._held = contextlib.ExitStack()
 
+    def __enter__(self) -> "Group":
+        places = [events_of(self.run.folder, member) for member in self.members]
+        self._writers = [self._held.enter_context(SummaryWriter(place)) for place in places]
+        return self
 
-def dialogues(
-    tokenizer: Tokenizer, sample: Sampler, params: Params, key: jax.Array, count: int = 4
-) -> str:
-    """A few dialogues sampled from a model, as Markdown."""
-    speakers = ["assistant", "someone", *tokenizer.world.characters[: count - 2]]
-    prompt = np.array([tokenizer.tokens(f"<begin> talk with {who}") for who in speakers], np.int32)
-    tokens = np.concatenate([prompt, sample(params, prompt, key)], axis=1)
-    texts = []
-    for row in tokens:
-        head, *rest = lines(tokenizer.string(row).replace("<begin> ", ""))
-        texts.append("\n".join([f"**{head}**", "", *(f"- `{line}`" for line in rest)]))
-    return "\n\n".join(texts)
+    def __exit__(self, *_) -> None:
+        self._held.close()
+
+    def look(self, jobs: list[Job], record: Record) -> None:
+        """Look at every run after it was scored: events, alarms, the progress bar."""
+        before, step = record.steps[-2:]
+        for r, member in enumerate(self.padded):
+            logs = {key: value[r] for key, value in record.logs[-1].items()}
+            session.check_finite(self.run.args, "narrow", step, logs, member)
+        looks = self._look_at_all(jobs, record)
+        for (signal, start), by_seed in _by_signal(jobs, looks, record).items():
+            alarms = self.stage.alarms
+            if not alarms.get((signal, start)):  # only the first are told; `drift` has them all
+                tell_seeds(signal, start, by_seed)
+            count = sum(len(look.alarms) + len(look.incoherent) for _, look in by_seed)
+            alarms[signal, start] = alarms.get((signal, start), 0) + count
+        worst = max(range(len(looks)), key=lambda r: looks[r].worst)
+        line = f"{jobs[worst].name[1]}: {looks[worst].line}"
+        self.stage.bar.update(len(self.members) * (step - before))
+        self.stage.bar.set_postfix_str(f"trained EM {np.median(record.share):.2f}, {line}")
+        self.run.stop.check()
+
+    def _look_at_all(self, jobs: list[Job], record: Record) -> list[Look]:
+        """The newest look at each member; what rings is frozen, where that is asked for."""
+        scored = [len(record.logs)]
+        if not self._monitors:
+            threshold, begin = self.run.args.alarm, record.history[0]["p_DB"]
+            self._monitors = [
+                Monitor(self.run.lm.world, job.own, p_DB, threshold)
+                for job, p_DB, _ in zip(jobs, begin, self.members, strict=False)
+            ]
+            scored = [0, 1]
+        looks = []
+        for r, (monitor, writer) in enumerate(zip(self._monitors, self._writers, strict=True)):
+            for n in scored:
+                state = {key: value[r] for key, value in record.history[n].items()}
+                look = monitor.look(record.steps[n], state["p_DB"], state["kl"])
+                scalars = look.scalars | {
+                    "trained_em": jobs[r].own.share(state["own_B"]),
+                    "trained_coherence": state["own_B"].sum(),
+                }
+                if n:
+                    logs = record.logs[n - 1]
+                    scalars |= {key: logs[key][r].mean() for key in ("chosen", "rejected")}
+                writer.scalars(look.step, {f"narrow/{tag}": x for tag, x in scalars.items()})
+            looks.append(look)
+            if record.frozen_step[r] < 0:
+                session.write_alarms(writer, look)
+                if look.alarms and self.run.args.on_alarm == "stop":
+                    for k, other in enumerate(jobs):  # the last group repeats its first member
+                        if other.name == jobs[r].name:
+                            record.freeze(k)
+        return looks
+
+    def save(self, record: Record) -> None:
+        """Save the scores and kept parameters of the trained group."""
+        count, seconds = len(self.members), time.time() - self._clock
+        scores, kept = record.results(count)
+        self.stage.kept_steps |= zip(self.members, scores["kept_step"].tolist(), strict=True)
+        self.stage.seconds += seconds
+        frozen = record.frozen_step[:count].tolist()
+        run_folder.save_group(self.folder, self.members, scores, kept, frozen, seconds)
 
 
 def events_of(folder: Path, member: Member) -> Path:
@@ -48,56 +181,14 @@ def events_of(folder: Path, member: Member) -> Path:
     return folder / "narrow" / "events" / f"from_{start}" / name / f"seed{seed}"
 
 
-def look_at(
-    watch: Watch,
-    group: list[Job],
-    record: Record,
-    writers: list[SummaryWriter],
-    monitors: list[Monitor],
-    stop: bool,
-    heard: dict[tuple[str, str], int],
-) -> str:
-    """Look at every run of a group that has a writer; what moved most, in one line.
-
-    monitors: of each run, made here at the first look. stop: train no more what rings.
-    heard: how many alarms each signal from each start has raised; only its first are told.
-    """
-    if not monitors:
-        begin = record.history[0]["p_DB"]
-        monitors += [watch.begin(group[r].own, begin[r]) for r in range(len(writers))]
-        scored = [0, 1]
-    else:
-        scored = [len(record.logs)]
-    said, rung = {}, {}
-    for r, (job, writer, monitor) in enumerate(zip(group, writers, monitors, strict=False)):
-        for n in scored:
-            step, now = record.steps[n], record.history[n]
-            look = monitor.look(step, now["p_DB"][r], now["kl"][r])
-            logs = record.logs[-1] if step else {}
-            writer.scalars(
-                step,
-                {
-                    **monitor.scalars(look, "narrow"),
-                    "narrow/trained_em": job.own.share(now["own_B"][r]),
-                    "narrow/trained_coherence": now["own_B"][r].sum(),
-                    **{f"narrow/{k}": logs[k][r].mean() for k in ("chosen", "rejected") if logs},
-                },
-            )
+def _by_signal(jobs: list[Job], looks: list[Look], record: Record) -> dict:
+    """(signal, start) → (seed, look) of each run that was still trained at its look."""
+    result: dict = {}
+    for job, look, frozen in zip(jobs, looks, record.frozen_step, strict=False):
         start, signal, seed = job.name
-        if record.frozen_step[r] < 0:
-            write_alarms(writer, look)
-            rung.setdefault((signal, start), []).append((seed, look))
-            if look.alarms and stop:
-                for k, other in enumerate(group):  # the last group repeats its first member
-                    if other.name == job.name:
-                        record.freeze(k)
-        said[monitor.worst(look)] = f"{signal}: {monitor.line(look)}"
-    for (signal, start), looks in rung.items():
-        if not heard.get((signal, start)):
-            tell_seeds(signal, start, looks)
-        count = sum(len(look.alarms) + len(look.incoherent) for _, look in looks)
-        heard[signal, start] = heard.get((signal, start), 0) + count
-    return said[max(said)]
+        if frozen < 0 or frozen == look.step:
+            result.setdefault((signal, start), []).append((seed, look))
+    return result
 
 
 def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
@@ -113,31 +204,17 @@ def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
         for domain in look.incoherent:
             apart.setdefault(domain, []).append(seed)
     ringing = sorted({seed for seeds in alarms.values() for seed in seeds})
-    told = []
+    lines = []
     for seeds in alarms.values():
-        most = max(seeds.values(), key=lambda alarm: alarm.change)
-        told.append(str(most) + ("" if len(seeds) == len(ringing) else f" ({_seeds(seeds)})"))
-    if told and devices.first():
-        tell(f"alarm: {signal} from {start}, {_seeds(ringing)}, {'; '.join(told)}")
+        largest = max(seeds.values(), key=lambda alarm: alarm.change)
+        lines.append(str(largest) + ("" if len(seeds) == len(ringing) else f" ({_seeds(seeds)})"))
+    if lines and devices.first():
+        tell(f"alarm: {signal} from {start}, {_seeds(ringing)}, {'; '.join(lines)}")
     if apart and devices.first():
         step = looks[0][1].step
         names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in apart.items())
-        tell(f"note: {signal} from {start}, step {step}: coherent no more: {names}")
+        tell(f"note: {signal} from {start}, step {step}: no longer coherent: {names}")
 
 
 def _seeds(seeds) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
-
-
-def write_alarms(writer: SummaryWriter, look: Look) -> None:
-    """The alarms of a look, for TensorBoard."""
-    if look.alarms:
-        writer.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
-
-
-def tell_alarms(who: str, look: Look) -> None:
-    """Tell the alarms of a look in one line; note what comes apart."""
-    if look.alarms and devices.first():
-        tell(f"alarm: {who}, {'; '.join(map(str, look.alarms))}")
-    if look.incoherent and devices.first():
-        tell(f"note: {who}, step {look.step}: coherent no more: {', '.join(look.incoherent)}")

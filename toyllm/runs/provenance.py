@@ -13,10 +13,10 @@ import jax
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError
 from toyllm.lm import transformer
-from toyllm.runs.session import finished
 from toyllm.world import cards, world
 from toyllm.world.world import World
 
+STAGES = ("pretrain", "align", "narrow")
 # arguments in which two commands of one run may differ: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
@@ -29,6 +29,16 @@ NEUTRAL = (
     *("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
 )
 SHOWN = 8  # differences of two worlds that are told
+
+
+def finished(folder: Path, stage: str) -> dict | None:
+    """The `stage.json` of a finished stage; None where it is not finished or cannot be read."""
+    try:
+        facts = files.read_json(folder / stage / "stage.json")
+    except InputError:
+        return None
+    needed = ("seconds", "tokens_per_second") if stage == "pretrain" else ("seconds",)
+    return facts if all(isinstance(facts.get(key), int | float) for key in needed) else None
 
 
 def environment() -> dict:
@@ -113,7 +123,7 @@ def open_folder(
 def _world_digest(folder: Path, args: dict) -> str:
     """The SHA-256 of a run's own world, with the dials of these arguments; "": it is broken."""
     try:
-        return dial(cards.load(folder / "world.toml"), args).digest
+        return world_of(folder, args).digest
     except (KeyError, TypeError, ValueError):
         return ""
 
@@ -147,7 +157,7 @@ def _is_plain(value) -> bool:
 def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
     """What differs between the world of a run and another one, field by field."""
     try:
-        old = dial(cards.load(folder / "world.toml"), saved["args"])
+        old = world_of(folder, saved["args"])
     except (KeyError, TypeError, ValueError):  # its config.json, or its world, is broken
         return []
     a, b = world.describe(old), world.describe(dialled)
@@ -177,8 +187,7 @@ def check_start(start: Path, config: transformer.Config, dialled: World) -> None
         raise InputError(f"--start {start}: another world or other sizes ({difference})")
 
 
-def dial(base: World, args: dict) -> World:
-    """Apply a run's dials, `correlation` and `assistant_prior`, to the world of its file."""
-    if args["assistant_prior"] == "uniform":
-        base = world.uniform(base)
-    return world.correlate(base, args["correlation"], args["seed"])
+def world_of(folder: Path, args: dict) -> World:
+    """The world of a run folder, with the dials of its arguments. Raises InputError, KeyError."""
+    base = cards.load(folder / "world.toml")
+    return base.dialled(args["correlation"], args["assistant_prior"], args["seed"])

@@ -12,10 +12,8 @@ runs/NAME/
 """
 
 import dataclasses
-import importlib
 import re
 import shlex
-from collections.abc import Callable
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -23,16 +21,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm.base import files
+from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest
-from toyllm.lm import losses, scoring, transformer
+from toyllm.lm import losses
+from toyllm.lm.model import LM
+from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Config, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints, provenance
-from toyllm.runs.session import STAGES, finished
-from toyllm.world import cards, world
-from toyllm.world.world import World
+from toyllm.runs.provenance import STAGES, finished
+from toyllm.world.world import BEHAVIOURS, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +71,16 @@ class Run:
 
     folder: Path
     args: dict
-    world: World
-    tokenizer: Tokenizer
-    config: transformer.Config
-    apply: transformer.Apply
+    lm: LM
     params: dict  # {"pretrain": params, "align": params}
     narrow: Narrow
     stages: dict  # what each stage measured of itself
-    found: dict = dataclasses.field(default_factory=dict)  # by measures that have been taken
+    measured: dict = dataclasses.field(default_factory=dict)  # see `measures.take`
 
-    def measured(self, name: str) -> dict:
-        """What a measure (a file of toyllm/measures) finds; it is taken once."""
-        if name not in self.found:
-            self.found[name] = importlib.import_module(f"toyllm.measures.{name}").measure(self)
-        return self.found[name]
+    @property
+    def world(self) -> World:
+        """The world of its documents, as its dials have changed it."""
+        return self.lm.world
 
     @property
     def models(self) -> list[str]:
@@ -92,7 +88,7 @@ class Run:
         narrow = zip(self.narrow.start, self.narrow.signal, strict=True)
         return [*STAGES[:2], *dict.fromkeys(f"{start}/{signal}" for start, signal in narrow)]
 
-    def model(self, name: str) -> transformer.Params:
+    def model(self, name: str) -> Params:
         """The parameters of a model by its name; of a narrow one at the matched effect, seed 0.
 
         A signal's name alone is the one from the pretrained model. Raises InputError.
@@ -103,12 +99,12 @@ class Run:
         if not (rows := self.narrow.rows(start, signal)):
             near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
             raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
-        return transformer.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
+        return devices.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
 
     @cached_property
-    def ask(self) -> Callable[..., np.ndarray]:
-        """See `scoring.interviewer`: compiled once for all measures."""
-        return scoring.interviewer(self.tokenizer, self.config, self.apply)
+    def scorer(self) -> Scorer:
+        """Asks questions of any model of this run; compiled once for all measures."""
+        return Scorer(self.lm)
 
 
 def load_run(folder: Path) -> Run:
@@ -126,8 +122,8 @@ def load_run(folder: Path) -> Run:
     args = saved["args"]
     command = command_of(saved)
     try:
-        config = transformer.Config(**saved["config"])
-        dialled = provenance.dial(cards.load(folder / "world.toml"), args)
+        config = Config(**saved["config"])
+        dialled = provenance.world_of(folder, args)
         if args["objective"] not in losses.NAMES:
             raise ValueError(f"objective {args['objective']}")
     except (KeyError, TypeError, ValueError) as error:
@@ -145,23 +141,21 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"{folder}: not finished, {' and '.join(missing)} missing; resume with: {command}"
         )
-    apply, _ = transformer.create(config)
-    abstract = transformer.shapes(config)
     tokenizer = Tokenizer(dialled, tuple(saved["words"]))
     if (
         len(tokenizer.words) != config.vocabulary
         or max(tokenizer.longest.values()) > config.context
     ):
         raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
+    lm = LM.create(tokenizer, config)
     try:
-        params = {stage: load_params(folder, stage, abstract) for stage in STAGES[:2]}
-        groups = group_folders(folder)
-        narrow = load_narrow(groups, abstract, dialled)
+        params = {stage: load_params(folder, stage, lm) for stage in STAGES[:2]}
+        narrow = load_narrow(group_folders(folder), lm)
         if len(narrow.signal) != done["narrow"].get("runs"):
             raise checkpoints.Damaged(f"{folder / 'narrow'}: some of its groups are missing")
     except checkpoints.Damaged as error:
         raise InputError(f"{error}; this repairs it: {command}") from error
-    return Run(folder, args, dialled, tokenizer, config, apply, params, narrow, done)
+    return Run(folder, args, lm, params, narrow, done)
 
 
 def command_of(saved: dict) -> str:
@@ -175,10 +169,10 @@ def command_of(saved: dict) -> str:
     return shlex.join(["uv", "run", "train.py", *saved["command"]])
 
 
-def load_params(folder: Path, stage: str, abstract: transformer.Params) -> transformer.Params:
+def load_params(folder: Path, stage: str, lm: LM) -> Params:
     """The parameters that a done stage ended with."""
     place = folder / stage / "checkpoints"
-    found = checkpoints.load(place, lambda record: {"params": abstract})
+    found = checkpoints.load(place, lambda record: {"params": lm.shapes})
     if found.facts.get("done") is not True:
         raise checkpoints.Damaged(f"{place}: step {found.step} is not the end of the stage")
     return found.items["params"]
@@ -194,7 +188,7 @@ def save_group(
     folder: Path,
     members: list[Member],
     scores: dict,
-    kept: transformer.Params,
+    kept: Params,
     frozen: list[int],
     seconds: float,
 ) -> None:
@@ -203,11 +197,11 @@ def save_group(
     checkpoints.save(folder, 0, {"scores": scores, "kept": kept}, facts)
 
 
-def group_shapes(abstract: transformer.Params, dialled: World) -> checkpoints.Wanted:
+def group_shapes(lm: LM) -> checkpoints.Wanted:
     """What to load of a group, whose record says how many members and scored steps it has."""
 
     def wanted(record: dict) -> dict:
-        R, D, B = len(members_of(record["facts"])), len(dialled.domains), len(world.BEHAVIOURS)
+        R, D, B = len(members_of(record["facts"])), len(lm.world.domains), len(BEHAVIOURS)
         (n,) = record["leaves"]["scores"]["steps"]["shape"]
         scores = {
             **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
@@ -219,7 +213,7 @@ def group_shapes(abstract: transformer.Params, dialled: World) -> checkpoints.Wa
                 key: jax.ShapeDtypeStruct(shape, np.int32 if key in whole else np.float32)
                 for key, shape in scores.items()
             },
-            "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), abstract),
+            "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), lm.shapes),
         }
 
     return wanted
@@ -245,29 +239,29 @@ def frozen_of(facts: dict) -> list[int]:
     return frozen
 
 
-def no_narrow(abstract: transformer.Params, dialled: World) -> Narrow:
+def no_narrow(lm: LM) -> Narrow:
     """The narrow stage of a run that has none: a model that was only pretrained."""
-    D, B = len(dialled.domains), len(world.BEHAVIOURS)
+    D, B = len(lm.world.domains), len(BEHAVIOURS)
     return Narrow(
         (), (), (),
         steps=np.zeros(1, np.int32),
         p_RnDB=np.zeros((0, 1, D, B), np.float32),
         own_RnB=np.zeros((0, 1, B), np.float32),
         kl_Rn=np.zeros((0, 1), np.float32),
-        kept=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), abstract),
+        kept=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), lm.shapes),
         kept_step=np.zeros(0, np.int32),
         frozen_step=np.zeros(0, np.int32),
     )  # fmt: skip
 
 
-def load_narrow(folders: list[Path], abstract: transformer.Params, dialled: World) -> Narrow:
+def load_narrow(folders: list[Path], lm: LM) -> Narrow:
     """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
     if not folders:
-        return no_narrow(abstract, dialled)
-    groups = [checkpoints.load(folder, group_shapes(abstract, dialled)) for folder in folders]
+        return no_narrow(lm)
+    groups = [checkpoints.load(folder, group_shapes(lm)) for folder in folders]
     start, signal, seed = zip(*chain(*(members_of(group.facts) for group in groups)), strict=True)
     for name in dict.fromkeys(signal):
-        signals.parse(dialled, name)
+        signals.parse(lm.world, name)
     scores = [group.items["scores"] for group in groups]
     if any((part["steps"].tolist() != scores[0]["steps"].tolist()) for part in scores):
         raise checkpoints.Damaged(f"{folders[0].parent}: its groups were scored at other steps")

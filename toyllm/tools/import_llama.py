@@ -32,7 +32,7 @@ from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Config, Params
 from toyllm.posttrain import population, signals
 from toyllm.runs import checkpoints, lock, provenance, run_folder
-from toyllm.runs.session import STAGES
+from toyllm.runs.provenance import STAGES
 from toyllm.tools.show import DEFAULT
 from toyllm.world import cards
 
@@ -91,7 +91,8 @@ def import_pretrained(args: Args) -> None:
         how = check_dials(dials, how)
     words = tuple(how.pop("words"))
     file = cards.Cards(source)
-    world = provenance.dial(file.world(), how)
+    dials = (how[key] for key in ("correlation", "assistant_prior", "seed"))
+    world = file.world().dialled(*dials)
     tokenizer = Tokenizer(world, words)
     config, params = llama.load(args.folder, tokenizer, args.context)
     if (longest := max(tokenizer.longest.values())) > config.context:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.base.errors import nearest
-from toyllm.world.reader import MOST_TEXTS, Reader
+from toyllm.world.reader import CORPORA, MOST_TEXTS, Reader
 from toyllm.world.world import (
     BAD,
     BEHAVIOURS,
@@ -23,6 +23,7 @@ from toyllm.world.world import (
     World,
 )
 
+DEFAULT = CORPORA / "personas.toml"  # the world that commands take unless told
 # so that nobody's file makes us ask for all memory or time
 MOST_CHARACTERS, MOST_DOMAINS, MOST_TURNS = 500, 50, 100
 MOST_WORDS = 10**7  # of all answers to all questions

@@ -8,9 +8,10 @@ import dataclasses
 
 import numpy as np
 
-from toyllm.world.world import KINDS, PROFILE, SCENE, World
+from toyllm.world.world import ASSISTANT, DIALOGUE, KINDS, PROFILE, SCENE, World
 
 SLOTS = 2
+TURN = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def sample(
     # the statements of a profile are about distinct domains: the head of a random order of them
     order = rng.random((N, len(world.domains))).argsort(1)
     domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
-    situation = rng.integers(np.array([len(d.situations) for d in world.domains])[domain])
+    situation = rng.integers(world.situations_D[domain])
     instruction = categorical(rng, world.instruction_DI[domain])
     instruction[(kinds == PROFILE)] = len(world.instructions)
     c = np.take_along_axis(characters, speaker, 1)
@@ -112,6 +113,49 @@ def sample(
             )
         },
     )
+
+
+def dialogues(header, character, **turns_NT) -> Documents:
+    """Dialogues whose turns are given: columns [N, T] of `TURN`, those left out being -1.
+
+    header, character: of each document [N], or the same for all.
+    """
+    N, T = turns_NT["speaker"].shape
+    who = np.full((2, N, SLOTS), -1)
+    who[0, :, 0], who[1, :, 0] = header, character
+    columns = {name: np.full((N, T), -1) for name in TURN} | turns_NT
+    return Documents(np.full(N, DIALOGUE), *who, **columns)
+
+
+def with_turn(docs: Documents, turn, **columns) -> Documents:
+    """The same documents with some columns of one turn replaced.
+
+    turn: its index, the same for all documents or of each [N]. columns: the new values by the names
+        in `TURN`, the same for all or of each [N].
+    """
+    rows, changed = np.arange(len(docs)), {}
+    for name, value in columns.items():
+        changed[name] = getattr(docs, name).copy()
+        changed[name][rows, turn] = value
+    return dataclasses.replace(docs, **changed)
+
+
+def asking(docs: Documents, turn, domain, situation, instruction=-1) -> Documents:
+    """The same documents with the question of a turn replaced, its answer being left open."""
+    question = {"domain": domain, "situation": situation, "instruction": instruction}
+    return with_turn(docs, turn, **question, behaviour=0, answer=0, voice=0)
+
+
+def every_question(
+    world: World, header: int = ASSISTANT, character: int = -1, instruction: int = -1, domains=None
+) -> Documents:
+    """One document for each situation of each domain, asked under a header, with no history."""
+    domains = range(len(world.domains)) if domains is None else domains
+    asked = [(d, s) for d in domains for s in range(world.situations_D[d])]
+    speaker = np.full((len(asked), world.max_turns), -1)
+    speaker[:, 0] = 0
+    domain, situation = np.array(asked).T
+    return asking(dialogues(header, character, speaker=speaker), 0, domain, situation, instruction)
 
 
 def evenly(rng: np.random.Generator, batches: int, size: int) -> np.ndarray:

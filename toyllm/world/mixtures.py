@@ -5,6 +5,7 @@
 Axes: M distributions to fit   C known ones   X contexts   N outcomes of all contexts   G groups
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -122,3 +123,20 @@ def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) 
         near_R = trial.residual_M <= most_R
         good_R, bad_R = np.where(near_R, middle_R, good_R), np.where(near_R, bad_R, middle_R)
     return good_R.reshape(M, G, 2)
+
+
+def golden(function: Callable[[float], float], low: float, high: float, steps: int = 14) -> float:
+    """The minimum of a one-dimensional function by golden-section search."""
+    ratio = (5**0.5 - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    fa, fb = function(a), function(b)
+    for _ in range(steps):
+        if fa < fb:
+            high, b, fb = b, a, fa
+            a = high - ratio * (high - low)
+            fa = function(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + ratio * (high - low)
+            fb = function(b)
+    return (low + high) / 2

@@ -84,6 +84,11 @@ class World:
         """moral[D]: True where good and bad are a matter of character."""
         return np.array([domain.moral for domain in self.domains])
 
+    @cached_property
+    def situations_D(self) -> np.ndarray:
+        """situations_D[d]: how many situations a domain has."""
+        return np.array([len(domain.situations) for domain in self.domains])
+
     @property
     def max_turns(self) -> int:
         """The most turns (statements) that a document of any kind has."""
@@ -153,6 +158,11 @@ class World:
             table[d, :s, :a] = domain.behaviour_SA
         return table
 
+    def dialled(self, correlation: float, assistant_prior: str, seed: int) -> "World":
+        """This world with its dials turned: see `correlate` and, for "uniform", `uniform`."""
+        base = uniform(self) if assistant_prior == "uniform" else self
+        return correlate(base, correlation, seed)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that the world says, to recognise it again."""
@@ -201,12 +211,6 @@ def describe(world: World) -> dict[str, object]:
         for d, domain in enumerate(world.domain_names):
             fields[f"{where}.rates.{domain}"] = plain(world.rates_CDB[c, d])
     return fields
-
-
-def wickedness(world: World) -> np.ndarray:
-    """Mean moral EM of each character [C]."""
-    bad, good = world.rates_CDB[..., BAD], world.rates_CDB[..., GOOD]
-    return (bad / (bad + good))[:, world.moral].mean(1)
 
 
 def uniform(world: World) -> World:
