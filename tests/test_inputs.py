@@ -254,7 +254,7 @@ def test_scripts_refuse_in_one_line(tmp_path):
     bad = tmp_path / "bad.toml"
     bad.write_text(SMALL.replace("0.75", "7.5"))
     line = refused("train.py", "--world", str(bad), "--run", str(tmp_path / "run"))
-    assert line.startswith(f"{bad}:{number(SMALL, '0.75')}: kappa: found 7.5")
+    assert line.startswith(f"{bad}:{number(SMALL, '0.75')}: instructions.ask_bad.kappa: found 7.5")
     assert line.count("\n") == 0
     assert not (tmp_path / "run").exists()
     long = tmp_path / "long.toml"
