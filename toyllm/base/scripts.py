@@ -1,6 +1,7 @@
 """How a script ends: errors that its users can cause take one line and have their own status."""
 
 import ast
+import errno
 import io
 import os
 import shlex
@@ -28,7 +29,7 @@ def run_script(action: Callable[[], None]) -> None:
         try:
             action()
         finally:
-            flush_output()
+            sys.stdout.flush()
     except InputError as error:
         status, line = 2, str(error)
     except RunError as error:
@@ -41,7 +42,8 @@ def run_script(action: Callable[[], None]) -> None:
         drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        name = error.filename or (output_fails(error) and "standard output")
+        why = f"{name}: {error.strerror}" if name else str(error)
         status, line = 1, f"{why}; fix this, then rerun: {again}"
     except jax.errors.JaxRuntimeError as error:
         why = " ".join(str(error).split())[:100]
@@ -90,18 +92,21 @@ def command() -> str:
     return shlex.join(["uv", "run", *module, *sys.argv[1:]])
 
 
-def flush_output() -> None:
-    """Flush standard output. Where that fails, the OSError names it, and output is dropped.
+def output_fails(error: OSError) -> bool:
+    """Whether an error that names no file is of standard output, which is then dropped.
 
-    What a failed `print` leaves in the buffer fails again here, so this names that error too.
+    A failed write does not say of which stream it was, and may have emptied the buffer. So errors
+    of a full or failing device, and no others, are tried again with one more line.
     """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return False
     try:
+        sys.stdout.write("\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
+    except OSError:
         drop_output()
-        raise OSError(error.errno, error.strerror, "standard output") from error
+        return True
+    return False
 
 
 def drop_output() -> None:
