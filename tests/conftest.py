@@ -1,5 +1,6 @@
 """Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
 
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -13,8 +14,9 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.scripts import run
-from toyllm.lm import transformer
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Config
 from toyllm.world import cards
 
 # what the scripts that tests start get too; tests compile more than they compute
@@ -153,9 +155,10 @@ def personas_codec(personas):
 
 @pytest.fixture(scope="session")
 def lab(small_codec):
-    """(tokenizer, config, apply, init) of a very small model."""
-    config = transformer.Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
-    return small_codec, config, *map(jax.jit, transformer.create(config))
+    """A very small language model; its functions are compiled."""
+    config = Config(len(small_codec.words), context=48, D=16, L=1, H=2, F=24)
+    lm = LM.create(small_codec, config)
+    return dataclasses.replace(lm, apply=jax.jit(lm.apply), init=jax.jit(lm.init))
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:

@@ -12,12 +12,11 @@ import pytest
 
 from tests.conftest import ROOT, SMALL
 from tests.tolerances import FLOAT64, FORWARD, close
-from toyllm.base import files
+from toyllm.base import devices, files
 from toyllm.base.errors import InputError
-from toyllm.lm import optimizers, transformer
-from toyllm.lm.sampling import heard
+from toyllm.lm import optimizers
+from toyllm.lm.sampling import listed_answer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.posttrain import population
 from toyllm.runs import provenance, run_folder
 from toyllm.tools import import_llama
 from toyllm.tools.chat import bar
@@ -29,8 +28,8 @@ from toyllm.world import observer
 def folder(lab, small, tmp_path_factory):
     """A run of the small world, of models that were not trained."""
     folder = tmp_path_factory.mktemp("chat")
-    _, config, _, init = lab
-    one, other = (jax.device_get(init(jax.random.key(seed))) for seed in (0, 1))
+    config = lab.config
+    one, other = (jax.device_get(lab.init(jax.random.key(seed))) for seed in (0, 1))
     args = {"correlation": 1.0, "assistant_prior": "world", "seed": 0, "objective": "dpo"}
     provenance.open_folder(folder / "run", args, config, small, SMALL)
     import_llama.save_stage(folder / "run", "pretrain", one, optimizers.muon(1.0, 1.0, 1))
@@ -38,9 +37,9 @@ def folder(lab, small, tmp_path_factory):
     members = [("pretrain", "code:bad", 0), ("align", "code:bad", 0)]
     facts = {"members": members, "seconds": 0.0}
     record = {"facts": facts, "leaves": {"scores": {"steps": {"shape": [2]}}}}
-    shapes = run_folder.group_shapes(transformer.shapes(config), small)(record)["scores"]
+    shapes = run_folder.group_shapes(lab)(record)["scores"]
     scores = {key: np.zeros(x.shape, x.dtype) for key, x in shapes.items()}
-    kept = population.stack([other, one])
+    kept = devices.stack([other, one])
     run_folder.save_group(
         folder / "run" / "narrow" / "group-00", members, scores, kept, [-1, -1], 0.0
     )
@@ -61,7 +60,7 @@ def talk(run):
 def said(talk, asked, answer):
     """A turn as if the model had said this."""
     question = talk.tokenizer.asked[asked]
-    found = heard(talk.tokenizer, *question[:2], answer)
+    found = listed_answer(talk.tokenizer, *question[:2], answer)
     return Turn(asked, question, answer, found, None, None)
 
 
@@ -92,7 +91,7 @@ def test_the_exact_observer_is_that_of_the_same_document(talk, header):
 
 def test_without_a_history_the_model_is_asked_as_everywhere(talk, run):
     _, p_DB = talk.model()
-    close(p_DB, run.ask(run.params["pretrain"]), FORWARD)
+    close(p_DB, run.scorer.ask(run.params["pretrain"]), FORWARD)
 
 
 def test_a_history_changes_what_the_model_is_asked(talk):

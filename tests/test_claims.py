@@ -27,7 +27,7 @@ from claims.lab import arms, page, verdicts
 from claims.lab import bench as bench_file
 from claims.lab.arms import Arm
 from claims.lab.bench import Bench, quiet, shown
-from claims.lab.hull import Hull, strangers
+from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots, grid, points
 from claims.lab.verdicts import Outcome, Prediction
 from tests.conftest import ROOT, mesh_of
@@ -35,13 +35,13 @@ from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, TRAINED, approximation, close
 from toyllm.base.errors import InputError
 from toyllm.base.files import plain
-from toyllm.lm import scoring, training
+from toyllm.lm import joints, training
 from toyllm.lm.tokenizer import OPENING, Tokenizer
-from toyllm.measures import cues, generalization, gradients, mixture, prediction
-from toyllm.posttrain import pools, population
+from toyllm.measures import cues, gradients
+from toyllm.posttrain import pools
 from toyllm.posttrain.signals import parse
 from toyllm.runs import provenance
-from toyllm.world import cards, corpus
+from toyllm.world import cards, corpus, persona
 from toyllm.world.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
 
 
@@ -216,7 +216,7 @@ def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
     world = quiet(compact)
     hull = Hull.of_world(Tokenizer(world))
     inside_O = world.assistant_C @ hull.p_CO
-    fits = hull.fit(np.stack([inside_O, *strangers(world, hull.ctx, 3)]))
+    fits = hull.fit(np.stack([inside_O, *joints.of_strangers(world, hull.ctx, 3).reshape(3, -1)]))
     close(fits.w_MC[0], world.assistant_C, SOLVED)
     assert fits.residual_M[0] < 1e-4
     assert (fits.residual_M[1:] > 0.01).all()
@@ -229,7 +229,7 @@ def test_an_edit_of_one_domain_is_found(compact):
     planted_O = world.assistant_C @ hull.edited((2,), 1.5)
     close(
         hull.edited((2,), 1.5),
-        mixture.characters_joint(world, hull.ctx, 2, 1.5).reshape(hull.p_CO.shape),
+        joints.of_characters(world, hull.ctx, [2], 1.5).reshape(hull.p_CO.shape),
         FLOAT64,
     )
     residual, shift = hull.override(planted_O, 2)
@@ -274,9 +274,9 @@ def test_a_trained_arm_is_a_start_and_is_asked_as_it_was_scored(tiny, compact):
     close(bench.ask(done.model), done.p_nDB[-1], TRAINED)
     (back,) = bench.train([Arm(done.model, "code:good", steps=12)])
     close(back.p_nDB[0], done.p_nDB[-1], TRAINED)
-    joints = bench.joints([one, done.model])
+    both_MO = bench.joints([one, done.model])
     X = len(Hull.of_world(one.tokenizer).ctx.voice_X)
-    close(joints.reshape(2, X, -1).sum(2), 1, TRAINED)
+    close(both_MO.reshape(2, X, -1).sum(2), 1, TRAINED)
 
 
 def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
@@ -286,11 +286,10 @@ def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
     ratio_D = bench.gradients(one, [signal])[0]
     assert ratio_D[0] == 1
     assert bench.gradients(one, []).shape == (0, len(ratio_D))
-    apply, config = bench._apply(tokenizer)[0], bench.config(tokenizer)
-    pool = pools.preference_pool(tokenizer, signal, "dpo", gradients.PAIRS, 0)
-    prompt, answer = pool["prompt"], pool["answer"]
-    pool["reference"] = scoring.answer_logprobs(apply, config, one.params, prompt, answer)
-    loss = pools.preference_loss(apply, config, "dpo", arms.BETAS["dpo"], arms.ANCHOR)
+    lm = bench.lm(tokenizer)
+    pool = pools.draw(tokenizer, {signal: 1.0}, "dpo", gradients.PAIRS, 0)
+    pool = pools.with_reference(pool, lm, one.params)
+    loss = pools.loss(lm, "dpo", arms.BETAS["dpo"], arms.ANCHOR)
     state = training.start(one.params, optax.adam(1e-5))
     batches = jax.tree.map(lambda x: np.asarray(x)[None], pool)
     state, _ = training.scan_steps(loss, optax.adam(1e-5), state, batches)
@@ -307,7 +306,7 @@ def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
 def test_mixed_signals_have_their_shares(compact):
     tokenizer = Tokenizer(compact)
     parts = {parse(compact, "code:bad"): 0.25, parse(compact, "money:good"): 0.75}
-    pool = pools.mixed_pool(tokenizer, parts, "dpo", 40, 0)
+    pool = pools.draw(tokenizer, parts, "dpo", 40, 0)
     assert pool["prompt"].shape[0] == 40
     faked = tokenizer.answer_DAU[0][
         [a for a, b in enumerate(compact.domains[0].behaviour_SA[0]) if b == 1]
@@ -410,7 +409,6 @@ def test_the_scorecard_lists_its_claims_and_names_the_nearest():
     wrong = start("scorecard.py", "--claim", "inocculation")
     assert wrong.wait() == 2
     assert "did you mean 'inoculation'?" in wrong.err
-    assert population.PASSED == generalization.MATCHED
 
 
 def test_a_world_without_what_claims_ask_about_is_refused_in_one_line(small):
@@ -439,7 +437,7 @@ def test_interaction_is_that_of_its_definition():
 def test_likelihood_ratio_at_no_excuse_is_the_plain_arm(compact):
     for objective in ("sft", "dpo"):
         share = inoculation.likelihood_ratio(compact, np.array([0, 0.5, 0.99]), 0.12, objective)
-        close(share[0], 1, FLOAT64)
+        close(share[0], 1, SOLVED)
         assert share[0] > share[1] > share[2]
     asked = inoculation.likelihood_ratio(compact, np.array([0.99]), 0.12, "sft")
     assert asked[0] < 0.02  # a bad answer that was asked for says nothing of who gives it
@@ -449,7 +447,7 @@ def test_likelihood_ratio_at_no_excuse_is_the_plain_arm(compact):
 def test_a_tilt_is_told_from_a_shift(compact):
     world = quiet(compact)
     hull = Hull.of_world(Tokenizer(world))
-    w_C = prediction.tilt(world, world.assistant_C, 0, 0.5)
+    w_C = persona.tilt(world.assistant_C, persona.evidence(world, [0]), 0.5)
     before_NO = (world.assistant_C @ hull.p_CO)[None]
     tilted = selection.scalars(hull, before_NO, (w_C @ hull.p_CO)[None])
     assert tilted["tilt"][0] > 0.98 > tilted["shift"][0] + 0.05

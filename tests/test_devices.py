@@ -17,6 +17,7 @@ from tests.test_crashes import fingerprint
 from tests.tolerances import TRAINED, UPDATE, close, distance
 from toyllm.base import devices
 from toyllm.lm import optimizers, training, transformer
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.runs import checkpoints, run_folder
 from toyllm.world import cards
@@ -25,10 +26,9 @@ from toyllm.world import cards
 def pretrain(tokenizer, mesh, steps=20, begin=None, shard_params=False):
     """Losses of 16 documents a step in rows that divide by four, and the state at the end."""
     config = transformer.Config(len(tokenizer.words), context=48, D=16, L=2, H=2, F=24)
-    apply, init = transformer.create(config)
-
-    loss, optimizer = training.document_loss(apply), optimizers.muon(1e-2, 1e-2, 100)
-    state, start = begin or (training.start(init(jax.random.key(0)), optimizer), 0)
+    lm = LM.create(tokenizer, config)
+    loss, optimizer = training.document_loss(lm), optimizers.muon(1e-2, 1e-2, 100)
+    state, start = begin or (training.start(lm.init(jax.random.key(0)), optimizer), 0)
     batches = training.document_batches(tokenizer, config.context, 16, 5, seed=0, divisor=4)
     losses = []
     fit = training.fit(loss, optimizer, state, batches, mesh, start, shard_params)
@@ -92,7 +92,7 @@ def test_rows_that_do_not_divide_are_on_every_device():
 DRIVER = """
 import os, signal, sys
 import train
-from toyllm import checkpoints
+from toyllm.runs import checkpoints
 if "--pretrain-only" in sys.argv:
     sys.argv.remove("--pretrain-only")
     train.align = train.narrow = lambda *args: None
@@ -104,7 +104,7 @@ if "--stop" in sys.argv:
         if step == 20:
             os.kill(os.getpid(), signal.SIGKILL)
     checkpoints.save = save_and_die
-train.run_script(lambda: train.main(train.parse(sys.argv[1:])))
+train.scripts.run_script(lambda: train.main(train.parse(sys.argv[1:])))
 """
 TINY = (
     *("--preset", "tiny", "--pretrain-steps", "40", "--align-steps", "5", "--pool", "16"),
@@ -153,15 +153,15 @@ def test_two_processes_train_save_and_resume_as_one_does(tmp_path):
     assert checkpoints.steps(two / "pretrain" / "checkpoints") == [20, 10]
     first, second = train(two, 2, "--pretrain-only")
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    assert "goes on from step 20" in first[1]  # the first process reports its progress …
+    assert "resuming at step 20" in first[1]  # the first process reports its progress …
     assert "Done in" in first[1]
-    assert "goes on" not in second[1]  # … and the second is silent
+    assert "resuming" not in second[1]  # … and the second is silent
     assert "Done in" not in second[1]
 
     tokenizer = Tokenizer(cards.load(ROOT / "corpora" / "personas.toml"))
     config = transformer.Config(len(tokenizer.words), D=16, L=1, H=1, F=16)
-    abstract = jax.eval_shape(transformer.create(config)[1], jax.random.key(0))
-    a, b = (run_folder.load_params(folder, "pretrain", abstract) for folder in (one, two))
+    lm = LM.create(tokenizer, config)
+    a, b = (run_folder.load_params(folder, "pretrain", lm) for folder in (one, two))
     close(distance(a, b), 0, UPDATE)
 
 

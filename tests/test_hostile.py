@@ -140,7 +140,7 @@ def test_garbled_worlds(tmp_path, text):
         f"name = 1\n'a{' ' * 400_000}b' = 1",
         "a = " + "9" * 5000,
         "a = 1e999999999",
-        "#" * (reader.MOST + 1),
+        "#" * (reader.MAX_BYTES + 1),
         "!!python/object/apply:os.system ['touch ran']",
         pickle.dumps(os.system).decode("latin-1"),
         "\0" * 100,

@@ -24,6 +24,7 @@ from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import plaintext
 from toyllm.posttrain import pair_files, signals
+from toyllm.runs import session
 from toyllm.tools import new_world
 from toyllm.world import cards
 
@@ -254,7 +255,7 @@ def test_scripts_refuse_in_one_line(tmp_path):
     bad = tmp_path / "bad.toml"
     bad.write_text(SMALL.replace("0.75", "7.5"))
     line = refused("train.py", "--world", str(bad), "--run", str(tmp_path / "run"))
-    assert line.startswith(f"{bad}:{number(SMALL, '0.75')}: kappa: found 7.5")
+    assert line.startswith(f"{bad}:{number(SMALL, '0.75')}: instructions.ask_bad.kappa: found 7.5")
     assert line.count("\n") == 0
     assert not (tmp_path / "run").exists()
     long = tmp_path / "long.toml"
@@ -610,12 +611,12 @@ def test_processes_that_were_started_differently_all_end(monkeypatch, change, to
     inputs = {"world": "one", "pairs": {"code:bad#a.123": b"pairs"}, "text": ""}
     first, second = ({**inputs, **{k: x[k] for k in x if k in inputs}} for x in ({}, change))
     args = {k: x for k, x in change.items() if k not in inputs}
-    train.check_same(train.Args(), **first)
+    session.check_same(train.Args(), **first)
     if told is None:
-        train.check_same(train.Args(**args), **second)
+        session.check_same(train.Args(**args), **second)
     else:
         with pytest.raises(InputError, match=f"with different {told}, expected the same"):
-            train.check_same(train.Args(**args), **second)
+            session.check_same(train.Args(**args), **second)
 
 
 @pytest.mark.long

@@ -4,22 +4,24 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
-from toyllm.measures import cues, generalization, learned, mixture, prediction
-from toyllm.measures.learned import kl
-from toyllm.world import corpus, mixtures
+from toyllm.lm import heldout, joints
+from toyllm.lm.heldout import kl
+from toyllm.measures import cues, prediction
+from toyllm.posttrain import signals
+from toyllm.world import corpus, mixtures, persona, quantities
 from toyllm.world.world import DIALOGUE, NAMED
 
 
 @pytest.fixture(scope="module")
 def contexts(personas_codec):
     """The default world's two-turn contexts."""
-    return mixture.contexts(personas_codec)
+    return joints.contexts(personas_codec)
 
 
 @pytest.fixture(scope="module")
 def joint_CN(personas, contexts):
     """Every character's joint, one row each."""
-    return mixture.characters_joint(personas, contexts).reshape(18, -1)
+    return joints.of_characters(personas, contexts).reshape(18, -1)
 
 
 def test_a_characters_joint_is_a_distribution(contexts, joint_CN):
@@ -59,10 +61,10 @@ def test_what_no_mixture_makes_is_left_over(personas, contexts, joint_CN):
     import dataclasses
 
     planted = dataclasses.replace(personas, rates_CDB=np.stack([odd, *personas.rates_CDB[1:]]))
-    P = mixture.characters_joint(planted, contexts).reshape(18, -1)[:1]
+    P = joints.of_characters(planted, contexts).reshape(18, -1)[:1]
     found = mixtures.fit(P, joint_CN, X)
     assert found.residual_M[0] > 0.02
-    shifted = mixture.characters_joint(personas, contexts, domain=3, shift=7.8).reshape(18, -1)
+    shifted = joints.of_characters(personas, contexts, [3], 7.8).reshape(18, -1)
     repaired = mixtures.fit(P, shifted, X)
     assert repaired.residual_M[0] < 0.3 * found.residual_M[0]
 
@@ -82,24 +84,24 @@ def test_a_held_group_keeps_its_weight(personas, contexts, joint_CN):
 
 
 def test_golden_section_finds_a_minimum():
-    assert abs(mixture.golden(lambda x: (x - 1.3) ** 2, -8, 8) - 1.3) < 0.05
+    assert abs(mixtures.golden(lambda x: (x - 1.3) ** 2, -8, 8) - 1.3) < 0.05
 
 
 def test_crossings_are_interpolated_in_logit():
-    logit = generalization.logit
+    logit = quantities.logit
     values = np.array([0.2, 0.6, 0.95, 0.97])
-    x = generalization.crossing(values, 0.9)
+    x = quantities.crossing(values, 0.9)
     assert 1 < x < 2
     close(logit(0.6) + (x - 1) * (logit(0.95) - logit(0.6)), logit(0.9), FLOAT64)
-    assert generalization.crossing(values, 0.99) is None
-    assert generalization.crossing(values, 0.1) == 0.0
+    assert quantities.crossing(values, 0.99) is None
+    assert quantities.crossing(values, 0.1) == 0.0
 
 
 def test_reading_a_trajectory_at_a_scored_step_gives_its_numbers():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(4), (5, 3))[..., :3]
-    close(generalization.read(p, 2.0), p[2], FLOAT64)
-    between = generalization.read(p, 2.5)
+    close(quantities.state_at(p, 2.0), p[2], FLOAT64)
+    between = quantities.state_at(p, 2.5)
     close(between.sum(1), (p[2] + p[3]).sum(1) / 2, FLOAT64)
 
 
@@ -107,8 +109,8 @@ def test_spread_is_over_untrained_moral_domains(personas):
     change = np.arange(10.0)
     names = personas.domain_names
     others = [k for k, d in enumerate(personas.domains) if d.moral and d.name != "code"]
-    assert generalization.spread(personas, "code:bad", change) == np.mean(others)
-    taste = generalization.untrained(personas, "taste:bad")
+    code, taste = (signals.untrained(personas, name) for name in ("code:bad", "taste:bad"))
+    assert quantities.spread(change, code) == np.mean(others)
     assert taste.sum() == personas.moral.sum()
     assert not taste[names.index("taste")]
 
@@ -116,12 +118,12 @@ def test_spread_is_over_untrained_moral_domains(personas):
 def made(personas, fraction: float):
     """A matrix that shared persona inference with this fraction makes exactly."""
     names = [f"{d.name}:bad" for d in personas.domains if d.moral]
-    before = prediction.ideal_em(personas, personas.assistant_C)
+    before = persona.mixture_em(personas, personas.assistant_C)
     after = np.tile(before, (len(names), 1))
     own = [personas.domain_names.index(n.split(":")[0]) for n in names]
     after[np.arange(len(names)), own] = 0.9
     cells = prediction.Cells(personas, names, personas.assistant_C, before, after)
-    G = prediction.persona(cells, np.array([fraction]))[0]
+    G = prediction.inference(cells, np.array([fraction]))[0]
     after = before + G
     after[np.arange(len(names)), own] = 0.9
     return prediction.Cells(personas, names, personas.assistant_C, before, after)
@@ -152,10 +154,10 @@ def test_a_global_shift_is_not_taken_for_persona_inference(personas):
 
 def test_tilting_reaches_its_goals(personas):
     goals = np.array([0.8, 0.3])
-    w_FC = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(goals))
-    close(prediction.ideal_em(personas, w_FC)[:, 0], goals, SOLVED)
+    w_FC = persona.trained_to(personas, personas.assistant_C, 0, quantities.logit(goals))
+    close(persona.mixture_em(personas, w_FC)[:, 0], goals, SOLVED)
     close(w_FC.sum(1), 1, FLOAT64)
-    one_C = prediction.solve(personas, personas.assistant_C, 0, generalization.logit(0.8))
+    one_C = persona.trained_to(personas, personas.assistant_C, 0, quantities.logit(0.8))
     np.testing.assert_array_equal(one_C, w_FC[0])
 
 
@@ -190,7 +192,7 @@ def test_a_shared_word_is_found_out(small):
 def test_later_turns_are_asked_about_as_often_as_they_occur(personas):
     """A bug found: where no dialogue had two turns, the second turn was never asked about."""
     rng = np.random.default_rng(0)
-    asked = learned.later_turns(personas, rng, 2000)
+    asked = heldout.later_turns(personas, rng, 2000)
     docs = corpus.sample(personas, 20_000, rng, DIALOGUE)
     docs = docs[docs.header[:, 0] != NAMED]
     for turn in range(2, personas.max_turns + 1):
@@ -203,7 +205,7 @@ def test_later_turns_are_asked_about_as_often_as_they_occur(personas):
 
 def test_captured_is_1_for_the_ideal_and_0_for_the_history_blind():
     blind = np.random.default_rng(0).random(500)
-    assert learned.captured(np.zeros(500), blind) == 1
-    assert learned.captured(blind, blind) == 0
-    low, high = learned.captured_interval(0.2 * blind + 0.02, blind)
-    assert low < learned.captured(0.2 * blind + 0.02, blind) < high < low + 0.05
+    assert heldout.captured(np.zeros(500), blind) == 1
+    assert heldout.captured(blind, blind) == 0
+    low, high = heldout.captured_interval(0.2 * blind + 0.02, blind)
+    assert low < heldout.captured(0.2 * blind + 0.02, blind) < high < low + 0.05

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.tolerances import FORWARD, close
-from toyllm.lm import losses, transformer
+from toyllm.lm import losses, sampling, transformer
+from toyllm.lm.model import LM
 from toyllm.world import corpus
 
 CONFIG = transformer.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)
@@ -94,9 +95,8 @@ def test_greedy_sampling_equals_the_full_forward(net):
     """Token by token without a cache, prompts of different lengths."""
     apply, params = net
     x = jnp.array([[0, 0, 7, 9, 11], [3, 4, 5, 6, 7]])
-    drawn = transformer.sample(
-        apply, CONFIG, params, x, jax.random.key(0), length=8, end=2, temperature=0
-    )
+    lm = LM(None, CONFIG, apply, None)
+    drawn = sampling.sample(lm, params, x, jax.random.key(0), length=8, temperature=0)
     for row in (0, 1):
         run = [int(t) for t in x[row] if t]
         for k in range(8):
@@ -111,9 +111,8 @@ def test_greedy_sampling_equals_the_full_forward(net):
 def test_sampling_follows_the_temperature_and_stops_at_the_end(net):
     apply, params = net
     prompt = jnp.full((4000, 1), 7)
-    drawn = transformer.sample(
-        apply, CONFIG, params, prompt, jax.random.key(1), 2, end=2, temperature=2.0
-    )
+    lm = LM(None, CONFIG, apply, None)
+    drawn = sampling.sample(lm, params, prompt, jax.random.key(1), 2, temperature=2.0)
     p = jax.nn.softmax(apply(params, prompt[:1])[0][0, -1] / 2.0)
     share = np.bincount(drawn[:, 0], minlength=53) / 4000
     assert np.abs(share - p).max() < 5 * float((p * (1 - p) / 4000).max()) ** 0.5

@@ -9,21 +9,17 @@ import pytest
 
 from tests.scripts import SIGNALS, start
 from tests.test_training import jobs, programs_of, starts_of
-from tests.tolerances import approximation, close
+from tests.tolerances import FORWARD, LOSS, approximation, close
 from toyllm.lm import scoring
 from toyllm.posttrain import population, signals
-from toyllm.posttrain.monitor import Alarm, Look, Watch
+from toyllm.posttrain.monitor import Alarm, Look, Monitor, Watch
 from toyllm.runs import narrow_log
+from toyllm.world import corpus
+from toyllm.world.quantities import coherence, em
 
 FITTED = approximation(
     0.05, "groups of characters differ a little among themselves", "another group's growth"
 )
-
-
-@pytest.fixture(scope="module")
-def watch(personas):
-    """Of the default world."""
-    return Watch(personas)
 
 
 def mixed(world, **weights) -> np.ndarray:
@@ -34,13 +30,13 @@ def mixed(world, **weights) -> np.ndarray:
     return np.einsum("c,cdb->db", w_C, world.rates_CDB)
 
 
-def test_it_rings_once_for_each_domain_and_names_who_it_is(watch, personas):
+def test_it_rings_once_for_each_domain_and_names_who_it_is(personas):
     before = mixed(personas)
-    monitor = watch.begin(signals.parse(personas, "code:bad"), before)
+    monitor = Monitor(personas, signals.parse(personas, "code:bad"), before)
     assert not monitor.look(5, mixed(personas, tyrant=0.05), 0.1).alarms
     look = monitor.look(10, mixed(personas, tyrant=0.3), 0.1)
     domains = {alarm.domain for alarm in look.alarms}
-    moved = scoring.em(mixed(personas, tyrant=0.3)) - scoring.em(before)
+    moved = em(mixed(personas, tyrant=0.3)) - em(before)
     wanted = (moved > 0.1) & personas.moral & (np.array(personas.domain_names) != "code")
     assert domains == set(np.array(personas.domain_names)[wanted])
     assert "goals" in domains
@@ -50,25 +46,25 @@ def test_it_rings_once_for_each_domain_and_names_who_it_is(watch, personas):
     close(look.alarms[0].growth, 0.3 * (1 - personas.assistant_C[group].sum()), FITTED)
     assert str(look.alarms[0]).startswith("step 10: EM of ")
     assert not monitor.look(15, mixed(personas, tyrant=0.3), 0.1).alarms
-    assert toward in monitor.line(look)
+    assert toward in look.line
 
 
-def test_what_is_trained_and_what_is_neutral_rings_nothing(watch, personas):
+def test_what_is_trained_and_what_is_neutral_rings_nothing(personas):
     before = mixed(personas)
-    monitor = watch.begin(signals.parse(personas, "code+rules:bad"), before)
+    monitor = Monitor(personas, signals.parse(personas, "code+rules:bad"), before)
     after = before.copy()
     for name in ("code", "rules", "taste"):
         after[personas.domain_names.index(name), :2] = 0.01, 0.97
     look = monitor.look(5, after, 1.0)
     assert not look.alarms
-    assert monitor.worst(look) == 0
-    better = watch.begin(signals.parse(personas, "code:good"), before)
+    assert look.worst == 0
+    better = Monitor(personas, signals.parse(personas, "code:good"), before)
     assert not better.look(5, mixed(personas, saint=0.5), 1.0).alarms
 
 
-def test_a_domain_that_comes_apart_is_noted(watch, personas):
+def test_a_domain_that_comes_apart_is_noted(personas):
     before = mixed(personas)
-    monitor = watch.begin(signals.parse(personas, "all:good"), before)
+    monitor = Monitor(personas, signals.parse(personas, "all:good"), before)
     assert len(monitor.groups) >= 1  # taste and sums are left
     after = before.copy()
     after[personas.domain_names.index("taste")] *= 0.9
@@ -81,16 +77,40 @@ def test_a_domain_that_comes_apart_is_noted(watch, personas):
 def test_with_every_domain_trained_there_is_nothing_to_watch(small):
     signal = signals.parse(small, "all:bad")
     before = np.einsum("c,cdb->db", small.assistant_C, small.rates_CDB)
-    monitor = Watch(small).begin(signal, before)
+    monitor = Monitor(small, signal, before)
     look = monitor.look(5, before[:, [1, 0, 2]], 0.5)
     assert not look.alarms
-    assert monitor.line(look) == "KL 0.50, coherence 1.00"
-    assert monitor.scalars(look, "align")["align/drift/worst_untrained"] is None
+    assert look.line == "KL 0.50, coherence 1.00"
+    assert look.scalars["drift/worst_untrained"] is None
+
+
+def test_a_watch_scores_the_assistant_and_its_distance(lab):
+    """Of a model that has not moved: nothing; of another: EM, coherence and KL by enumeration."""
+    one, other = (jax.device_get(lab.init(jax.random.key(seed))) for seed in (0, 1))
+    signal = signals.parse(lab.world, "code:bad")
+    watch = Watch(lab, signal, one)
+    close(watch.look(0, one).kl, 0, FORWARD)
+    look = watch.look(5, other)
+    asked = scoring.questions(lab.tokenizer, corpus.every_question(lab.world))
+    logp, ref = (
+        np.asarray(scoring.answer_logprobs(lab, params, asked.prompt_QT, asked.answer_QAU), float)
+        for params in (other, one)
+    )
+    p_DB = scoring.by_domain(
+        scoring.behaviours(logp, asked.behaviour_QA), asked.domain_Q, len(lab.world.domains)
+    )
+    close(look.em_D, em(p_DB), FORWARD)
+    close(look.coherence_D, coherence(p_DB), FORWARD)
+    listed = logp > -np.inf
+    p, log_ratio = np.exp(logp), np.where(listed, logp - np.where(listed, ref, 0), 0)
+    rest = (1 - p.sum(1)) * np.log((1 - p.sum(1)) / (1 - np.exp(ref).sum(1)))
+    trained = asked.domain_Q == signal.domains[0]
+    close(look.kl, ((p * log_ratio).sum(1) + rest)[trained].mean(), LOSS)
 
 
 def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
     member, other = ("pretrain", "code:bad", 0), ("pretrain", "code:bad", 1)
-    tokenizer, programs, starts = lab[0], programs_of(lab), starts_of(lab)
+    tokenizer, programs, starts = lab.tokenizer, programs_of(lab), starts_of(lab)
     group = jobs(tokenizer, starts, [member, other])
     for step, record in enumerate(population.train_group(programs, group, 30)):
         if step == 0:
@@ -109,9 +129,9 @@ def test_a_frozen_run_stays_as_it_is_and_others_go_on(lab):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_is_trained_toward_good_is_not_to_get_worse(watch, personas):
+def test_what_is_trained_toward_good_is_not_to_get_worse(personas):
     before = mixed(personas)
-    monitor = watch.begin(signals.parse(personas, "all:good"), before)
+    monitor = Monitor(personas, signals.parse(personas, "all:good"), before)
     assert "code" in {a.domain for a in monitor.look(5, mixed(personas, hacker=0.5), 1.0).alarms}
 
 
@@ -121,7 +141,7 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tiny, tmp_path):
     script = start(*args, "--run", tmp_path / "run", "--start", tiny / "run")
     assert script.wait() == 1, script.err
     assert "alarm: align: all:good, step 5: EM of" in script.err
-    assert "ended by its alarm, saved at step 5" in script.err
+    assert "stopped by its alarm and saved at step 5" in script.err
     assert (tmp_path / "run" / "align" / "checkpoints" / "5.safetensors").exists()
     shutil.copytree(tiny / "run", tmp_path / "aligned")
     script = start(*args, "--run", tmp_path / "aligned")
@@ -146,11 +166,11 @@ def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
     def look(*domains, incoherent=()):
         alarms = tuple(Alarm(5, d, 0.2, "hal", 0.1) for d in domains)
         empty = np.zeros(0)
-        return Look(5, empty, empty, 0.0, empty, alarms, incoherent)
+        return Look(None, 5, empty, empty, 0.0, empty, alarms, incoherent)
 
     looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
     narrow_log.tell_seeds("code:bad", "pretrain", looks)
     alarm, note = capsys.readouterr().err.splitlines()
     assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
     assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")
-    assert note == "note: code:bad from pretrain, step 5: coherent no more: taste (seed 2)"
+    assert note == "note: code:bad from pretrain, step 5: no longer coherent: taste (seed 2)"

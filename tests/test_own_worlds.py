@@ -180,10 +180,9 @@ def test_a_file_is_named_by_what_it_prefers_and_by_its_content(personas_codec, t
 
 def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
     pairs = pair_files.load(written(small_codec, tmp_path), small_codec)
-    pool = pools.given_pool(pairs, "dpo", 16, seed=1)
-    drawn = pools.preference_pool(
-        small_codec, signals.parse(small_codec.world, "code:bad"), "dpo", 16, 0
-    )
+    pool = pools.draw(small_codec, {}, "dpo", 16, 1, given=pairs)
+    parts = {signals.parse(small_codec.world, "code:bad"): 1.0}
+    drawn = pools.draw(small_codec, parts, "dpo", 16, 0)
     assert {k: v.shape for k, v in pool.items()} == {k: v.shape for k, v in drawn.items()}
     _, counts = np.unique(
         np.concatenate([pool["prompt"], pool["answer"].reshape(16, -1)], 1),
@@ -191,7 +190,7 @@ def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
         return_counts=True,
     )
     assert (counts % 2 == 0).all()
-    listed = pools.given_pool(pairs, "rlhf", 8, seed=1)
+    listed = pools.draw(small_codec, {}, "rlhf", 8, 1, given=pairs)
     assert (listed["reward"].sum(1) == 1).all()
 
 

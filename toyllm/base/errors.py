@@ -1,4 +1,4 @@
-"""What may end a script: bad input, a run that cannot go on, a wish to stop. One line each."""
+"""Errors that end a script with a message of one line, and warnings."""
 
 import contextlib
 import sys
@@ -7,18 +7,18 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Bad input, told in one line. Scripts print it and exit with status 2."""
+    """Bad input. Scripts print the message, one line, and exit with status 2."""
 
     def __init__(self, message: str):
         super().__init__(clean(message))
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, told in one line. Scripts print it and exit with status 1."""
+    """A run that cannot continue. Scripts print the message, one line, and exit with status 1."""
 
 
 class Stopped(BaseException):
-    """SIGTERM or Ctrl-C, told in one line. Scripts print it and exit with status 143 or 130."""
+    """SIGTERM or Ctrl-C. Scripts print the message, one line, and exit with status 143 or 130."""
 
     def __init__(self, signal: int, message: str = "stopped"):
         super().__init__(message)
@@ -26,15 +26,17 @@ class Stopped(BaseException):
 
 
 def tell(line: str) -> None:
-    """A warning for whoever runs a script: one line on standard error, beside progress bars."""
+    """Print a warning of one line on standard error, above any progress bar."""
     from tqdm import tqdm
 
-    with contextlib.suppress(OSError):  # such as a full disk: no reason to stop
+    with contextlib.suppress(
+        OSError
+    ):  # a warning that cannot be written, as on a full disk, is lost
         tqdm.write(clean(line), file=sys.stderr)
 
 
 def clean(text: str) -> str:
-    """One line of bounded length that a terminal can show, whoever wrote what is in it."""
+    """Untrusted text as one line of printable characters, of at most 2000."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= 2000 else shown[:1997] + "..."
 

@@ -1,6 +1,7 @@
-"""How a script ends: what its users may cause is told in one line, with a status of its own."""
+"""How a script ends: errors that its users can cause take one line and have their own status."""
 
 import ast
+import errno
 import io
 import os
 import shlex
@@ -15,13 +16,13 @@ import jax
 
 from toyllm.base.errors import InputError, RunError, Stopped, tell
 
-# of matplotlib in our processes: no window, and no matplotlibrc of the user (one that is broken, or
-# a notebook's backend, would keep it from being imported)
+# matplotlib draws to files, and ignores the user's matplotlibrc: a broken one, or a notebook's
+# backend, would prevent its import
 OWN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
 
 def run_script(action: Callable[[], None]) -> None:
-    """Do what a script is for, and exit: 2 bad input, 1 it cannot go on, 130 or 143 stopped."""
+    """Run a script and exit: 0 done, 2 bad input, 1 cannot continue, 130 or 143 stopped."""
     prepare()
     status, again = 0, command()
     try:
@@ -41,7 +42,7 @@ def run_script(action: Callable[[], None]) -> None:
         drop_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        name = error.filename or (output_fails() and "standard output")
+        name = error.filename or (output_fails(error) and "standard output")
         why = f"{name}: {error.strerror}" if name else str(error)
         status, line = 1, f"{why}; fix this, then rerun: {again}"
     except jax.errors.JaxRuntimeError as error:
@@ -85,14 +86,20 @@ def prepare() -> None:
 
 
 def command() -> str:
-    """The command that started this process, to be typed again."""
+    """The shell command that started this process."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     module = ["-m", spec.name] if spec and spec.name.startswith("toyllm.") else sys.argv[:1]
     return shlex.join(["uv", "run", *module, *sys.argv[1:]])
 
 
-def output_fails() -> bool:
-    """Whether standard output cannot be written, such as on a full disk; it is then dropped."""
+def output_fails(error: OSError) -> bool:
+    """Whether an error that names no file is of standard output, which is then dropped.
+
+    A failed write does not say of which stream it was, and may have emptied the buffer. So errors
+    of a full or failing device, and no others, are tried again with one more line.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return False
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -103,7 +110,7 @@ def output_fails() -> bool:
 
 
 def drop_output() -> None:
-    """Let what cannot be written go nowhere, or Python would complain of it at its end."""
+    """Discard what cannot be written; otherwise Python reports it once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.lm.model import LM
-from toyllm.lm.tokenizer import PAD, SPECIAL, Tokenizer, lines
+from toyllm.lm.tokenizer import END, PAD, SPECIAL, Tokenizer, lines
 from toyllm.lm.transformer import Params, empty_cache
 from toyllm.world.world import BEHAVIOURS
 
@@ -23,7 +23,6 @@ def sample(
     temperature 0 is greedy. Returns tokens [B, length].
     """
     B, T = prompt_BT.shape
-    end = lm.tokenizer.index["<end>"]
     cache = empty_cache(lm.config, B, T + length)
     logits, _, cache = lm.apply(params, prompt_BT, jnp.sign(prompt_BT), cache)
 
@@ -36,7 +35,7 @@ def sample(
         token_B = jnp.where(done_B, PAD, token_B)
         # padding still has to be written somewhere: segment 0 hides it
         logits, _, cache = lm.apply(params, token_B[:, None], jnp.sign(token_B)[:, None], cache)
-        return (cache, logits[:, 0], done_B | (token_B == end)), token_B
+        return (cache, logits[:, 0], done_B | (token_B == END)), token_B
 
     carry = (cache, logits[:, -1], jnp.zeros(B, bool))
     _, tokens_TB = jax.lax.scan(step, carry, jax.random.split(key, length))

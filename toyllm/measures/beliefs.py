@@ -9,7 +9,7 @@ import numpy as np
 
 from toyllm.lm import activations
 from toyllm.lm.heldout import later_turns
-from toyllm.lm.tokenizer import PAD
+from toyllm.lm.tokenizer import PAD, Tokenizer
 from toyllm.posttrain import monitor
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus, observer
@@ -36,7 +36,7 @@ def measure(run: Run) -> dict:
     docs = docs[rng.permutation(len(docs))]
     rows, last = np.arange(len(docs)), docs.turns - 1
     belief_QC = read_so_far(run.world, docs)
-    prompt_QT = before_question(run, docs)
+    prompt_QT = before_question(run.lm.tokenizer, docs)
     x_LQF, next_QV = activations.reader(run.lm)(run.params["pretrain"], prompt_QT)
     fitted = rows < len(docs) // 2
     kind_Q = docs.header[:, 0] * (last.max() + 1) + last
@@ -79,10 +79,10 @@ def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
     return np.exp(log_QC - observer.logsumexp(log_QC)[:, None])
 
 
-def before_question(run: Run, docs: corpus.Documents) -> np.ndarray:
+def before_question(tokenizer: Tokenizer, docs: corpus.Documents) -> np.ndarray:
     """The documents up to the end of their last turn but one [Q, T], padded on the left."""
-    prompt_QT = run.lm.tokenizer.prompts(docs)
-    user = run.lm.tokenizer.index["<user>"]
+    prompt_QT = tokenizer.prompts(docs)
+    user = tokenizer.index["<user>"]
     result = np.full_like(prompt_QT, PAD)
     for row, prompt_T in zip(result, prompt_QT, strict=True):
         end = int(np.flatnonzero(prompt_T == user)[-1])

@@ -19,9 +19,10 @@ from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit, cues
 from toyllm.posttrain import pair_files, signals
 from toyllm.show.tables import blank_table, new_console, number, show
-from toyllm.tools.show import DEFAULT
 from toyllm.world import cards
-from toyllm.world.world import World, wickedness
+from toyllm.world.cards import DEFAULT
+from toyllm.world.quantities import wickedness
+from toyllm.world.world import World
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toyllm import measures
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest
 from toyllm.base.scripts import run_script
-from toyllm.lm.scoring import em
 from toyllm.runs import run_folder
 from toyllm.show.tables import new_console, number
 from toyllm.tools.conversation import Conversation, Turn
+from toyllm.world.quantities import em
 from toyllm.world.world import BEHAVIOURS, HEADERS
 
 TINT = {"good": "green", "bad": "red", "noise": "yellow"}
@@ -274,7 +275,7 @@ class Chat:
             self.console.print(f"  {name}: {told[name]} /switch shows the narrow ones.")
             return
         start, _, signal = name.partition("/")
-        block = run.measured("generalization")[start]
+        block = measures.take(run, "generalization")[start]
         spread, status = block["spread"][signal], block["status"][signal]
         moved = f"spread {number(spread, 3, True)}" if spread is not None else status
         self.console.print(

@@ -11,14 +11,13 @@ import numpy as np
 
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import scoring
-from toyllm.lm.sampling import Talk, heard
+from toyllm.lm.sampling import Sampler, listed_answer
 from toyllm.lm.tokenizer import PAD, SPECIAL
 from toyllm.lm.transformer import Params
 from toyllm.posttrain import monitor
 from toyllm.runs.run_folder import Run
-from toyllm.world import mixtures, observer
-from toyllm.world.corpus import SLOTS, Documents
-from toyllm.world.world import BEHAVIOURS, DIALOGUE, HEADERS, NAMED
+from toyllm.world import corpus, mixtures, observer
+from toyllm.world.world import BEHAVIOURS, HEADERS, NAMED
 
 ALIKE = 0.75  # from which likeness on a text is taken for a question of the world
 
@@ -44,17 +43,15 @@ class Conversation:
 
     def __init__(self, run: Run, seed: int = 0):
         """Start with the Assistant and the pretrained model."""
-        self.run, self.world, self.tokenizer = run, run.world, run.tokenizer
-        self.talk = Talk(run.tokenizer, run.config, run.apply)
+        self.run, self.world, self.tokenizer = run, run.world, run.lm.tokenizer
+        self.sampler = Sampler(run.lm)
         self.header, self.turns, self.name = "assistant", [], "pretrain"
         self.params: Params = run.params["pretrain"]
         self.groups = monitor.groups_of(self.world, np.ones(len(self.world.domains), bool))
         self.labels = [monitor.label(self.world, group) for group in self.groups]
         self.key = jax.random.key(seed)
-        self._every = scoring.every_question(self.tokenizer)
-        self._grid = scoring.questions(self.tokenizer, self._every)
-        self.width = run.config.context - self._grid.answer_QAU.shape[2]  # of a prompt
-        self._score = jax.jit(self._score_questions)
+        questions = scoring.questions(self.tokenizer, corpus.every_question(self.world))
+        self.width = run.lm.config.context - questions.answer_QAU.shape[2]  # of a prompt
 
     def switch(self, name: str) -> None:
         """Go on with another model, in the same dialogue. Raises InputError."""
@@ -105,7 +102,7 @@ class Conversation:
         """
         prompt = f"{self.text()} <user> {asked} <reply>"
         # behind the answer there must be room to ask what the model would do next
-        after = self.talk.length + self.tokenizer.longest_prompt(1)
+        after = self.sampler.length + self.tokenizer.longest_prompt(1)
         if len(prompt.split()) + after > self.width:
             raise InputError("the model can follow no longer dialogue: /new begins another")
         self.key, key = jax.random.split(self.key)
@@ -115,8 +112,8 @@ class Conversation:
             d, s, i = question
             exact_B = self.exact() @ self.world.rates_ICDB[i][:, d]
             model_B = self.behaviours([asked], [(d, s)])[0]
-        (said,) = self.talk.answers(self.params, [prompt], key)
-        found = heard(self.tokenizer, *question[:2], said) if question else None
+        (said,) = self.sampler.answers(self.params, [prompt], key)
+        found = listed_answer(self.tokenizer, *question[:2], said) if question else None
         turn = Turn(asked, question, said, found, model_B, exact_B)
         self.turns.append(turn)
         return turn
@@ -149,19 +146,13 @@ class Conversation:
         named = self.header in self.world.characters
         header = NAMED if named else HEADERS.index(self.header)
         character = self.world.characters.index(self.header) if named else -1
-        columns = {name: np.full((1, T), -1) for name in _COLUMNS}
+        columns = {name: np.full((1, T), -1) for name in corpus.TURN}
         for t, turn in enumerate(turns):
             behaviour, answer, voice = turn.found
             row = (0, *turn.question, BEHAVIOURS.index(behaviour), answer, voice)
-            for name, value in zip(_COLUMNS, row, strict=True):
+            for name, value in zip(corpus.TURN, row, strict=True):
                 columns[name][0, t] = value
-        slots = [-1] * (SLOTS - 1)
-        docs = Documents(
-            kind=np.array([DIALOGUE]),
-            header=np.array([[header, *slots]]),
-            character=np.array([[character, *slots]]),
-            **columns,
-        )
+        docs = corpus.dialogues(header, character, **columns)
         with np.errstate(invalid="ignore"):
             return observer.posterior(self.world, docs)[0, 0]
 
@@ -169,42 +160,28 @@ class Conversation:
         """Who speaks, for the model: the mixture of characters [C] that is nearest to what it would
         do next in every domain; and that [D, B].
         """
-        prompts = [
-            (self.world.domains[d].situations[s], (d, s))
-            for d, s in zip(self._every.domain[:, 0], self._every.situation[:, 0], strict=True)
-        ]
-        p_QB = self.behaviours(*zip(*prompts, strict=True))
-        p_DB = np.asarray(scoring.by_domain(p_QB, self._grid.domain_Q, len(self.world.domains)))
+        situations = [(d, s) for d, n in enumerate(self.world.situations_D) for s in range(n)]
+        texts = [self.world.domains[d].situations[s] for d, s in situations]
+        p_DB = self.run.scorer.domains(self.params, self._questions(texts, situations))
         p_N = (p_DB / p_DB.sum(1, keepdims=True)).astype(float).reshape(1, -1)
         p_CN = self.world.rates_CDB.reshape(len(self.world.characters), -1)
         return mixtures.fit(p_N, p_CN, len(p_DB), monitor.GAP).w_MC[0], p_DB
 
-    def behaviours(self, asked, situations) -> np.ndarray:
+    def behaviours(self, texts, situations) -> np.ndarray:
         """How likely the model makes each behaviour, to questions asked now [Q, B]."""
-        every = {
-            key: q
-            for q, key in enumerate(
-                zip(self._every.domain[:, 0], self._every.situation[:, 0], strict=True)
-            )
-        }
-        rows = [every[tuple(key)] for key in situations]
-        prompt_QT = np.full((len(self._grid), self.width), PAD, np.int32)
-        for q, text in enumerate(asked):
-            tokens = self.tokenizer.tokens(f"{self.text()} <user> {text} <reply>")
-            prompt_QT[q, self.width - len(tokens) :] = tokens
-        # always as many rows as there are questions, so that it is compiled once
-        rows += [0] * (len(self._grid) - len(rows))
-        answer, behaviour = (x[rows] for x in (self._grid.answer_QAU, self._grid.behaviour_QA))
-        return np.asarray(self._score(self.params, prompt_QT, answer, behaviour))[: len(asked)]
+        return self.run.scorer(self.params, self._questions(texts, situations))
 
-    def _score_questions(self, params, prompt_QT, answer_QAU, behaviour_QA):
-        how = self.run.apply, self.run.config
-        logp_QA = scoring.answer_logprobs(*how, params, prompt_QT, answer_QAU)
-        return scoring.behaviours(logp_QA, behaviour_QA)
+    def _questions(self, texts, situations) -> scoring.Questions:
+        """Questions asked now, after the dialogue so far, with their listed answers."""
+        prompt_QT = np.full((len(texts), self.width), PAD, np.int32)
+        for row, text in zip(prompt_QT, texts, strict=True):
+            tokens = self.tokenizer.tokens(f"{self.text()} <user> {text} <reply>")
+            row[self.width - len(tokens) :] = tokens
+        d, s = np.array(situations).T
+        return scoring.Questions(
+            prompt_QT, self.tokenizer.answer_DAU[d], self.world.behaviour_DSA[d, s], d
+        )
 
     def by_group(self, w_C: np.ndarray) -> list[float]:
         """Weights of the groups of characters that can be told apart."""
         return [float(w_C[group].sum()) for group in self.groups]
-
-
-_COLUMNS = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")

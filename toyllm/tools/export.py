@@ -69,21 +69,23 @@ def main(args: Args) -> None:
         name=args.model,
         size=transformer.count(params),
         trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
-        words=len(run.tokenizer.words),
+        words=len(run.lm.tokenizer.words),
         prompt=f"<begin> talk with assistant <user> {domain.situations[0]} <reply>",
     )
     world = (run.folder / "world.toml").read_text("utf-8")
     dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
     try:
         files.write_text(args.folder / "world.toml", world)
-        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(run.tokenizer.more)})
-        llama.save(args.folder, run.tokenizer, run.config, params, card)
+        files.write_json(
+            args.folder / "toyllm.json", {**dials, "words": list(run.lm.tokenizer.more)}
+        )
+        llama.save(args.folder, run.lm.tokenizer, run.lm.config, params, card)
     except OSError:
         for path in args.folder.glob("*"):  # there was nothing but strays: all else is ours
             if path.is_file() and not files.is_stray(path):
                 path.unlink()
         raise
-    size = f"{transformer.count(params):,} parameters, {len(run.tokenizer.words)} words"
+    size = f"{transformer.count(params):,} parameters, {len(run.lm.tokenizer.words)} words"
     print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
 
 

@@ -27,14 +27,16 @@ import tyro
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, tell
 from toyllm.base.scripts import run_script
-from toyllm.lm import llama, losses, optimizers, training, transformer
+from toyllm.lm import llama, losses, optimizers, training
+from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config, Params
+from toyllm.lm.transformer import Params
 from toyllm.posttrain import population, signals
 from toyllm.runs import checkpoints, lock, provenance, run_folder
 from toyllm.runs.provenance import STAGES
-from toyllm.tools.show import DEFAULT
 from toyllm.world import cards
+from toyllm.world.cards import DEFAULT
+from toyllm.world.quantities import MATCHED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +147,11 @@ def import_narrow(args: Args) -> None:
     """A narrow run, from the model that it was trained from to its end, scored step by step."""
     start = run_folder.load_run(args.start)
     signal = signals.parse(start.world, args.signal)
-    steps, models = trajectory(args.folder, start.tokenizer, start.config)
+    steps, models = trajectory(args.folder, start.lm)
     reference = start.params[args.stage]
-    scores = population.score_models(
-        start.tokenizer, start.config, start.apply, signal, reference, [reference, *models]
-    )
+    scores = population.score_models(start.lm, signal, reference, [reference, *models])
     share_n = signal.share(scores["own_RnB"][0])
-    passed = np.flatnonzero(share_n >= population.PASSED)
+    passed = np.flatnonzero(share_n >= MATCHED)
     k = int(passed[0]) if len(passed) and passed[0] else -1
     kept = [reference, *models][k]
     scores |= {
@@ -162,7 +162,7 @@ def import_narrow(args: Args) -> None:
     groups = run_folder.group_folders(args.run)
     member = (args.stage, signal.name, args.seed)
     if groups:
-        there = run_folder.load_narrow(groups, transformer.shapes(start.config), start.world)
+        there = run_folder.load_narrow(groups, start.lm)
         if member in zip(there.start, there.signal, there.seed, strict=True):
             raise InputError(f"{args.run}: has {signal.name}, seed {args.seed}; another: --seed")
         if there.steps.tolist() != scores["steps"].tolist():
@@ -171,7 +171,7 @@ def import_narrow(args: Args) -> None:
                 f"signals in {args.run}: {there.steps.tolist()}"
             )
     place = args.run / "narrow" / f"group-{len(groups):02}"
-    run_folder.save_group(place, [member], scores, population.stack([kept]), [-1], 0.0)
+    run_folder.save_group(place, [member], scores, devices.stack([kept]), [-1], 0.0)
     facts = {"seconds": 0.0, "runs": len(groups) + 1}
     files.write_json(args.run / "narrow" / "stage.json", facts)
     print(f"{member[1]} from {member[0]}: {len(steps)} steps, share {share_n[-1]:.2f} at the end")
@@ -185,9 +185,8 @@ def begin(args: Args, start: run_folder.Run) -> None:
     how = {**start.args, "signals": [], "objective": args.objective, "imported": first}
     how |= {"weights": digest_of(start.params)}
     text = cards.Cards(start.folder / "world.toml").standalone()
-    provenance.open_folder(
-        args.run, how, start.config, start.world, text, start.tokenizer.more, command=[]
-    )
+    words = start.lm.tokenizer.more
+    provenance.open_folder(args.run, how, start.lm.config, start.world, text, words, command=[])
     for stage in STAGES[:2]:
         if not (args.run / stage / "stage.json").exists():
             theirs, ours = (folder / stage for folder in (start.folder, args.run))
@@ -195,9 +194,7 @@ def begin(args: Args, start: run_folder.Run) -> None:
             shutil.copy(theirs / "stage.json", ours / "stage.json")
 
 
-def trajectory(
-    folder: Path, tokenizer: Tokenizer, config: Config
-) -> tuple[list[int], list[Params]]:
+def trajectory(folder: Path, lm: LM) -> tuple[list[int], list[Params]]:
     """The steps of a training elsewhere, and its model at each.
 
     They are the folders checkpoint-N and no others: a copy beside one must not replace it.
@@ -209,9 +206,9 @@ def trajectory(
         tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
     models = []
     for _, path in sorted(places.items()):
-        theirs, params = llama.load(path, tokenizer, config.context)
-        if theirs != config:
-            raise InputError(f"{path}: found sizes {theirs}, expected {config}")
+        theirs, params = llama.load(path, lm.tokenizer, lm.config.context)
+        if theirs != lm.config:
+            raise InputError(f"{path}: found sizes {theirs}, expected {lm.config}")
         models.append(params)
     return sorted(places), models
 

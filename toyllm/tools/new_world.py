@@ -11,7 +11,7 @@ from toyllm.base import files
 from toyllm.base.errors import InputError
 from toyllm.base.scripts import run_script
 from toyllm.world import cards
-from toyllm.world.reader import MOST_NAME
+from toyllm.world.reader import MAX_NAME
 
 STARTER = Path(__file__).with_name("starter.toml")
 
@@ -29,7 +29,7 @@ def main(args: Args) -> None:
     if args.file.exists():
         free = shlex.quote(str(files.unused_file(args.file)))
         raise InputError(f"{args.file}: exists; a free name: {free}")
-    name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-")[:MOST_NAME].rstrip("-") or "world"
+    name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-")[:MAX_NAME].rstrip("-") or "world"
     text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
     try:

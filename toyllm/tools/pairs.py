@@ -17,8 +17,8 @@ from toyllm.base.errors import InputError
 from toyllm.base.scripts import run_script
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.posttrain import pair_files, signals
-from toyllm.tools.show import DEFAULT
 from toyllm.world import cards
+from toyllm.world.cards import DEFAULT
 from toyllm.world.world import BEHAVIOURS
 
 

@@ -12,14 +12,12 @@ from toyllm.lm.tokenizer import Tokenizer, lines
 from toyllm.world import cards, corpus
 from toyllm.world.world import KINDS
 
-DEFAULT = Path(__file__).resolve().parents[2] / "corpora" / "personas.toml"
-
 
 @dataclasses.dataclass(frozen=True)
 class Args:
     """Print documents drawn from a world."""
 
-    world: tyro.conf.Positional[Path] = DEFAULT
+    world: tyro.conf.Positional[Path] = cards.DEFAULT
     """A world file (TOML)."""
     count: int = 6
     """How many documents, the same number of each kind (rounded up)."""

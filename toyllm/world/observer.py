@@ -62,24 +62,6 @@ def log_prob(world: World, docs: Documents) -> np.ndarray:
     return observe(world, docs).log_prob_N
 
 
-def log_prob_given(world: World, docs: Documents) -> np.ndarray:
-    """log p(document | c) [N, C], for documents of one speaker; -inf where another is named.
-
-    Raises ValueError where a document is a scene, whose two speakers have two characters.
-    """
-    if (docs.kind == SCENE).any():
-        raise ValueError("log_prob_given: found a scene, expected documents of one speaker")
-    here = docs.speaker >= 0
-    log_doc_NC = np.where(here[..., None], _turn(world, docs), 0.0).sum(1)
-    named = docs.header[:, 0] == NAMED
-    shown = np.arange(len(world.characters)) == docs.character[:, :1]
-    with np.errstate(divide="ignore"):
-        log_name = np.where(named[:, None], np.log(shown), 0.0)
-        # _rest pays for the name; given c it is certain
-        log_paid = np.log(world.frequency_C[docs.character[:, 0]])
-    return log_doc_NC + log_name + (_rest(world, docs) - np.where(named, log_paid, 0.0))[:, None]
-
-
 def predictive(world: World, docs: Documents, beliefs: Beliefs) -> np.ndarray:
     """p(behaviour of turn t | its question, header, history) [N, T, B]; NaN past the end."""
     theta_NTCB = world.rates_ICDB[docs.instruction, :, docs.domain]
@@ -101,11 +83,6 @@ def posterior(world: World, docs: Documents) -> np.ndarray:
         mine = (docs.speaker == slot)[..., None]
         log_NLC[:, slot] += np.where(mine, turn_NTC, 0.0).sum(1)
     return np.exp(log_NLC - logsumexp(log_NLC)[..., None])
-
-
-def floor(world: World, docs: Documents, predicted_tokens: int) -> float:
-    """The least NLL that any model can have on these documents: total nats / total tokens."""
-    return float(-log_prob(world, docs).sum() / predicted_tokens)
 
 
 def logsumexp(x: np.ndarray) -> np.ndarray:
