@@ -7,9 +7,9 @@ from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit
-from toyllm.measures.prediction import ideal_change
 from toyllm.posttrain import pair_files, signals
 from toyllm.tools import audit as tool
+from toyllm.world.persona import ideal_change
 from toyllm.world.world import GOOD
 
 GRID = approximation(

@@ -129,7 +129,8 @@ def test_a_dialogue_ends_where_the_context_does(talk):
 def test_what_nobody_would_say_is_not_heeded(run, talk):
     """A character's rate may be 0; the observer then leaves that turn out, and says so."""
     world = dataclasses.replace(run.world, voices_CV=np.eye(2))  # ada never beeps, hal always
-    talk = Conversation(dataclasses.replace(run, world=world, tokenizer=Tokenizer(world)))
+    lm = dataclasses.replace(run.lm, tokenizer=Tokenizer(world))
+    talk = Conversation(dataclasses.replace(run, lm=lm))
     turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
     talk.turns = turns
     assert talk.heeded() == turns[:1]

@@ -188,7 +188,7 @@ def test_pairs_that_are_written_are_read_back(small_codec, lines, tmp_path):
     read = pair_files.load(tmp_path / "pairs.jsonl", small_codec)
     assert list(pair_files.dump(small_codec, read)) == lines
     np.testing.assert_array_equal(read.chosen_P, pairs.chosen_P)
-    np.testing.assert_array_equal(read.answers(), pairs.answers())
+    np.testing.assert_array_equal(read.answers, pairs.answers)
     words = [small_codec.string(row) for row in pairs.grid.prompt_QT]
     assert [small_codec.string(row) for row in read.grid.prompt_QT] == words
 

@@ -409,7 +409,7 @@ def assert_same(one: signals.Pairs, two: signals.Pairs) -> None:
     jax.tree.map(
         np.testing.assert_array_equal,
         *(
-            {**vars(x.grid), **vars(x.documents), "c": x.chosen_P, "r": x.rejected_P}
+            {**x.grid._asdict(), **vars(x.documents), "c": x.chosen_P, "r": x.rejected_P}
             for x in (one, two)
         ),
     )

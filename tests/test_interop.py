@@ -31,7 +31,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def exported(lab, tmp_path_factory):
     """(folder, tokens, our logits) of a small model with logits of a usual size."""
-    tokenizer, config, apply, init = lab
+    tokenizer, config, apply, init = lab.tokenizer, lab.config, lab.apply, lab.init
     params = jax.device_get(init(jax.random.key(0)))
     params["unembed"] = {"kernel": 10 * params["unembed"]["kernel"]}
     folder = tmp_path_factory.mktemp("llama") / "out"
@@ -64,7 +64,7 @@ def test_transformers_loads_it_whole_and_says_the_same(exported, small_codec):
 def test_it_comes_back_from_transformers(exported, lab, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     folder = exported[0]
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)

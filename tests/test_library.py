@@ -66,7 +66,7 @@ def test_treescope_shows_the_model_with_its_shapes(lab):
 
     from toyllm.lm import transformer
 
-    _, config, _, init = lab
+    config, init = lab.config, lab.init
     shown = treescope.render_to_text(transformer.module(config, init(jax.random.key(0))))
     for part in ("Transformer", "Block", "attention=Attention", "mlp=MLP", "float32(16, 24)"):
         assert part in shown

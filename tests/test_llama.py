@@ -22,7 +22,7 @@ from toyllm.tools import export, import_llama
 @pytest.fixture(scope="module")
 def exported(lab, tmp_path_factory):
     """(folder, params) of a small model with logits of a usual size, exported."""
-    tokenizer, config, _, init = lab
+    tokenizer, config, init = lab.tokenizer, lab.config, lab.init
     params = jax.device_get(init(jax.random.key(0)))
     params["unembed"] = {"kernel": 10 * params["unembed"]["kernel"]}
     folder = tmp_path_factory.mktemp("llama") / "out"
@@ -36,7 +36,7 @@ def same(a, b):
 
 
 def test_a_model_comes_back_as_it_was(lab, exported):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     folder, params = exported
     theirs, back = llama.load(folder, tokenizer, config.context)
     assert theirs == config
@@ -67,7 +67,7 @@ def with_tensors(folder, change):
 def test_other_precisions_and_several_files_are_read(lab, exported, tmp_path, dtype):
     from safetensors.numpy import load_file, save_file
 
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     folder = changed(exported, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -93,7 +93,7 @@ def pad(tokenizer, rows):
 
 
 def test_rows_without_a_word_are_dropped(lab, exported, tmp_path):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     change, size = pad(tokenizer, 5)
     folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
     theirs, params = llama.load(folder, tokenizer, config.context)
@@ -102,7 +102,7 @@ def test_rows_without_a_word_are_dropped(lab, exported, tmp_path):
 
 
 def test_rows_that_may_be_words_of_another_world_are_refused(lab, exported, tmp_path):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     change, size = pad(tokenizer, 2)
     folder = with_tensors(changed(exported, tmp_path, vocab_size=size), change)
     vocab = {**tokenizer.index, "extra": size - 1}
@@ -118,7 +118,7 @@ def test_rows_that_may_be_words_of_another_world_are_refused(lab, exported, tmp_
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_weights_that_are_not_finite_are_refused(lab, exported, tmp_path, bad):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
 
     def change(tensors):
         name = "model.layers.0.mlp.up_proj.weight"
@@ -134,14 +134,13 @@ def test_weights_that_are_not_finite_are_refused(lab, exported, tmp_path, bad):
 
 def test_only_whole_names_are_steps_of_a_training(lab, exported, tmp_path, capsys):
     """A copy beside a step does not replace it, and files of a file manager are no weights."""
-    tokenizer, config, *_ = lab
     shutil.copytree(exported[0], tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10" / "._model.safetensors").write_bytes(b"of a file manager")
     (tmp_path / "checkpoint-10" / ".DS_Store").write_bytes(b"of a file manager")
     others = ("checkpoint-10 copy", "checkpoint-10-bak", "checkpoint-010", "checkpoint-٣")
     for name in others:
         (tmp_path / name).mkdir()
-    steps, (params,) = import_llama.trajectory(tmp_path, tokenizer, config)
+    steps, (params,) = import_llama.trajectory(tmp_path, lab)
     assert steps == [10]
     same(params, exported[1])
     warned, stray = capsys.readouterr().err.splitlines()
@@ -187,7 +186,7 @@ def test_an_export_is_whole_or_not_there(tiny, tmp_path, monkeypatch):
 
 
 def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     order = np.random.default_rng(0).permutation(len(tokenizer.words))  # their row of each word
     vocab = {word: int(row) for word, row in zip(tokenizer.words, order, strict=True)}
     model = {"type": "WordLevel", "vocab": vocab}
@@ -204,7 +203,7 @@ def test_words_in_another_order_are_put_in_ours(lab, exported, tmp_path):
 
 
 def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     folder = changed(exported, tmp_path, num_key_value_heads=1, tie_word_embeddings=True)
     K = config.D // config.H
 
@@ -236,14 +235,14 @@ def test_shared_keys_and_a_tied_head_become_plain_ones(lab, exported, tmp_path):
     ],
 )
 def test_another_model_is_refused_in_one_line(lab, exported, tmp_path, keys, told):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     with pytest.raises(InputError) as error:
         llama.load(changed(exported, tmp_path, **keys), tokenizer, config.context)
     assert told in str(error.value)
 
 
 def test_another_vocabulary_or_a_broken_file_is_refused(lab, exported, tmp_path):
-    tokenizer, config, *_ = lab
+    tokenizer, config = lab.tokenizer, lab.config
     vocab = {word + "x": k for k, word in enumerate(tokenizer.words)}
     folder = changed(exported, tmp_path, "tokenizer.json", model={"vocab": vocab})
     with pytest.raises(InputError, match="found no word"):

@@ -100,7 +100,7 @@ TEXTS = [["the", "fox", "fixed", "it"], [str(k) for k in range(25)]]
 
 def test_plain_text_keeps_the_worlds_tokens_and_predicts_each_word_once(small):
     plain = Tokenizer(small)
-    tokenizer = Tokenizer(small, plaintext.more_words(plain, TEXTS))
+    tokenizer = Tokenizer(small, plaintext.more_words(small, TEXTS))
     assert tokenizer.words[: len(plain.words)] == plain.words
     assert len(set(tokenizer.words)) == len(tokenizer.words)
     rows = plaintext.windows(tokenizer, TEXTS, 11)
@@ -113,8 +113,7 @@ def test_plain_text_keeps_the_worlds_tokens_and_predicts_each_word_once(small):
 
 
 def test_text_is_mixed_in_beside_the_same_documents(small):
-    plain = Tokenizer(small)
-    tokenizer = Tokenizer(small, plaintext.more_words(plain, TEXTS))
+    tokenizer = Tokenizer(small, plaintext.more_words(small, TEXTS))
     batches = training.document_batches(tokenizer, 48, 6, 2, seed=3)
     rows = plaintext.windows(tokenizer, TEXTS, 48)
     both = plaintext.mixed(batches, rows, 0.5, seed=3, divisor=4)

@@ -81,7 +81,7 @@ def trained_of(lab, objective="dpo", count=2, inside=None) -> population.Record:
 
 def starts_of(lab) -> dict:
     """Two models that were not trained."""
-    init = lab[3]
+    init = lab.init
     return {"pretrain": init(jax.random.key(0)), "align": init(jax.random.key(1))}
 
 
@@ -301,7 +301,7 @@ def test_an_unknown_objective_is_refused(lab):
 
 def test_muon_is_for_matrices_inside_blocks(lab):
     """Embeddings, head and norms are Adam's."""
-    _, _, _, init = lab
+    init = lab.init
     params = init(jax.random.key(0))
     state = optimizers.muon(1e-2, 1e-2, 10).init(params)
     muon, adam = state.inner_states["muon"], state.inner_states["adam"]
@@ -317,7 +317,7 @@ def test_muon_is_for_matrices_inside_blocks(lab):
 
 def test_stacked_matrices_are_optimized_as_if_alone(lab):
     """The wrapper changes the layout, not the step."""
-    _, _, _, init = lab
+    init = lab.init
     params = init(jax.random.key(0))
     grads = jax.tree.map(jnp.sin, params)
     inner = optax.scale_by_rms()

@@ -3,11 +3,14 @@
 Read in this order:
 
     tokenizer     documents to tokens and back; packing several documents into a row
+    model         LM: words, sizes and the function of parameters, in one object
     transformer   the model (Llama layout), its parameters as a plain dict of arrays
     losses        next token, SFT, DPO, exact RLHF: pure functions of arrays
     training      `fit`, a generator of training steps; batches as a function of (seed, step)
     scoring       the exact probability of every listed answer, and so of every behaviour
 
+    heldout       excess and captured: how far a model is from the ideal observer
+    joints        the joint distribution over two-turn dialogues
     optimizers    Muon for the matrices inside the blocks, Adam for all else
     sampling      answers sampled from a model
     activations   the residual stream: reading it and adding to it
