@@ -29,18 +29,17 @@ CHUNK = 10  # steps a call, as in train.py
 
 
 def prepare(shape: str, seed: int = 0):
-    """The tokenizer, config and batches of documents that all contestants share."""
+    """The language model and the batches of documents that all contestants share."""
     from toyllm.lm import training, transformer
+    from toyllm.lm.model import LM
     from toyllm.lm.tokenizer import Tokenizer
     from toyllm.world import cards
 
     documents, sizes = SHAPES[shape]
     tokenizer = Tokenizer(cards.load(WORLD))
-    config = transformer.Config(vocabulary=len(tokenizer.words), **sizes)
-    batches = training.document_batches(
-        tokenizer, config.context, documents, CHUNK, seed, divisor=2
-    )
-    return tokenizer, config, batches
+    lm = LM.create(tokenizer, transformer.Config(vocabulary=len(tokenizer.words), **sizes))
+    shape = lm.config.context, documents, CHUNK
+    return lm, training.document_batches(tokenizer, *shape, seed, divisor=2)
 
 
 def real_tokens(batch: dict) -> int:
@@ -51,14 +50,12 @@ def real_tokens(batch: dict) -> int:
 def toyllm(shape: str):
     """The real training step: forward, backward, Muon, and the drawing of documents."""
     from toyllm.base import devices
-    from toyllm.lm import optimizers, training, transformer
+    from toyllm.lm import optimizers, training
 
     mesh = devices.setup()
     import jax
 
-    _, config, batches = prepare(shape)
-    apply, init = transformer.create(config)
-    loss = training.document_loss(apply)
+    lm, batches = prepare(shape)
     drawn = []
 
     def counted(step: int) -> dict:
@@ -66,8 +63,8 @@ def toyllm(shape: str):
         return drawn[-1]
 
     optimizer = optimizers.muon(1e-2, 1.5e-2, 9200)
-    state = training.start(jax.jit(init)(jax.random.key(0)), optimizer)
-    chunks = training.fit(loss, optimizer, state, counted, mesh)
+    state = training.start(jax.jit(lm.init)(jax.random.key(0)), optimizer)
+    chunks = training.fit(training.document_loss(lm), optimizer, state, counted, mesh)
 
     def chunk() -> dict:
         next(chunks)
@@ -81,14 +78,14 @@ def torch_peer(shape: str, compiled: bool, bfloat16: bool):
     import torch
     from peer import trainer
 
-    _, config, batches = prepare(shape)
+    lm, batches = prepare(shape)
     chunk_of = [batches(CHUNK * k) for k in range(4)]
     inputs = [
         (torch.from_numpy(tokens).long(), torch.from_numpy(segments).long(), (segments > 0).sum())
         for batch in chunk_of
         for tokens, segments in zip(batch["tokens"], batch["segments"], strict=True)
     ]
-    step, _ = trainer(config, compiled, bfloat16, lr=3e-3)
+    step, _ = trainer(lm.config, compiled, bfloat16, lr=3e-3)
     taken = 0
 
     def one() -> dict:
@@ -128,7 +125,7 @@ def matmul(_: str):
 def main(name: str, shape: str) -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print there
     if name in TORCH:
         work = torch_peer(shape, *TORCH[name])
     else:

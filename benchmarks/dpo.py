@@ -23,7 +23,7 @@ from contestants import prepare
 from throughput import spread
 
 from toyllm.base import devices
-from toyllm.lm import scoring, training, transformer
+from toyllm.lm import training
 from toyllm.posttrain import pools, signals
 
 WARM, STEPS, BATCH, POOL = 10, 50, 16, 512
@@ -49,11 +49,11 @@ def main(args: Args) -> None:
             sys.exit("--peer trl: trl cannot be imported; see benchmarks/README.md")
         runners["trl"] = trl_peer
     mesh = devices.setup()
-    tokenizer, config, _ = prepare("default")
+    lm, _ = prepare("default")
     rates: dict = {name: [] for name in runners}
     for turn in range(args.turns):
         for name, run in runners.items():
-            rates[name].append(BATCH * STEPS / run(mesh, tokenizer, config, turn))
+            rates[name].append(BATCH * STEPS / run(mesh, lm, turn))
     for name, values in rates.items():
         print(f"{name}: {spread(values, '.0f')} pairs/s")
     if "trl" in rates:
@@ -62,21 +62,14 @@ def main(args: Args) -> None:
         args.json.write_text(json.dumps(rates, indent=1) + "\n")
 
 
-def toyllm(mesh, tokenizer, config, seed: int) -> float:
+def toyllm(mesh, lm, seed: int) -> float:
     """Seconds of STEPS steps, each batch cut over the devices."""
-    apply, init = transformer.create(config)
-    params = jax.device_get(jax.jit(init)(jax.random.key(seed)))
-    signal = signals.parse(tokenizer.world, "code:bad")
-    pool = pools.preference_pool(tokenizer, signal, "dpo", POOL, seed)
-    pool["reference"] = np.asarray(
-        scoring.answer_logprobs(apply, config, params, pool["prompt"], pool["answer"])
-    )
-
-    def batches(step: int) -> dict:
-        rows = pools.draws(seed, step, WARM, BATCH, POOL)
-        return {key: value[rows] for key, value in pool.items()}
-
-    loss = pools.preference_loss(apply, config, "dpo", 1.0, 0.5)
+    params = jax.device_get(jax.jit(lm.init)(jax.random.key(seed)))
+    signal = signals.parse(lm.world, "code:bad")
+    pool = pools.draw(lm.tokenizer, {signal: 1.0}, "dpo", POOL, seed)
+    pool = pools.with_reference(pool, lm, params)
+    batches = pools.batches(pool, seed, WARM, BATCH)
+    loss = pools.loss(lm, "dpo", 1.0, 0.5)
     optimizer = optax.adam(1e-3)
     state = training.start(params, optimizer)
     fit = training.fit(loss, optimizer, state, batches, mesh, end=WARM + STEPS)
@@ -87,7 +80,7 @@ def toyllm(mesh, tokenizer, config, seed: int) -> float:
     return time.perf_counter() - clock
 
 
-def trl_peer(_, tokenizer, config, seed: int) -> float:
+def trl_peer(_, lm, seed: int) -> float:
     """The same pairs as text, for a Llama with the same sizes and words."""
     import tempfile
 
@@ -98,7 +91,8 @@ def trl_peer(_, tokenizer, config, seed: int) -> float:
     from trl import DPOConfig, DPOTrainer
 
     torch.manual_seed(seed)
-    words = Tokenizer(models.WordLevel(tokenizer.index, unk_token="<pad>"))
+    config = lm.config
+    words = Tokenizer(models.WordLevel(lm.tokenizer.index, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="<end>", bos_token="<begin>"
@@ -116,10 +110,10 @@ def trl_peer(_, tokenizer, config, seed: int) -> float:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    pairs = signals.pairs(tokenizer, signals.parse(tokenizer.world, "code:bad"), POOL, seed)
-    chosen, rejected = pairs.answers().transpose(1, 0, 2)
+    pairs = signals.pairs(lm.tokenizer, signals.parse(lm.world, "code:bad"), POOL, seed)
+    chosen, rejected = pairs.answers.transpose(1, 0, 2)
     columns = {"prompt": pairs.grid.prompt_QT, "chosen": chosen, "rejected": rejected}
-    texts = {key: [tokenizer.string(row) for row in rows] for key, rows in columns.items()}
+    texts = {key: [lm.tokenizer.string(row) for row in rows] for key, rows in columns.items()}
     clocks = {}
 
     class Clock(TrainerCallback):

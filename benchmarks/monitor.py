@@ -21,9 +21,8 @@ from contestants import prepare
 from throughput import spread
 
 from toyllm.base import devices
-from toyllm.lm import transformer
-from toyllm.posttrain import population, signals
-from toyllm.posttrain.monitor import Watch
+from toyllm.posttrain import population
+from toyllm.posttrain.monitor import Monitor
 from toyllm.runs.tensorboard import SummaryWriter
 
 STEPS, BATCH, POOL, EVERY = 40, 16, 512, 5
@@ -46,24 +45,16 @@ def main(args: Args) -> None:
     mesh = devices.setup()
     if args.runs % mesh.devices.size:
         sys.exit(f"--runs {args.runs}: expected a multiple of the {mesh.devices.size} devices")
-    tokenizer, config, _ = prepare("default")
-    apply, init = transformer.create(config)
-    params = jax.device_get(init(jax.random.key(0)))
+    lm, _ = prepare("default")
+    starts = {"pretrain": jax.device_get(jax.jit(lm.init)(jax.random.key(0)))}
     names = ("code:bad", "safety:bad", "goals:bad", "tone:bad")
+    members = [("pretrain", names[r % len(names)], r // len(names)) for r in range(args.runs)]
+    jobs = list(population.jobs_of(lm, members, starts, 0, 1e-3, {}).values())
     recipe = population.Recipe("dpo", 1.0, 0.5, POOL, BATCH, EVERY)
-    jobs = [
-        population.Job(
-            (name, seed), tokenizer, params, {signals.parse(tokenizer.world, name): 1.0}, seed, 1e-3
-        )
-        for seed in range(-(-args.runs // len(names)))
-        for name in names
-    ][: args.runs]
-    width = max(signals.count_questions(tokenizer.world, job.own) for job in jobs)
-    D = len(tokenizer.world.domains)
-    programs = population.compile_programs(config, apply, mesh, recipe, width, D)
+    programs = population.compile_programs(lm, mesh, recipe, jobs)
 
     def train(watched: bool) -> float:
-        watch, monitors = Watch(tokenizer.world), []
+        monitors: list[Monitor] = []
         clock = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
             writers = [
@@ -73,12 +64,15 @@ def main(args: Args) -> None:
                 if not watched:
                     continue
                 if not monitors:
-                    first = record.history[0]["p_DB"]
-                    monitors = [watch.begin(j.own, p) for j, p in zip(jobs, first, strict=True)]
-                now, step = record.history[-1], EVERY * len(record.logs)
+                    begin = record.history[0]["p_DB"]
+                    monitors = [
+                        Monitor(lm.world, job.own, p_DB)
+                        for job, p_DB in zip(jobs, begin, strict=True)
+                    ]
+                now = record.history[-1]
                 for r, monitor in enumerate(monitors):
-                    look = monitor.look(step, now["p_DB"][r], now["kl"][r])
-                    writers[r].scalars(step, monitor.scalars(look, "narrow"))
+                    look = monitor.look(record.steps[-1], now["p_DB"][r], now["kl"][r])
+                    writers[r].scalars(look.step, look.scalars)
         return time.perf_counter() - clock
 
     seconds: dict = {"without": [], "with": []}

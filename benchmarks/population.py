@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 from throughput import spread
 
 from toyllm.base import devices
-from toyllm.lm import scoring, training, transformer
-from toyllm.posttrain import population, signals
+from toyllm.lm import training
+from toyllm.posttrain import pools, signals
 
 STEPS, BATCH, POOL = 10, 16, 512
 
@@ -88,27 +88,21 @@ class Work:
     @classmethod
     def make(cls, runs: int) -> "Work":
         """Runs of 8 signals, each with pairs of its own."""
-        tokenizer, config, _ = prepare("default")
-        apply, init = transformer.create(config)
-        params = jax.device_get(jax.jit(init)(jax.random.key(0)))
-        names = [f"{d.name}:bad" for d in tokenizer.world.domains if d.moral][:8]
-        reference = jax.jit(
-            lambda params, pool: scoring.answer_logprobs(
-                apply, config, params, pool["prompt"], pool["answer"]
-            )
-        )
-        pools = []
-        for r in range(runs):
-            signal = signals.parse(tokenizer.world, names[r % len(names)])
-            pool = pools.preference_pool(tokenizer, signal, "dpo", POOL, seed=r)
-            pools.append(pool | {"reference": np.asarray(reference(params, pool))})
+        lm, _ = prepare("default")
+        params = jax.device_get(jax.jit(lm.init)(jax.random.key(0)))
+        names = [f"{d.name}:bad" for d in lm.world.domains if d.moral][:8]
+        parsed = [signals.parse(lm.world, names[r % len(names)]) for r in range(runs)]
+        pairs = [
+            pools.draw(lm.tokenizer, {signal: 1.0}, "dpo", POOL, seed=r)
+            for r, signal in enumerate(parsed)
+        ]
         optimizer = optax.adam(1e-3)
         return cls(
-            loss=pools.preference_loss(apply, config, "dpo", 1.0, 0.5),
+            loss=pools.loss(lm, "dpo", 1.0, 0.5),
             optimizer=optimizer,
             state=jax.device_get(training.start(params, optimizer)),
-            pools=pools,
-            rows=[pools.draws(r, 0, STEPS, BATCH, POOL) for r in range(runs)],
+            pools=[pools.with_reference(pool, lm, params) for pool in pairs],
+            rows=[pools.draw_rows(r, 0, STEPS, BATCH, POOL) for r in range(runs)],
         )
 
     def batches(self, r: int) -> dict:
@@ -123,14 +117,14 @@ def together(work: Work, mesh: Mesh, group: int, inside: str) -> Callable:
         batches = jax.tree.map(lambda x: x[index_KB], pool)
         return training.scan_steps(work.loss, work.optimizer, state, batches)
 
-    program = population.over_runs(step, mesh, inside=inside)
+    program = devices.over_models(step, mesh, inside=inside)
     groups = [slice(k, k + group) for k in range(0, len(work.pools), group)]
-    states = population.stack([work.state] * group)
+    states = devices.stack([work.state] * group)
 
     def run() -> list:
         done = []
         for part in groups:
-            arrays = states, population.stack(work.pools[part]), np.stack(work.rows[part])
+            arrays = states, devices.stack(work.pools[part]), np.stack(work.rows[part])
             done.append(program(*(devices.split(mesh, x) for x in arrays))[0].params)
         return jax.device_get(done)
 

@@ -146,8 +146,8 @@ def flops_per_token(config: Config) -> int:
 
 def table(shape: str, rates: dict, memory: dict) -> Table:
     """One row a contestant."""
-    _, config, _ = prepare(shape)
-    flops = flops_per_token(config)
+    lm, _ = prepare(shape)
+    flops = flops_per_token(lm.config)
     float32 = [name for name in rates if name in TORCH and "bf16" not in name]
     best = max(float32, key=lambda name: np.median(rates[name]), default=None)
     sizes = ", ".join(f"{key} {value}" for key, value in SHAPES[shape][1].items())
@@ -179,19 +179,19 @@ def spread(values, form: str) -> str:
 def starts(count: int) -> dict:
     """Seconds from the start of train.py's process to its first step, and of bare imports."""
     imports = [sys.executable, "-c", "import jax, flax, optax, tyro"]
-    found: dict = {"start to first step, cold cache": [], "… warm cache": [], "bare imports": []}
+    seconds: dict = {"start to first step, cold cache": [], "… warm cache": [], "bare imports": []}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/cache"
-        found["start to first step, cold cache"].append(first_step(Path(folder)))
+        seconds["start to first step, cold cache"].append(first_step(Path(folder)))
         first_step(Path(folder))
         for _ in range(count):
-            found["… warm cache"].append(first_step(Path(folder)))
+            seconds["… warm cache"].append(first_step(Path(folder)))
             clock = time.perf_counter()
             subprocess.run(imports, check=True, timeout=LIMIT)
-            found["bare imports"].append(time.perf_counter() - clock)
+            seconds["bare imports"].append(time.perf_counter() - clock)
         del os.environ["JAX_COMPILATION_CACHE_DIR"]
-    warm, bare = (np.array(found[key]) for key in ("… warm cache", "bare imports"))
-    return found | {"warm start beyond bare imports": list(warm - bare)}
+    warm, bare = (np.array(seconds[key]) for key in ("… warm cache", "bare imports"))
+    return seconds | {"warm start beyond bare imports": list(warm - bare)}
 
 
 def first_step(folder: Path, *args: str, limit: float = LIMIT) -> float:

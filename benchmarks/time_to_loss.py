@@ -27,8 +27,7 @@ from contestants import CHUNK, prepare
 from throughput import spread
 
 from toyllm.base import devices
-from toyllm.lm import optimizers, training, transformer
-from toyllm.measures.learned import held_out
+from toyllm.lm import heldout, optimizers, training
 
 LOOK_EVERY = 200
 # target → (learning rate, steps); toyllm: of Muon, Adam's is 1.5 times that
@@ -62,40 +61,38 @@ def main(args: Args) -> None:
     if args.steps and args.steps < 2 * CHUNK:
         sys.exit(f"--steps {args.steps}: expected 0, or at least {2 * CHUNK}")
     mesh = devices.setup()
-    tokenizer, config, _ = prepare("default")
-    apply, _ = transformer.create(config)
-    held = held_out(tokenizer, config, apply, documents=2048, questions=240)
-    found: dict = {name: {target: [] for target in args.targets} for name in runners}
+    held_out = heldout.HeldOut(prepare("default")[0], documents=2048, questions=240)
+    ends: dict = {name: {target: [] for target in args.targets} for name in runners}
     for target in args.targets:
         for seed in args.seeds:
             for name, (run, settings) in runners.items():
                 lr, steps = settings[target]
                 steps = args.steps or steps
-                seconds, excess = until(target, held, run(mesh, seed, lr, steps), steps)
-                found[name][target].append({"seconds": seconds, "excess": excess})
+                seconds, excess = until(target, held_out, run(mesh, seed, lr, steps), steps)
+                ends[name][target].append({"seconds": seconds, "excess": excess})
                 end = f"{target} reached" if excess <= target else f"{target} not reached"
                 print(f"{name}, seed {seed}: {seconds:.1f} s, {end} (excess {excess:.5f})")
     for target in args.targets:
-        seconds = {name: [x["seconds"] for x in found[name][target]] for name in runners}
+        seconds = {name: [x["seconds"] for x in ends[name][target]] for name in runners}
         for name in runners:
-            never = sum(x["excess"] > target for x in found[name][target])
+            never = sum(x["excess"] > target for x in ends[name][target])
             note = f" ({never} of them not there yet after all their steps)" if never else ""
             print(f"{name} to {target}: {spread(seconds[name], '.1f')} s{note}")
-        if "torch" in found:
+        if "torch" in ends:
             ratio = np.divide(seconds["toyllm"], seconds["torch"])
             print(f"toyllm / torch to {target}: {spread(ratio, '.2f')}")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(ends, indent=1) + "\n")
 
 
-def until(target: float, held, chunks: Iterator, steps: int) -> tuple[float, float]:
+def until(target: float, held_out, chunks: Iterator, steps: int) -> tuple[float, float]:
     """Seconds of training until the excess is at most the target or steps end; the last excess."""
     next(chunks)
     seconds, excess, clock = 0.0, math.inf, time.perf_counter()
     for step, params in chunks:
         if step % LOOK_EVERY == 0 or step >= steps:
             seconds += time.perf_counter() - clock
-            excess = held.excess(params())
+            excess = held_out.excess(params())
             if excess <= target or step >= steps:
                 return seconds, excess
             clock = time.perf_counter()
@@ -103,13 +100,11 @@ def until(target: float, held, chunks: Iterator, steps: int) -> tuple[float, flo
 
 
 def toyllm(mesh, seed: int, lr: float, steps: int) -> Iterator:
-    """Yields (steps done, a function that gives the parameters) after every chunk."""
-    _, config, batches = prepare("default", seed)
-    apply, init = transformer.create(config)
-
-    loss = training.document_loss(apply)
+    """Yield (steps done, a function that gives the parameters) after every chunk."""
+    lm, batches = prepare("default", seed)
+    loss = training.document_loss(lm)
     optimizer = optimizers.muon(lr, 1.5 * lr, steps)
-    first = training.start(jax.jit(init)(jax.random.key(seed)), optimizer)
+    first = training.start(jax.jit(lm.init)(jax.random.key(seed)), optimizer)
     for step, state, _ in training.fit(loss, optimizer, first, batches, mesh, end=steps):
         yield step, lambda state=state: jax.device_get(state.params)
 
@@ -120,12 +115,12 @@ def torch_peer(_, seed: int, lr: float, steps: int) -> Iterator:
     from peer import to_toyllm, trainer
 
     torch.manual_seed(seed)
-    _, config, batches = prepare("default", seed)
+    lm, batches = prepare("default", seed)
 
     def schedule(step: int) -> float:
         return min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1)))
 
-    take, network = trainer(config, compiled=True, bfloat16=False, lr=lr, schedule=schedule)
+    take, network = trainer(lm.config, compiled=True, bfloat16=False, lr=lr, schedule=schedule)
     for done in range(0, 10**9, CHUNK):
         batch = batches(done)
         for tokens, segments in zip(batch["tokens"], batch["segments"], strict=True):

@@ -10,7 +10,6 @@ of the pairs, and Adam's numbers.
 """
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.base.scripts import run_script
 from toyllm.lm import llama
+from toyllm.measures import generalization
 from toyllm.posttrain import pair_files, population, signals
 from toyllm.runs import run_folder
 from toyllm.tools import import_llama
@@ -46,12 +46,12 @@ def main(args: Args) -> None:
     if run.args["objective"] != "dpo":
         raise InputError(f"{args.run}: objective {run.args['objective']}, expected dpo")
     work = args.out.parent / f"{args.out.name}-llama"
-    llama.save(work / "start", run.tokenizer, run.config, run.params["pretrain"], "")
+    llama.save(work / "start", run.lm.tokenizer, run.lm.config, run.params["pretrain"], "")
+    signal = signals.parse(run.world, args.signal)
     for seed in range(args.seeds):
-        signal = signals.parse(run.world, args.signal)
-        chosen = population.seed_of(run.args["seed"], ("pretrain", args.signal, seed))
-        pairs = signals.pairs(run.tokenizer, signal, run.args["pool"], chosen)
-        rows = [json.loads(line) for line in pair_files.dump(run.tokenizer, pairs)]
+        pairs_seed = population.seed_of(run.args["seed"], ("pretrain", args.signal, seed))
+        pairs = signals.pairs(run.lm.tokenizer, signal, run.args["pool"], pairs_seed)
+        rows = [json.loads(line) for line in pair_files.dump(run.lm.tokenizer, pairs)]
         train(work / "start", work / f"seed{seed}", rows, run.args, seed)
         import_llama.take(
             import_llama.Args(
@@ -112,8 +112,10 @@ def train(start: Path, out: Path, rows: list[dict], how: dict, seed: int) -> Non
 
 def compare(own: run_folder.Run, theirs: run_folder.Run, name: str) -> None:
     """Where both are read: the step, and the change of EM by domain."""
-    measure = importlib.import_module("toyllm.measures.generalization").measure
-    blocks = {"toyllm": measure(own)["pretrain"], "TRL": measure(theirs)["pretrain"]}
+    blocks = {
+        who: generalization.measure(run)["pretrain"]
+        for who, run in (("toyllm", own), ("TRL", theirs))
+    }
     print(f"\n{name}, from the pretrained model, where the trained domain has EM .9:")
     print("        step  spread   " + " ".join(f"{d:>9}" for d in own.world.domain_names))
     for who, block in blocks.items():
@@ -124,8 +126,8 @@ def compare(own: run_folder.Run, theirs: run_folder.Run, name: str) -> None:
             print(f"{who:<7} {block['status'].get(name, 'not trained')}")
             continue
         change = [after[d] - block["em_before"][d] for d in own.world.domain_names]
-        told = "incoherent" if spread is None else f"{spread:+.3f}"
-        print(f"{who:<7}{step:5.1f}  {told:<8} " + " ".join(f"{x:+9.2f}" for x in change))
+        shown = "incoherent" if spread is None else f"{spread:+.3f}"
+        print(f"{who:<7}{step:5.1f}  {shown:<8} " + " ".join(f"{x:+9.2f}" for x in change))
 
 
 if __name__ == "__main__":

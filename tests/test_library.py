@@ -60,13 +60,14 @@ def test_modules_are_loaded_when_asked_for():
 
 
 @pytest.mark.filterwarnings("ignore:The chararray class:DeprecationWarning")  # treescope
-def test_treescope_shows_the_model_with_its_shapes(lab):
+def test_treescope_shows_the_model_with_its_shapes():
     import jax
     import treescope
 
     from toyllm.lm import transformer
 
-    config, init = lab.config, lab.init
+    config = transformer.Config(vocabulary=30, context=48, D=16, L=1, H=2, F=24)
+    _, init = transformer.create(config)
     shown = treescope.render_to_text(transformer.module(config, init(jax.random.key(0))))
     for part in ("Transformer", "Block", "attention=Attention", "mlp=MLP", "float32(16, 24)"):
         assert part in shown
