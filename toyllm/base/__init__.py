@@ -2,6 +2,7 @@
 
 errors      what may end a script, and messages that name the nearest right spelling
 scripts     how a script starts and ends: one line for an error, an exit status
+arguments   limits and presets of command-line arguments
 files       files read within limits, and written whole or not at all
 devices     every processor core a device; how arrays are placed on them
 """
