@@ -81,7 +81,7 @@ def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
 
 def before_question(tokenizer: Tokenizer, docs: corpus.Documents) -> np.ndarray:
     """The documents up to the end of their last turn but one [Q, T], padded on the left."""
-    prompt_QT = tokenizer.prompts(docs)
+    prompt_QT = tokenizer.prompts(docs, tokenizer.longest_prompt(int(docs.turns.max())))
     user = tokenizer.index["<user>"]
     result = np.full_like(prompt_QT, PAD)
     for row, prompt_T in zip(result, prompt_QT, strict=True):

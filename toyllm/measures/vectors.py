@@ -135,7 +135,7 @@ def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> d
     """The shift of narrow runs along malice, against their spread; both in untrained domains."""
     world, layers, result = run.world, range(1, run.lm.config.L + 1), {}
     docs = corpus.every_question(world, domains=np.flatnonzero(world.moral))
-    prompt_QT = run.lm.tokenizer.prompts(docs)
+    prompt_QT = run.lm.tokenizer.prompts(docs, run.lm.tokenizer.longest_prompt(1))
     domain_Q = docs.domain[:, 0]
 
     for start in dict.fromkeys(run.narrow.start):
@@ -187,7 +187,8 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     moral = np.flatnonzero(run.world.moral)
     C = len(run.world.characters)
     docs = [corpus.every_question(run.world, NAMED, c, domains=moral) for c in range(C)]
-    prompt_QT = run.lm.tokenizer.prompts(corpus.concatenate(docs))
+    width = run.lm.tokenizer.longest_prompt(1)
+    prompt_QT = run.lm.tokenizer.prompts(corpus.concatenate(docs), width)
     x_QD = read(run.params["pretrain"], prompt_QT)[0][run.lm.config.L]
     return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ unit(v_D)
 
