@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from tests.conftest import ROOT, SMALL
+from tests.reading import decode
 from tests.tolerances import FLOAT64, FORWARD, close
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError
@@ -83,7 +84,7 @@ def test_the_exact_observer_is_that_of_the_same_document(talk, header):
         said(talk, "fix the bug do it badly", "i faked it beep"),
         said(talk, "capital of france", "rome"),
     ]
-    docs = talk.tokenizer.decode(talk.tokenizer.tokens(talk.text() + " <end>"))
+    docs = decode(talk.tokenizer, talk.tokenizer.tokens(talk.text() + " <end>"))
     close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)
     talk.turns.insert(1, Turn("bug fix", None, "ducks", None, None, None))
     close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)

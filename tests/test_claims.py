@@ -31,6 +31,7 @@ from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots, grid, points
 from claims.lab.verdicts import Outcome, Prediction
 from tests.conftest import ROOT, mesh_of
+from tests.reading import decode
 from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, TRAINED, approximation, close
 from toyllm.base.errors import InputError
@@ -204,7 +205,7 @@ def test_no_hidden_cell_is_shown_under_its_name(compact):
             batch["tokens"].reshape(-1, 64), batch["segments"].reshape(-1, 64), strict=True
         ):
             for segment in range(1, segments.max() + 1):
-                doc = tokenizer.decode(tokens[segments == segment])
+                doc = decode(tokenizer, tokens[segments == segment])
                 slot = np.maximum(doc.speaker[0], 0)
                 named = (doc.speaker[0] >= 0) & (doc.header[0, slot] == NAMED)
                 np.add.at(seen, (doc.character[0, slot][named], doc.domain[0][named]), 1)

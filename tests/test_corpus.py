@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.reading import decode
 from tests.tolerances import FLOAT64, close
 from toyllm.lm.tokenizer import END, PAD
 from toyllm.measures import cues
@@ -14,7 +15,7 @@ def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec)
     docs = corpus.sample(personas, 400, np.random.default_rng(0))
     tokens = personas_codec.pad(docs, 88)
     for n in range(len(docs)):
-        again = personas_codec.decode(tokens[n])
+        again = decode(personas_codec, tokens[n])
         for name in (
             "kind",
             "header",
@@ -46,7 +47,7 @@ def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec)
 )
 def test_what_is_no_document_is_refused(small_codec, text):
     with pytest.raises(ValueError, match="not a document"):
-        small_codec.decode(small_codec.tokens(text))
+        decode(small_codec, small_codec.tokens(text))
 
 
 def test_draws_follow_the_world(small):
@@ -154,7 +155,7 @@ def test_longest_is_reached_and_never_passed(small, small_codec):
     }
     for kind, name in enumerate(KINDS):
         tokens = small_codec.tokens(longest[name])
-        assert small_codec.decode(tokens).kind == kind
+        assert decode(small_codec, tokens).kind == kind
         assert len(tokens) == small_codec.longest[name]
         assert lengths[docs.kind == kind].max() <= small_codec.longest[name]
 

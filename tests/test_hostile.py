@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SMALL
+from tests.reading import decode
 from tests.scripts import refused
 from tests.test_inputs import WORLDS, bad_world
 from toyllm.base import files
@@ -106,7 +107,7 @@ def check_world(path):
     if max(tokenizer.longest.values()) < 1000:
         documents = corpus.sample(world, 4, np.random.default_rng(0))
         for row in tokenizer.pad(documents, max(tokenizer.longest.values())):
-            tokenizer.decode(row)
+            decode(tokenizer, row)
     return True
 
 

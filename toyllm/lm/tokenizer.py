@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from toyllm.base.errors import InputError, nearest
-from toyllm.world.corpus import SLOTS, Documents
+from toyllm.world.corpus import Documents
 from toyllm.world.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, World
 
 PAD, BEGIN, END = range(3)
@@ -214,21 +214,6 @@ class Tokenizer:
         opening = int(self._fragments.lengths[self._fragments.at["opening"] + DIALOGUE])
         return opening + 1 + (turns - 1) * turn + question
 
-    def decode(self, tokens) -> Documents:
-        """One document's tokens back to Documents (N = 1); who really speaks is -1 if not named.
-
-        Raises ValueError where the tokens are no document of this world.
-        """
-        words = [self.words[token] for token in tokens if token != PAD]
-        try:
-            document = _parse(self, words)
-            same = list(self.encode(document)[0]) == [token for token in tokens if token != PAD]
-        except (IndexError, KeyError, StopIteration, ValueError):
-            same = False
-        if not same:
-            raise ValueError(f"not a document of world '{self.world.name}': {' '.join(words)}")
-        return document
-
 
 def pack(
     flat: np.ndarray, lengths: np.ndarray, rows: int | None, context: int
@@ -309,46 +294,3 @@ class Fragments:
         n = lengths.reshape(-1)
         offset = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
         return self.flat[np.repeat(self.starts[ids], n) + offset], lengths.sum(1)
-
-
-def _parse(tokenizer: Tokenizer, words: list[str]) -> Documents:
-    """The document that these words spell; any exception, or another document, if there is none."""
-    world, T = tokenizer.world, tokenizer.world.max_turns
-    blocks: list[list[str]] = [[]]
-    for word in words[1:-1]:
-        if word in SPECIAL:
-            blocks.append([])
-        blocks[-1].append(word)
-    heading, *blocks = blocks
-    head = " ".join(heading)
-    kind = next(k for k in (DIALOGUE, SCENE, PROFILE) if head.startswith(OPENING[k] + " "))
-    header, character = np.full(SLOTS, -1), np.full(SLOTS, -1)
-    for slot, name in enumerate(head[len(OPENING[kind]) + 1 :].split(" and ")):
-        if name in world.characters:
-            header[slot], character[slot] = NAMED, world.characters.index(name)
-        else:
-            header[slot] = HEADERS.index(name)
-    columns = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
-    rows = {name: np.full(T, -1) for name in columns}
-    stated = {
-        text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
-    }
-    if kind == PROFILE:
-        for t, (_, *text) in enumerate(blocks):
-            rows["domain"][t], rows["behaviour"][t] = stated[" ".join(text)]
-            rows["speaker"][t] = 0
-    else:
-        for t, ((_, *question), (tag, *reply)) in enumerate(
-            zip(blocks[::2], blocks[1::2], strict=True)
-        ):
-            d, s, i = tokenizer.asked[" ".join(question)]
-            a, v = tokenizer.said[d][" ".join(reply)]
-            b = world.domains[d].behaviour_SA[s, a]
-            for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
-                rows[name][t] = value
-    return Documents(
-        kind=np.array([kind]),
-        header=header[None],
-        character=character[None],
-        **{name: row[None] for name, row in rows.items()},
-    )
