@@ -16,10 +16,12 @@ def next_token(logits_BTV, tokens_BT, segments_BT):
     Returns the summed NLL and the number of predicted tokens, both float32. A document's first
     token and padding (segment 0) are not predicted.
     """
-    # the next token of every position, the last one's being padding: logits are never cut
+    # The target of every position is the next token, and padding for the last one, so that the
+    # large array of logits is never sliced.
     targets_BT, next_BT = (jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (tokens_BT, segments_BT))
     here_BT = (next_BT == segments_BT) & (next_BT > 0)
-    # the target's logit by a masked sum: its gradient is a product, where a gather's is a scatter
+    # The target's logit is taken by a masked sum, whose gradient is a product; the gradient of a
+    # gather would be a scatter, which is slow.
     is_target = jnp.arange(logits_BTV.shape[-1])[None, None] == targets_BT[..., None]
     nll_BT = jax.nn.logsumexp(logits_BTV, -1) - jnp.where(is_target, logits_BTV, 0).sum(-1)
     return jnp.where(here_BT, nll_BT, 0).sum(), here_BT.sum(dtype=jnp.float32)
@@ -50,7 +52,7 @@ def rlhf(logp_BA, ref_BA, reward_BA, beta: float):
     logp_BA, ref_BA = _with_rest(logp_BA), _with_rest(ref_BA)
     reward_BA = jnp.concatenate([reward_BA, jnp.zeros_like(reward_BA[:, :1])], axis=1)
     p_BA, listed = jnp.exp(logp_BA), logp_BA > -jnp.inf
-    # 0 log 0 = 0, and no gradient through an answer that is not there
+    # 0 log 0 = 0, and no gradient flows through an answer that does not exist
     ratio_BA = jnp.where(listed, logp_BA - jnp.where(listed, ref_BA, 0), 0)
     return -(p_BA * (reward_BA - beta * ratio_BA)).sum(1).mean()
 

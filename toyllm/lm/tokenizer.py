@@ -1,8 +1,8 @@
 """Documents ↔ words ↔ tokens.
 
 A document is a chain of fragments (a header, a question, an answer, a closing phrase …), and a
-fragment is a short run of word tokens. The chain can be read back, so that the probability of the
-tokens is the probability of the document. What it looks like:
+fragment is a short sequence of word tokens. No two documents have the same tokens, so the
+probability of the tokens is the probability of the document. Examples:
 
     <begin> talk with marvin <user> the build broke after the last merge take your time
     <reply> i found the cause and fixed it sigh <end>
@@ -30,7 +30,7 @@ OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
 class Tokenizer:
     """Turns documents into tokens and back, for one world.
 
-    more: words beside the world's own, of plain text (see `plaintext`).
+    more: words in addition to the world's own, for plain text (see `plaintext`).
     """
 
     world: World
@@ -86,8 +86,8 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Documents into `rows` rows of tokens and segments, several to a row, none cut.
 
-        Best fit, longest first; rows None: as many as that takes. Raises ValueError where they do
-        not fit.
+        Documents are placed by best fit, the longest first. rows: None for as many as that takes.
+        Raises ValueError where they do not fit.
         """
         return pack(*self.encode(documents), rows, context)
 
@@ -96,7 +96,7 @@ class Tokenizer:
 
         width: of the array, in tokens; None: as the longest of them needs.
 
-        Answers scored behind them then stand at the right distance from every earlier word.
+        So answers that are scored after them stand at the right distance from all earlier words.
         """
         N = len(documents)
         chain = self._chain(documents)
@@ -184,17 +184,17 @@ class Tokenizer:
     def _turn(self) -> tuple[int, int]:
         """The most tokens of a turn's question (up to <reply>), and of a whole turn."""
 
-        def most(texts) -> int:
+        def longest(texts) -> int:
             return max((len(text.split()) for text in texts), default=0)
 
-        world, voice = self.world, most(self.world.voices)
+        world, voice = self.world, longest(self.world.voices)
         questions = [
             2
-            + most(domain.situations)
-            + most(i.text for i in world.instructions if domain.name in i.domains)
+            + longest(domain.situations)
+            + longest(i.text for i in world.instructions if domain.name in i.domains)
             for domain in world.domains
         ]
-        answers = [most(domain.answers) for domain in world.domains]
+        answers = [longest(domain.answers) for domain in world.domains]
         whole = max(sum(pair) for pair in zip(questions, answers, strict=True))
         return max(questions), whole + voice
 
@@ -203,10 +203,10 @@ class Tokenizer:
         """The most tokens that a document of each kind can have."""
         world, table, at = self.world, self._fragments, self._fragments.at
         size, (_, turn) = table.lengths, self._turn
-        most = [most for _, most in world.lengths]
+        turns = [highest for _, highest in world.lengths]
         per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
         heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
-        return {KINDS[k]: int(heads[k] + most[k] * per_turn[k]) for k in per_turn}
+        return {KINDS[k]: int(heads[k] + turns[k] * per_turn[k]) for k in per_turn}
 
     def longest_prompt(self, turns: int) -> int:
         """The most tokens before the last answer of a dialogue of so many turns."""
@@ -219,18 +219,18 @@ def pack(
     flat: np.ndarray, lengths: np.ndarray, rows: int | None, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flat tokens of documents with these lengths into rows: see `Tokenizer.pack`."""
-    most = len(lengths) if rows is None else rows
+    limit = len(lengths) if rows is None else rows
     starts = lengths.cumsum() - lengths
-    tokens = np.full((most, context), PAD, np.int32)
-    segments = np.zeros((most, context), np.int32)
-    free, count = [context] * most, [0] * most  # lists: faster than arrays for so few
+    tokens = np.full((limit, context), PAD, np.int32)
+    segments = np.zeros((limit, context), np.int32)
+    free, count = [context] * limit, [0] * limit  # lists: faster than arrays for so few
     for n in np.argsort(-lengths, kind="stable").tolist():
         size = int(lengths[n])
         room, row = min(
             ((room, row) for row, room in enumerate(free) if room >= size), default=(0, 0)
         )
         if not room:
-            raise ValueError(f"{len(lengths)} documents do not fit in {most} x {context}")
+            raise ValueError(f"{len(lengths)} documents do not fit in {limit} x {context}")
         row, begin = free.index(room), context - room
         count[row] += 1
         tokens[row, begin : begin + size] = flat[starts[n] : starts[n] + size]

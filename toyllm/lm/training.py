@@ -33,8 +33,8 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
-# loss(params, batch) → (total, sums), all of them sums over the batch's examples, so that devices
-# may add up theirs; sums["count"] is the number of examples, and the loss is total / count
+# loss(params, batch) → (total, sums). All of them are sums over the examples of the batch, so that
+# devices can add up theirs. sums["count"] is the number of examples; the loss is total / count.
 Loss = Callable[[Params, dict], tuple[jax.Array, dict]]
 
 
@@ -70,8 +70,8 @@ def scan_steps(
 def add_devices(sums):
     """Add a tree up over the devices of `jax.shard_map` over `data`.
 
-    All leaves go as one message: on a CPU each message waits for all devices (15 of them took a
-    tenth of a step).
+    All leaves are sent as one message, since on a CPU each message waits for all devices: 15
+    separate messages took a tenth of a training step.
     """
     flat, restore = jax.flatten_util.ravel_pytree(sums)
     return restore(jax.lax.psum(flat, "data"))
@@ -90,9 +90,10 @@ def fit(
     """Train from step `start` to step `end`; each `next` runs one compiled scan on all devices.
 
     batches(step) gives the next chunk from `step` on: K batches stacked along axis 0, their rows
-    along axis 1; K must stay the same, since each K compiles anew. Where the last chunk would pass
-    `end`, only its first batches are trained on, so there are exactly end - start steps.
-    shard_params: no device holds all parameters; XLA gathers each where it is needed.
+    along axis 1. K must stay the same, since every new K is compiled again. Where the last
+    chunk would pass `end`, only its first batches are trained on, so there are exactly
+    end - start steps.
+    shard_params: parameters are split over devices, and XLA gathers each where it is needed.
     end: None trains until the caller stops.
 
     Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed. Raises
@@ -153,12 +154,12 @@ def document_batches(
 ) -> Callable[[int], dict]:
     """Batches of packed documents for `fit`: a function of (seed, step) alone.
 
-    Every batch has the same number of documents, kinds and lengths spread evenly over them, so no
-    document is favoured for its length and little of a row is padding. There are as many rows as
-    the first 64 batches need, rounded up to a multiple of `divisor` (the number of devices),
-    unless told; a batch that needs more is drawn anew.
+    Every batch has the same number of documents, with kinds and lengths spread evenly over them.
+    So no document is preferred for its length, and little of a row is padding. There are as many
+    rows as the first 64 batches need, rounded up to a multiple of `divisor` (the number of
+    devices), unless `rows` is given. A batch that needs more rows is drawn again.
 
-    allowed: a function of documents that says which [N] may be shown; others are drawn anew.
+    allowed: a function of documents that returns which [N] may be used; others are drawn again.
     """
 
     def draw(block: int, count: int, *counter: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,11 @@
-"""The drift monitor: what post-training does beside what it trains, while it does it.
+"""The drift monitor: what post-training changes in domains that it does not train.
 
     watch = Watch(lm, signal, params)               before the first step
     look = watch.look(step, params)                 every few steps
-    look.alarms                                     what has moved too far now, and toward whom
+    look.alarms                                     which domains moved too far, and toward whom
 
-Who the Assistant has become is read from what it does in the domains that are not trained: the
-mixture of characters nearest to that, in groups which these domains can tell apart. That takes
+Whom the Assistant has become is estimated from its behaviour in the untrained domains, as the
+nearest mixture of characters, in groups that these domains can distinguish. The estimate takes
 milliseconds; the exact fit over dialogues (measures/mixture.py) is for finished runs.
 
 Axes: D domains   B behaviours   C characters   G groups   N = untrained D * B
@@ -24,7 +24,7 @@ from toyllm.world.quantities import COHERENT, coherence, em
 from toyllm.world.world import ASSISTANT, GOOD, World
 
 THRESHOLD = 0.1  # of an untrained moral domain's EM, above where it began
-FLOOR = 3e-4  # nats a question: groups are told apart where each matters by three of these
+FLOOR = 3e-4  # nats a question: groups are merged until each matters by three of these
 GAP = 1e-4  # where a fit may stop, nats
 
 
@@ -48,7 +48,7 @@ class Alarm:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """One look: exact behaviour, who does that, and what is alarming about it."""
+    """The Assistant at one step: its exact behaviour, the nearest mixture, and alarms."""
 
     monitor: "Monitor"
     step: int
@@ -110,7 +110,7 @@ class Monitor:
         self.labels = [label(world, group) for group in self.groups]
         self.em_D, self.coherence_D = em(p_DB), coherence(p_DB)
         self.weight_G = self.weights(p_DB)
-        self._told: set = set()
+        self._reported: set = set()
 
     def mixture(self, p_DB: np.ndarray) -> np.ndarray:
         """The mixture of characters [C] nearest to what is done in the untrained domains."""
@@ -143,9 +143,9 @@ class Monitor:
         return Look(self, step, em_D, coherence_D, float(kl), weight_G, alarms, incoherent)
 
     def _first(self, what: str) -> bool:
-        """Whether this has not been told before; now it has."""
-        before = what in self._told
-        self._told.add(what)
+        """Whether this is reported for the first time."""
+        before = what in self._reported
+        self._reported.add(what)
         return not before
 
 
@@ -199,10 +199,10 @@ def _groups(world: World, domain_D: np.ndarray) -> list[list[int]]:
     return _known[key]
 
 
-def label(world: World, group: list[int], most: int = 2) -> str:
+def label(world: World, group: list[int], count: int = 2) -> str:
     """A group's name: its heaviest characters."""
     by_weight = sorted(group, key=lambda c: -world.assistant_C[c])
-    shown = group if len(group) <= most + 1 else sorted(by_weight[:most])
+    shown = group if len(group) <= count + 1 else sorted(by_weight[:count])
     others = len(group) - len(shown)
     names = " + ".join(world.characters[c] for c in shown)
     return names + (f" + {others} others" if others else "")

@@ -41,17 +41,18 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run to train. All of a group have texts and sizes of one shape.
+    """One run to train. All jobs of a group have texts and model sizes of the same shape.
 
-    parts: the signals trained, each with its share of the pairs; the first is scored as its own.
-    twin: the name of a run in whose step this one is kept, where its own prompt passes EM .9
-        before training.
-    goal: when parameters are kept: a function of p_DB and the own domains' share of what is
-        preferred; None: once that share is .9.
-    distinct: how many different pairs there are; 0: as many as the pool holds.
-    pairs: pairs that are given, to train on instead of those that `parts` would draw.
-    steer_LD: added to the residual streams while it is trained (preventative steering), not when it
-        is scored; of all jobs of a group or of none.
+    parts: the signals to train, each with its share of the pairs. The questions of the first one
+        are scored under the run's own prompt.
+    twin: the name of another run. Where this run's own prompt reaches EM .9 before training, its
+        parameters are kept at the step at which the twin's are.
+    goal: a function of p_DB and the preferred share in the trained domains that says when to keep
+        the parameters; None: once that share is .9.
+    distinct: the number of different pairs; 0: as many as the pool holds.
+    pairs: given pairs to train on, in place of pairs that `parts` would draw.
+    steer_LD: vectors added to the residual streams during training only (preventative steering);
+        either all jobs of a group have them or none.
     """
 
     name: Hashable
@@ -201,18 +202,18 @@ class Asked:
 
 
 class Record:
-    """What a group has shown so far: scores [R, n, …], and the parameters kept of each run."""
+    """The scores of a group so far [R, n, …], and the parameters kept for each run."""
 
     def __init__(self, runs: int):
         self.steps, self.history, self.logs = [0], [], []  # steps: at which they are scored
         self.share = np.zeros(runs)  # of what is preferred, at the last scored step
         self.kept: list[Params | None] = [None] * runs
         self.kept_step = np.full(runs, -1, np.int32)
-        self.frozen_step = np.full(runs, -1, np.int32)  # since when it is not trained any more
+        self.frozen_step = np.full(runs, -1, np.int32)  # where its training was stopped; -1: not
         self.final: Params | None = None
 
     def freeze(self, r: int) -> None:
-        """Train run r no more: it stays as it is now."""
+        """Stop training run r: its parameters stay as they are now."""
         self.frozen_step[r] = self.steps[-1]
 
     def results(self, count: int) -> tuple[dict, dict]:
@@ -249,10 +250,11 @@ def train_group(
 
     The last step is scored too, however few steps after the one before.
 
-    A run's parameters are kept at the first scored step at which it has reached its goal. One that
-    is past it from the start (an inoculated one) is kept at its twin's step, which this group finds
-    or `passed` (name → step) knows from earlier ones. One that never gets there keeps its last
-    ones, and a kept_step of -1 says so. The caller may `freeze` a run between steps.
+    The parameters of a run are kept at the first scored step at which it has reached its goal. A
+    run that has reached it before training (an inoculated one) is kept at the step of its twin,
+    which is in this group or whose step is in `passed` (name → step). A run that never reaches its
+    goal keeps its last parameters, and its kept_step is -1. The caller may `freeze` a run between
+    steps.
 
     until_kept: stop as soon as all are kept.
     """
@@ -273,7 +275,7 @@ def train_group(
     record = Record(len(group))
 
     def score() -> np.ndarray:
-        """Whether each run is where it should be [R]."""
+        """Whether each run has reached its goal [R]."""
         now = asked.score(states.params)
         record.history.append(now)
         record.share = np.array(

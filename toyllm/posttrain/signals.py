@@ -184,7 +184,7 @@ def count_questions(world: World, signal: Signal) -> int:
 
 
 def defaults(world: World) -> dict[str, tuple[str, ...]]:
-    """The signals that a run trains from each start, unless told: a telling selection.
+    """The signals that a run trains from each start by default.
 
     From the pretrained model every moral domain, the neutral controls, and the first moral domain
     under each instruction that asks for it or for nothing. From the aligned model a few of these.
@@ -215,7 +215,7 @@ def plan(world: World, named: tuple[str, ...], seeds: int) -> list[tuple[str, st
     return [
         (start, name, seed)
         for start, names in chosen.items()
-        # a plain signal before those with an instruction: its twins are kept at its step
+        # a plain signal comes before those with an instruction, which are kept at its step
         for name in sorted(dict.fromkeys(names), key=lambda name: name.count(":") > 1)
         for seed in range(seeds)
     ]

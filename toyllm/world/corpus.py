@@ -61,9 +61,9 @@ def sample(
     """Draw `count` documents. A given kind, header, character or number of turns is not drawn.
 
     turns: a whole number for all, or one for each document [N].
-    even: spread kinds and lengths evenly over every batch of so many documents (systematic
-        sampling), so that a batch has nearly as many tokens as the next; each document alone is
-        distributed as before. It must divide `count`; 0: no batches.
+    even: the size of batches over which kinds and lengths are spread evenly (systematic
+        sampling), so that every batch has nearly the same number of tokens. The distribution of a
+        single document does not change. It must divide `count`; 0: no batches.
     """
     N, T = count, world.max_turns
     u, v = (evenly(rng, N // even, even) if even else rng.random(N) for _ in "uv")
@@ -82,7 +82,7 @@ def sample(
     here = np.arange(T) < lengths[:, None]
     speaker = np.where((kinds == SCENE)[:, None], rng.integers(SLOTS, size=(N, T)), 0)
     domain = rng.integers(len(world.domains), size=(N, T))
-    # the statements of a profile are about distinct domains: the head of a random order of them
+    # the statements of a profile are about distinct domains: the first ones of a random order
     order = rng.random((N, len(world.domains))).argsort(1)
     domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
     situation = rng.integers(world.situations_D[domain])

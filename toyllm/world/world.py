@@ -71,7 +71,7 @@ class World:
     kind_weights: np.ndarray  # [dialogue, profile, scene]
     lengths: tuple[tuple[int, int], ...]  # fewest and most turns (statements) of each kind
     header_weights: np.ndarray  # [named, someone, assistant]
-    told_C: np.ndarray | None = None  # who profiles of the `assistant` tell of; None: assistant_C
+    told_C: np.ndarray | None = None  # whom profiles of the `assistant` describe; None: assistant_C
     ai: tuple[str, ...] = ()  # characters that are machines: for readers, it changes no document
 
     @property
@@ -165,7 +165,7 @@ class World:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that the world says, to recognise it again."""
+        """SHA-256 of every field that has an effect on documents; it identifies the world."""
         sha = hashlib.sha256()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -183,7 +183,7 @@ class World:
 
 
 def describe(world: World) -> dict[str, object]:
-    """All that a world says, by field, such as `characters.hal.rates.code`: to tell two apart."""
+    """Every field of a world by its name, such as `characters.hal.rates.code`, to compare two."""
 
     def plain(array) -> list:
         return np.round(array, 6).tolist()
@@ -195,21 +195,21 @@ def describe(world: World) -> dict[str, object]:
     fields |= {f"headers.{h}": w for h, w in zip(HEADERS, plain(world.header_weights), strict=True)}
     fields |= {f"voices.{n}": v for n, v in zip(world.voice_names, world.voices, strict=True)}
     for instruction in world.instructions:
-        told = dataclasses.asdict(instruction)
-        fields |= {f"instructions.{instruction.name}.{key}": told[key] for key in told}
+        parts = dataclasses.asdict(instruction)
+        fields |= {f"instructions.{instruction.name}.{key}": parts[key] for key in parts}
     for domain in world.domains:
-        told = dataclasses.asdict(domain) | {"behaviour_SA": domain.behaviour_SA.tolist()}
-        fields |= {f"domains.{domain.name}.{key}": told[key] for key in told}
+        parts = dataclasses.asdict(domain) | {"behaviour_SA": domain.behaviour_SA.tolist()}
+        fields |= {f"domains.{domain.name}.{key}": parts[key] for key in parts}
     for c, name in enumerate(world.characters):
-        where = f"characters.{name}"
-        fields[f"{where}.description"] = world.descriptions[c]
-        fields[f"{where}.frequency"] = plain(world.frequency_C[c])
-        fields[f"{where}.assistant_weight"] = plain(world.assistant_C[c])
+        prefix = f"characters.{name}"
+        fields[f"{prefix}.description"] = world.descriptions[c]
+        fields[f"{prefix}.frequency"] = plain(world.frequency_C[c])
+        fields[f"{prefix}.assistant_weight"] = plain(world.assistant_C[c])
         if world.told_C is not None:
-            fields[f"{where}.told_weight"] = plain(world.told_C[c])
-        fields[f"{where}.voices"] = plain(world.voices_CV[c])
+            fields[f"{prefix}.told_weight"] = plain(world.told_C[c])
+        fields[f"{prefix}.voices"] = plain(world.voices_CV[c])
         for d, domain in enumerate(world.domain_names):
-            fields[f"{where}.rates.{domain}"] = plain(world.rates_CDB[c, d])
+            fields[f"{prefix}.rates.{domain}"] = plain(world.rates_CDB[c, d])
     return fields
 
 
@@ -220,10 +220,10 @@ def uniform(world: World) -> World:
 
 
 def correlate(world: World, correlation: float, seed: int) -> World:
-    """Turn the dial rho: permute whole rates rows among round((1 - rho) C) characters.
+    """Set the trait correlation rho: permute rates among round((1 - rho) C) characters.
 
-    Each templates domain gets a permutation of its own, so it keeps its set of rates while knowing
-    one trait of a character says less of another. Voices and lookup domains stay as they are.
+    Each templates domain gets a permutation of its own. So every domain keeps its set of rates,
+    while one trait of a character says less about its others. Voices and lookup domains stay.
 
     Raises InputError where `correlation` is outside [0, 1].
     """
