@@ -220,7 +220,6 @@ class Stage:
         self.state = State(**newest.items) if newest else None
         self.tokens = self.facts.get("tokens", 0)
         self._saved = time.time()
-        self._clock = self._saved - self.facts.get("seconds", 0)
         if devices.first() and not self.done:  # or it was done before its end was damaged
             (self.folder / "stage.json").unlink(missing_ok=True)
         if devices.first():
@@ -257,6 +256,7 @@ class Stage:
         self._writer = self._held.enter_context(SummaryWriter(self.folder, self.step))
         self._bar = self._held.enter_context(self.run.progress(self.name, self.step, self.steps))
         self._held.enter_context(self.run.stop.later())
+        self._clock = time.time() - self.facts.get("seconds", 0)
         if not self.step and self.name == STAGES[0]:
             self._writer.layout(LAYOUT)
         for step, state, logs in fit:
