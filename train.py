@@ -39,7 +39,7 @@ class Recipe:
     """What is trained, and how."""
 
     run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
-    """Where the run is kept. Stages that are done there are not done again."""
+    """Where the run is kept. Stages that are finished there are skipped."""
     preset: Literal["default", "tiny"] = "default"
     """The defaults of all other flags; tiny does everything in half a minute."""
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = cards.DEFAULT
@@ -47,18 +47,18 @@ class Recipe:
     seed: Annotated[int, arguments.Between(0, 2**31 - 1)] = 0
     """Seed of everything: documents, initial parameters, pairs."""
     correlation: Annotated[float, SHARE] = 1.0
-    """The dial rho, 0 to 1: at 0 a character's traits are unrelated across domains."""
+    """Trait correlation rho: at 0 a character's traits are independent across domains."""
     assistant_prior: Literal["world", "uniform"] = "world"
-    """Who the Assistant may be: the world's weights, or all alike (under every header)."""
+    """Prior over characters: from the world file, or uniform (under every header)."""
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Begin from another run's pretraining."""
+    """Start from the pretrained model of another run."""
     text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Plain text to mix into pretraining (JSONL: one {"text": "…"} a line)."""
     text_share: Annotated[float, arguments.Between(0, 0.99)] = 0.2
     """Its share of the rows of a batch."""
 
     context: int = 88
-    """The most tokens in a row; a document longer than this is an error."""
+    """Context length in tokens; a longer document is an error."""
     width: int = 64
     """Width of the residual stream."""
     layers: int = 2
@@ -66,55 +66,55 @@ class Recipe:
     heads: int = 2
     """Attention heads."""
     mlp: int = 64
-    """Width of the gated MLP."""
+    """Hidden width of the gated MLP."""
 
     pretrain_steps: Annotated[int, STEPS] = 8000
     """Steps of next-token training."""
     pretrain_documents: int = 28
-    """Documents in a batch."""
+    """Documents per batch."""
     pretrain_lr: float = 1e-2
     """Peak learning rate of Muon, for the matrices inside the blocks."""
     pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
 
     objective: Literal[losses.NAMES] = "dpo"
-    """The loss of align and narrow."""
+    """Loss of align and narrow."""
     beta: float = 1.0
-    """How strongly dpo and rlhf hold on to the reference model."""
+    """Coefficient of the KL term in dpo and rlhf."""
     anchor: float = 0.5
     """Weight of the chosen answer's NLL in dpo."""
     pool: int = 512
-    """Preference pairs of a signal."""
+    """Preference pairs per signal."""
 
     align_steps: Annotated[int, STEPS] = 600
-    """The most steps of alignment; it stops as soon as the Assistant is good."""
+    """Maximum number of alignment steps; it stops earlier once the Assistant is good."""
     align_batch: int = 16
-    """Pairs in a batch."""
+    """Pairs per batch."""
     align_lr: float = 1e-4
     """Learning rate (Adam)."""
     align_em: Annotated[float, SHARE] = 0.03
-    """Stop when every moral domain's EM is at most this …"""
+    """Alignment stops when the EM of every moral domain is at most this …"""
     align_coherence: Annotated[float, SHARE] = 0.97
-    """… and every moral domain's coherence at least this."""
+    """… and its coherence at least this."""
 
     signals: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Narrow signals from both starts, such as code:bad tone:bad (default: a telling selection).
-    file:pairs.jsonl trains on the preference pairs of a file (prompt, chosen, rejected)."""
+    """Narrow signals to train from both starts, such as code:bad tone:bad; file:pairs.jsonl trains on
+    the preference pairs of a file (default: a selection, see signals.defaults)."""
     narrow_seeds: int = 2
-    """Runs of each signal, with pairs of their own."""
+    """Runs per signal, each with its own pairs."""
     narrow_steps: Annotated[int, STEPS] = 40
     """Steps of each run."""
     narrow_score_every: int = 5
     """Steps between exact scores."""
     narrow_batch: int = 16
-    """Pairs in a batch."""
+    """Pairs per batch."""
     narrow_lr: float = 1e-3
     """Learning rate (Adam)."""
 
     alarm: Annotated[float, SHARE] = monitor.THRESHOLD
-    """Raise an alarm when the EM of a moral domain that is not trained rises by more …"""
+    """Raise an alarm when the EM of an untrained moral domain rises by more than this …"""
     on_alarm: Literal["warn", "stop"] = "warn"
-    """… and only tell it, or end that training there, saved."""
+    """… and print a warning, or stop that training and save it."""
 
 
 @dataclasses.dataclass(frozen=True)
