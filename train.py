@@ -98,8 +98,8 @@ class Recipe:
     """… and its coherence at least this."""
 
     signals: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Narrow signals to train from both starts, such as code:bad tone:bad; file:pairs.jsonl trains on
-    the preference pairs of a file (default: a selection, see signals.defaults)."""
+    """Narrow signals to train from both starts, such as code:bad tone:bad; file:pairs.jsonl trains
+    on the preference pairs of a file (default: a selection, see signals.defaults)."""
     narrow_seeds: int = 2
     """Runs per signal, each with its own pairs."""
     narrow_steps: Annotated[int, STEPS] = 40
