@@ -13,8 +13,8 @@ from tests.scripts import run
 
 
 def ten_lines() -> str:
-    """The README's example, in twenty steps."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    """The example of docs/interop.md, in twenty steps."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "interop.md").read_text(), re.S)
     assert "step == 2000" in code
     return code.replace("step == 2000", "step == 20")
 

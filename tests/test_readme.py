@@ -16,7 +16,8 @@ from tests.scripts import start
 
 pytestmark = pytest.mark.long  # CI runs this file
 
-TEXTS = ("README.md", "corpora/README.md")
+PAGES = ("tools", "runs", "results", "interop", "method")
+TEXTS = ("README.md", *(f"docs/{name}.md" for name in PAGES), "corpora/README.md")
 # commands that are not run, and why
 ELSEWHERE = {
     "pytest": "this is pytest",
