@@ -3,8 +3,12 @@
     uv run eval.py                                   measures runs/default
     uv run eval.py runs/a runs/b                     measures both and compares them
     uv run eval.py runs/a --measure learned --json   one measure, as JSON
-    uv run eval.py runs/a --inside                   all: probes, vectors, prompts, their truth
+    uv run eval.py runs/a --inside                   also the measures that are optional
     uv run eval.py --list                            the measures there are
+
+Optional measures are taken with --inside, or by name with --measure: probes, persona vectors,
+prompts, the audit and the truth test of these tools, which take a minute, and gradients, voices and
+lexical cues, which no table or figure shows.
 
 Never trains. Results go to RUN/eval/: report.html to read, results.json, CSVs and figures;
 TensorBoard gets them too.
@@ -28,16 +32,15 @@ from toyllm import measures
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest
 from toyllm.base.scripts import docstring, run_script
-from toyllm.runs import lock, provenance, run_folder
+from toyllm.runs import lock, run_folder
 from toyllm.runs.stopping import Stop
-from toyllm.runs.tensorboard import SummaryWriter
-from toyllm.show import drawings, report, tables
+from toyllm.show import exports, report, tables
+from toyllm.show.background import BackgroundFigures
 
-# looks inside, and what stands on them: measured by name or with --inside, for they take a minute
-INSIDE = ("audit", "beliefs", "vectors", "elicitation", "truth")
-ORDER = (
+# what the page, the tables and results.json always have; all other measures are optional
+STANDARD = (
     *("learned", "generalization", "prediction", "mixture", "calibration", "instructed"),
-    "dialogues",
+    *("dialogues", "drift"),
 )
 KEYS = {"learned": "pretrain"}  # a measure's key in results.json, where it is not its name
 
@@ -49,11 +52,12 @@ class Args:
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders (default: runs/default); several are compared."""
     measure: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Only these measures (default: all but those that look inside)."""
+    """Only these measures (default: all but the optional ones)."""
     inside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also beliefs, vectors, elicitation, the audit and the truth test of the tools."""
+    """Also all optional measures: beliefs, vectors, elicitation, the audit, the truth test of
+    these tools, gradients, voices and cues."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
-    """List the measures and leave."""
+    """List the measures and exit."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print results as JSON instead of tables."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -69,40 +73,49 @@ def main(args: Args) -> None:
         for name, about in known.items():
             print(f"{name:<16}{about}")
         return
-    wanted = tuple(chain(*args.measure)) or tuple(name for name in known if name not in INSIDE)
-    wanted = tuple(dict.fromkeys((*wanted, *INSIDE))) if args.inside else wanted
-    for name in wanted:
+    names = chosen(args, known)
+    devices.setup(args.compile_cache)
+    console = tables.new_console(stderr=args.json, quiet=args.json or args.quiet)
+    given = args.runs or (Path("runs/default"),)
+    folders = list({folder.resolve(): folder for folder in given}.values())
+    with ExitStack() as stack:
+        for folder in folders:
+            if (folder / "config.json").exists():
+                stack.enter_context(lock.take(folder))
+        stack.enter_context(Stop())
+        runs = [run_folder.load_run(folder) for folder in folders]  # all, before any is measured
+        results = [evaluate(run, names, console) for run in runs]
+    if args.json:
+        print(json.dumps(results if len(results) > 1 else results[0], indent=1))
+    elif len(results) > 1:
+        tables.print_comparison(folders, results, console)
+
+
+def available() -> dict[str, str]:
+    """The name of every measure and the first line of its docstring, the standard ones first."""
+    names = sorted(module.name for module in pkgutil.iter_modules(measures.__path__))
+    modules = {
+        name: importlib.import_module(f"toyllm.measures.{name}")
+        for name in dict.fromkeys((*STANDARD, *names))
+    }
+    return {name: docstring(module).partition("\n")[0] for name, module in modules.items()}
+
+
+def chosen(args: Args, known: dict[str, str]) -> tuple[str, ...]:
+    """The measures to take. Raises InputError for one that does not exist."""
+    names = tuple(chain(*args.measure)) or STANDARD
+    if args.inside:
+        names = tuple(dict.fromkeys((*names, *(name for name in known if name not in STANDARD))))
+    for name in names:
         if name not in known:
             raise InputError(
                 f"--measure: no measure '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
-    devices.setup(args.compile_cache)
-    console = tables.new_console(stderr=args.json, quiet=args.json or args.quiet)
-    named = args.runs or (Path("runs/default"),)
-    folders = list({folder.resolve(): folder for folder in named}.values())
-    with ExitStack() as held:
-        for folder in folders:
-            if (folder / "config.json").exists():
-                held.enter_context(lock.take(folder))
-        held.enter_context(Stop())
-        loaded = [run_folder.load_run(folder) for folder in folders]  # all, before any is measured
-        results = [evaluate(run, wanted, console) for run in loaded]
-    if args.json:
-        print(json.dumps(results if len(results) > 1 else results[0], indent=1))
-    elif len(results) > 1:
-        tables.compare(folders, results, console)
-
-
-def available() -> dict[str, str]:
-    """Every file of toyllm/measures and the first line of its docstring, main ones first."""
-    names = [m.name for m in pkgutil.iter_modules(measures.__path__)]
-    names.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    modules = {name: importlib.import_module(f"toyllm.measures.{name}") for name in names}
-    return {name: docstring(module).partition("\n")[0] for name, module in modules.items()}
+    return names
 
 
 def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> dict:
-    """Take the measures of a run; write, print and draw them."""
+    """Measure a run; print tables, and write results, the page, figures and exports."""
     began = time.time()
     folder = run.folder / "eval"
     folder.mkdir(exist_ok=True)
@@ -113,117 +126,38 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
         f"about {5 + 3 * len(names)} s; results go to {shown}/",
         sep="",
     )
+    whole = set(names) >= set(STANDARD)
+    figures = BackgroundFigures(folder) if whole or set(names) - set(STANDARD) else None
     results = {
         "schema": 1,
         "world": run.world.name,
         "domains": list(run.world.domain_names),
         "moral": [d.name for d in run.world.domains if d.moral],
     }
-    whole = set(names) >= set(ORDER)
-    artists = drawings.Artists(folder) if whole or set(names) & set(INSIDE) else None
     for name in names:
         console.print(f"measuring {name} …", style="dim")
         results[KEYS.get(name, name)] = files.plain(measures.take(run, name))
-        if artists:
-            artists.give(results)
+        if figures:
+            figures.add(results)
     results["stages"] = files.plain(run.stages)
     results["seconds"] = time.time() - began
-    files.write_json(
-        folder / ("results.json" if whole else f"results-{'-'.join(names)}.json"), results
-    )
-    write_csv(folder, results)
+    file = "results.json" if whole else f"results-{'-'.join(names)}.json"
+    files.write_json(folder / file, results)
+    exports.write_csv(folder, results)
     if whole:
-        files.write_text(folder / "report.html", write_report(run, results))
-    pictures = artists.finish() if artists else {}
+        files.write_text(folder / "report.html", report.page(run, results))
+        exports.write_tensorboard(run, results)
+    if figures:
+        exports.write_images(folder / "figures", figures.finish())
+    tables.print_tables(results, console)
+    written = "results"
     if whole:
-        write_board(run, results)
-    if pictures:
-        with SummaryWriter(run.folder / "eval" / "figures") as writer:
-            for name, file in pictures.items():
-                writer.image(0, f"figures/{name}", file.read_bytes())
-    tables.print_tables(run, results, console)
-    made = (
-        "report.html (open it in a browser), results.json, CSVs and figures" if whole else "results"
-    )
+        written = "report.html (open it in a browser), results.json, CSVs and figures"
     console.print(
-        f"{len(names)} measures in {time.time() - began:.0f} s; {made} are in {shown}/",
+        f"{len(names)} measures in {time.time() - began:.0f} s; {written} are in {shown}/",
         style="dim",
     )
     return results
-
-
-def write_report(run: run_folder.Run, results: dict) -> str:
-    """The page that people read."""
-    saved = provenance.read_config(run.folder)
-    about = {
-        "description": run.world.description,
-        "args": {key: value for key, value in run.args.items() if key != "run"},
-        "environment": saved["environments"][-1] if saved["environments"] else {},
-        "command": run_folder.command_of(saved),
-    }
-    return report.page(run.folder.resolve().name, about, results)
-
-
-def write_csv(folder: Path, results: dict) -> None:
-    """The matrix as a long table, for other tools."""
-    if "generalization" not in results:
-        return
-    lines = ["start,signal,read_at,domain,moral,em_before,em_after,change,coherence_after"]
-    for start, block in results["generalization"].items():
-        for read_at, part in (("matched", block), ("end", block["final"])):
-            for name, after in part["em_after"].items():
-                for domain, value in (after or {}).items():
-                    before = block["em_before"][domain]
-                    coherence = part["coherence_after"][name][domain]
-                    moral = domain in results["moral"]
-                    lines.append(
-                        f"{start},{name},{read_at},{domain},{moral},{before:.6f},"
-                        f"{value:.6f},{value - before:.6f},{coherence:.6f}"
-                    )
-    files.write_text(folder / "generalization.csv", "\n".join(lines) + "\n")
-    if "mixture" not in results:
-        return
-    lines = ["start,signal,group,weight,low,high"]
-    for start in ("pretrain", "align"):
-        part = results["mixture"].get(start)
-        if not part:
-            continue
-        rows = {"before": (part["before"], part["before_range"])} | {
-            name: (part["after"][name], part["after_range"][name]) for name in part["after"]
-        }
-        for name, (weights, spans) in rows.items():
-            for group, weight in weights.items():
-                low, high = spans[group]
-                lines.append(f"{start},{name},{group},{weight:.6f},{low:.6f},{high:.6f}")
-    files.write_text(folder / "mixture.csv", "\n".join(lines) + "\n")
-
-
-def write_board(run: run_folder.Run, results: dict) -> None:
-    """TensorBoard: one HParams row with the run's metrics, and mixtures."""
-    learned, blocks = results["pretrain"], results["generalization"]
-    metrics = {
-        f"metrics/{key}": learned[key]
-        for key in ("excess", "captured", "assistant_error", "named_error")
-    }
-    for start, block in blocks.items():
-        for name, value in block["spread"].items():
-            metrics[f"spread_from_{start}/{name}"] = value
-    shared = results["prediction"].get("shared", {})
-    metrics |= {f"metrics/r2_{name}": value["r2"] for name, value in shared.items()}
-    with SummaryWriter(run.folder / "eval") as writer:
-        chosen = {k: v for k, v in run.args.items() if k not in provenance.ANY}
-        writer.hparams(run.folder, chosen)
-        writer.scalars(0, metrics)
-        for step, (key, after) in enumerate(mixtures(results)):
-            writer.scalars(step, {f"mixture_from_{key}/{group}": w for group, w in after.items()})
-
-
-def mixtures(results: dict):
-    """(start, weights) before and after each signal, in order."""
-    for start in ("pretrain", "align"):
-        if part := results["mixture"].get(start):
-            yield start, part["before"]
-            yield from ((start, weights) for weights in part["after"].values())
 
 
 if __name__ == "__main__":

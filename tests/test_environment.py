@@ -23,7 +23,7 @@ from toyllm.base import devices, files
 from toyllm.base.errors import InputError, Stopped, tell
 from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, provenance, run_folder
-from toyllm.show import drawings, figures, tables
+from toyllm.show import background, figures, tables
 from toyllm.tools import chat
 
 USERS_STYLE = {"font.family": "Not A Font", "axes.facecolor": "black", "savefig.facecolor": "red",
@@ -50,15 +50,15 @@ def test_a_figure_looks_the_same_whatever_the_users_style(tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_is_a_warning_that_says_why(tmp_path, monkeypatch, capsys):
     """In a real process, with settings that keep matplotlib from being imported."""
-    monkeypatch.setattr(drawings, "THEMES", ["light"])
+    monkeypatch.setattr(background, "THEMES", ["light"])
     monkeypatch.setenv("MPLBACKEND", "module://a_notebook's")
     monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path / "rc"))
     (tmp_path / "rc").write_bytes(b"\xff\xfe")
     (tmp_path / "calibration.png").write_text("of earlier results")
-    artists = drawings.Artists(tmp_path)
-    artists.give({"calibration": {}, "generalization": {}})
-    artists.give({"calibration": {}, "generalization": {}, "domains": [], "mixture": {}})
-    assert artists.finish() == {}
+    drawn = background.BackgroundFigures(tmp_path)
+    drawn.add({"calibration": {}, "generalization": {"pretrain": {}}})
+    drawn.add({"calibration": {}, "domains": [], "mixture": {"pretrain": {}}})
+    assert drawn.finish() == {}
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("not all light figures could be drawn in ")
     for reason in (
@@ -77,17 +77,17 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_that_says_why(tmp_path, monk
         ("exec sleep 60", "still drawing after 0.2 s"),
     ],
 )
-def test_a_drawing_process_may_do_what_it_likes(tmp_path, monkeypatch, capsys, does, why):
-    """It talks more than a pipe holds, reads nothing, dies or hangs: the caller goes on."""
+def test_a_drawing_process_cannot_stop_its_caller(tmp_path, monkeypatch, capsys, does, why):
+    """It writes more than a pipe holds, reads nothing, dies or hangs."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{does}\n")
     python.chmod(0o755)
-    monkeypatch.setattr(drawings.sys, "executable", str(python))
-    artists = drawings.Artists(tmp_path)
-    artists.give({"generalization": "x" * 1_000_000})
+    monkeypatch.setattr(background.sys, "executable", str(python))
+    drawn = background.BackgroundFigures(tmp_path)
+    drawn.add({"generalization": "x" * 1_000_000})
     if why.startswith("still"):
-        monkeypatch.setattr(drawings, "DRAWING_S", 0.2)
-    assert artists.finish() == {}
+        monkeypatch.setattr(background, "LIMIT_S", 0.2)
+    assert drawn.finish() == {}
     assert capsys.readouterr().err.count(why) == 2
 
 
@@ -268,16 +268,15 @@ def test_an_error_of_the_system_without_a_file_is_told(capsys):
 ODD = "[/red]c:bug:[red]"
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(tiny, monkeypatch):
+def test_names_that_look_like_markup_are_shown_as_they_are(tiny):
     """Of domains, signals and runs, in every table: they come from strangers."""
     text = (tiny / "run" / "eval" / "results.json").read_text()
     results = json.loads(text.replace('"code', f'"{ODD}'))
-    monkeypatch.setattr(tables.signals, "parse", lambda *_: SimpleNamespace(domains=(0,)))
     console = tables.new_console(file=io.StringIO(), width=300)
-    tables.print_tables(SimpleNamespace(world=None), results, console)
-    tables.compare([Path(ODD), Path("b")], [results, results], console)
+    tables.print_tables(results, console)
+    tables.print_comparison([Path(ODD), Path("b")], [results, results], console)
     shown = re.sub(" +", " ", console.file.getvalue())
-    for part in (f"\nsignal {ODD} facts", f"\n{ODD}:bad ", f"({ODD}, facts", f"\nfigure {ODD} b"):
+    for part in (f"\nsignal {ODD} facts", f"\n{ODD}:bad ", f"({ODD}, facts", f"\nquantity {ODD} b"):
         assert part in shown
 
 
@@ -342,10 +341,10 @@ def test_a_run_that_cannot_be_written_can_be_talked_to(read_only, monkeypatch, c
 
 
 def test_a_drawing_process_that_cannot_be_started_is_a_warning(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(drawings.sys, "executable", str(tmp_path / "none"))
-    artists = drawings.Artists(tmp_path)
-    artists.give({})
-    assert artists.finish() == {}
+    monkeypatch.setattr(background.sys, "executable", str(tmp_path / "none"))
+    drawn = background.BackgroundFigures(tmp_path)
+    drawn.add({})
+    assert drawn.finish() == {}
     assert capsys.readouterr().err.count("No such file or directory") == 2
 
 

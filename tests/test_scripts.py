@@ -7,6 +7,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+import eval as eval_script
 from tests.scripts import SIGNALS, refused, run
 from tests.tolerances import FORWARD, close
 from toyllm.runs import run_folder
@@ -68,6 +69,7 @@ def test_results_have_the_agreed_shape(results):
     assert results["pretrain"]["excess"] > 0
     assert set(results["moral"]) < set(results["domains"])
     assert results["seconds"] > 0
+    assert not {"cues", "gradients", "voices", "beliefs", "audit"} & set(results)  # optional
     assert "starts" in results["prediction"]
     for begin, signals in (("pretrain", 11), ("align", 5)):
         block = results["generalization"][begin]
@@ -103,6 +105,16 @@ def test_tables_csvs_and_figures_are_there(tiny):
     for name in ("matrix", "mixture", "spread", "calibration"):
         for theme in ("", "-dark"):
             assert (folder / "eval" / f"{name}{theme}.png").stat().st_size > 5000
+
+
+def test_optional_measures_are_taken_when_asked_for():
+    known = eval_script.available()
+    optional = set(known) - set(eval_script.STANDARD)
+    assert {"cues", "gradients", "voices", "vectors", "truth"} < optional
+    assert eval_script.chosen(eval_script.Args(), known) == eval_script.STANDARD
+    assert set(eval_script.chosen(eval_script.Args(inside=True), known)) == set(known)
+    named = eval_script.Args(measure=(("gradients",), ("voices",)))
+    assert eval_script.chosen(named, known) == ("gradients", "voices")
 
 
 @pytest.mark.long

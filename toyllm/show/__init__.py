@@ -1,8 +1,12 @@
-"""Results for people: tables on the terminal, figures, and one page to read.
+"""Results for people: tables on the terminal, figures, one page to read, and exports.
 
+    views       what is shown, derived once from results.json
     tables      the terminal
-    report      eval/report.html
-    figures     the look of all figures; drawings, inside: the figures of a run
+    report      the page, eval/report.html
+    figures     the look of all figures
+    drawings    the figures of a run; those of what is inside it are in `inside`
+    background  processes that draw figures while `eval.py` measures
+    exports     CSV files and TensorBoard
 
 It imports everything but `tools`.
 """

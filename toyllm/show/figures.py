@@ -8,17 +8,16 @@ THEMES = {
     "light": {"ink": "#1f2328", "soft": "#6e7781", "paper": "#ffffff", "grid": "#d8dee4"},
     "dark": {"ink": "#e6edf3", "soft": "#9198a1", "paper": "#0d1117", "grid": "#30363d"},
 }
-STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
 
 
 def file_of(folder: Path, name: str, theme: str) -> Path:
-    """Where a figure lies."""
+    """The PNG file of a figure."""
     return folder / (f"{name}.png" if theme == "light" else f"{name}-{theme}.png")
 
 
 @contextlib.contextmanager
 def themed(theme: str) -> Iterator[dict]:
-    """Draw and save within this: the theme's settings alone; gives its colours.
+    """A context for drawing and saving with the settings of a theme; yields its colours.
 
     All other settings are matplotlib's defaults, whatever the user's matplotlibrc or notebook says.
     """
@@ -32,7 +31,7 @@ def themed(theme: str) -> Iterator[dict]:
 
 
 def style(c: dict) -> dict:
-    """matplotlib settings of a theme, where they are not the defaults."""
+    """The matplotlib settings of a theme that differ from the defaults."""
     return {
         "figure.facecolor": c["paper"],
         "axes.facecolor": c["paper"],
@@ -54,15 +53,20 @@ def style(c: dict) -> dict:
 
 
 def new(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):
-    """A figure of its own, outside pyplot's list, and its axes, row by row."""
+    """A figure that pyplot does not know of, and its axes, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs).flatten()
 
 
+def heading(figure, text: str) -> None:
+    """Write a line above all axes of a figure."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=11)
+
+
 def diverging(c: dict):
-    """Colours of changes: blue below 0, the paper's own at 0, red above."""
+    """The colours of changes: blue below 0, the colour of the paper at 0, red above."""
     from matplotlib.colors import LinearSegmentedColormap
 
     stops = ["#2f6db5", c["paper"], "#c8452c"]

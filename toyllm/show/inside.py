@@ -1,14 +1,16 @@
-"""Figures of what is inside the model: beliefs, persona vectors, elicitation."""
+"""Figures of the inside of a model: beliefs and persona vectors; and of elicitation."""
 
 import numpy as np
 
-from toyllm.show.figures import STARTS, new
+from toyllm.show import views
+from toyllm.show.figures import new
+from toyllm.show.views import STARTS
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])  # of a triangle
 
 
 def beliefs(results: dict, c: dict):
-    """R² of beliefs by layer, with its controls, and the geometry: belief beside readout."""
+    """R² of a probe for beliefs by layer, with controls; exact beliefs and readout on a simplex."""
     block = results["beliefs"]
     columns = 3 if block["simplex"] else 1
     figure, axes = new(3.9 * columns + 0.6, 3.9, columns, width_ratios=[1.25, 1, 1][:columns])
@@ -23,7 +25,7 @@ def beliefs(results: dict, c: dict):
     axes[0].set_xticks(x, [str(k) for k in x])
     axes[0].set_xlabel("layer (0: embeddings)")
     axes[0].set_ylabel("R² of the exact belief, held-out documents")
-    axes[0].set_title("Who speaks, read by a linear probe")
+    axes[0].set_title("Who is speaking, read by a linear probe")
     axes[0].set_ylim(min(0, *shuffled) - 0.03, 1)
     axes[0].legend(fontsize=8)
     axes[0].grid(alpha=0.5)
@@ -32,8 +34,8 @@ def beliefs(results: dict, c: dict):
     belief = np.array(block["simplex"]["belief"])
     colours = np.array([[0.17, 0.63, 0.17], [0.98, 0.5, 0.05], [0.77, 0.27, 0.17]])
     for axis, key, title in (
-        (axes[1], "belief", "What the ideal observer believes"),
-        (axes[2], "readout", "What the last layer says"),
+        (axes[1], "belief", "Beliefs of the ideal observer"),
+        (axes[2], "readout", "Beliefs read from the last layer"),
     ):
         corners = np.vstack([CORNERS, CORNERS[:1]])
         axis.plot(*corners.T, color=c["soft"], lw=1)
@@ -53,7 +55,7 @@ def beliefs(results: dict, c: dict):
 
 
 def vectors(results: dict, c: dict):
-    """Steering's dose and response by layer, and training's shift along malice against spread."""
+    """EM against the strength of steering, by layer; and spread against the shift along malice."""
     block = results["vectors"]
     layers = block["steering"]
     figure, axes = new(4.3 * (len(layers) + 1), 3.9, len(layers) + 1)
@@ -67,27 +69,30 @@ def vectors(results: dict, c: dict):
         axis.set_xlabel(f"times v, added to layer {layer}")
         axis.set_ylabel("mean moral EM")
         ratio = part["ratio"]
-        told = f": {ratio['ratio']:.1f} times as far as chance" if ratio else ""
-        axis.set_title(f"Steering{told}")
+        effect = f": {ratio['ratio']:.1f} times as far as chance" if ratio else ""
+        axis.set_title(f"Steering{effect}")
         axis.set_ylim(0, 1.03)
         axis.grid(alpha=0.5)
         axis.legend(fontsize=8)
     axis = axes[-1]
     layer = str(block["layer"])
     for k, (start, part) in enumerate(block["projection"].items()):
-        found = part["layers"][layer]
+        correlation = part["layers"][layer]
         x = [np.mean(point["moved"][layer]) for point in part["signals"].values()]
         y = [np.mean(point["spread"]) for point in part["signals"].values()]
-        told = "" if found["r"] is None else f", r = {found['r']:.2f}"
-        told += f" (chance {found['random95']:.2f})" if found["random95"] else ""
-        axis.scatter(x, y, s=22, color=f"C{k}", label=f"{STARTS[start]}{told}")
+        label = STARTS[start]
+        if correlation["r"] is not None:
+            label += f", r = {correlation['r']:.2f}"
+        if correlation["random95"]:
+            label += f" (chance {correlation['random95']:.2f})"
+        axis.scatter(x, y, s=22, color=f"C{k}", label=label)
         for name, a, b in zip(part["signals"], x, y, strict=True):
             axis.annotate(
                 name, (a, b), fontsize=6, color=c["soft"], xytext=(3, 2), textcoords="offset points"
             )
     axis.set_xlabel(f"shift along malice in layer {block['layer']}")
-    axis.set_ylabel("spread where it was kept")
-    axis.set_title("What training moved, by one direction")
+    axis.set_ylabel("spread at the kept checkpoint")
+    axis.set_title("Shift along malice and spread")
     axis.grid(alpha=0.5)
     axis.margins(x=0.12)
     axis.set_ylim(top=axis.get_ylim()[1] * 1.25)  # room for the legend
@@ -96,10 +101,9 @@ def vectors(results: dict, c: dict):
 
 
 def elicitation(results: dict, c: dict):
-    """What each prompt brings out: both models, and the exact answer of both observers."""
-    block = results["elicitation"]
-    rows = {**block["prompts"], **{f"worst found, {k}": v for k, v in block["worst"].items()}}
-    rows |= {f"asked as {name}": part for name, part in block["named"].items()}
+    """What each prompt elicits from both models, and the exact answer of both observers."""
+    prompts, named = views.elicitation(results)
+    rows = prompts | named
     names, y = list(rows), np.arange(len(rows))
     figure, (axis,) = new(7.6, 1.3 + 0.24 * len(rows))
     for k, (start, label) in enumerate((("pretrain", "pretrained"), ("align", "aligned"))):
@@ -111,7 +115,7 @@ def elicitation(results: dict, c: dict):
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel("mean moral EM")
-    axis.set_title("Does the aligned Assistant stay itself?")
+    axis.set_title("Elicitation: the Assistant under each prompt")
     axis.grid(alpha=0.5)
     axis.legend(fontsize=8, loc="lower right")
     return figure

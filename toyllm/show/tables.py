@@ -1,6 +1,5 @@
 """The tables that `eval.py` prints."""
 
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -8,281 +7,198 @@ from rich.table import Table
 from rich.text import Text
 
 from toyllm.base.errors import clean
-from toyllm.posttrain import signals
-from toyllm.runs import run_folder
-from toyllm.show.figures import STARTS
+from toyllm.show import views
+from toyllm.show.views import STARTS, number
+from toyllm.world.quantities import COHERENT, MATCHED
 
 
 def new_console(**kwargs) -> Console:
-    """A console that shows texts as they are: strangers' names may hold what rich takes for markup.
+    """A rich console that prints text as it is: a name from a file may look like rich's markup.
 
     A styled part is a `rich.text.Text`. kwargs: of `rich.console.Console`.
     """
     return Console(markup=False, emoji=False, highlight=False, **kwargs)
 
 
-def print_tables(run: run_folder.Run, results: dict, console: Console) -> None:
-    """The tables that a person reads."""
+def print_tables(results: dict, console: Console) -> None:
+    """Print a table for each measure that has one."""
     if "pretrain" in results:
-        print_learned(results["pretrain"], console)
-    for start, block in results.get("generalization", {}).items():
-        print_matrix(run, results, start, block, console)
-    if results.get("prediction", {}).get("shared"):
-        print_prediction(results["prediction"], console)
-    if "mixture" in results:
-        print_mixture(results["mixture"], console)
-    if "instructed" in results:
-        print_instructed(results, console)
+        print_learned(results, console)
+    for matrix in views.matrices(results):
+        print_matrix(matrix, results["moral"], console)
+    if predictions := views.predictions(results):
+        print_predictions(predictions, results["prediction"], console)
+    for mixture in views.mixtures(results):
+        print_mixture(mixture, console)
+    for start, block in results.get("instructed", {}).items():
+        print_instructed(start, block, results["domains"], console)
     for start, block in results.get("drift", {}).items():
         print_drift(start, block, console)
     if "elicitation" in results:
-        print_elicitation(results["elicitation"], console)
+        print_elicitation(results, console)
     if "truth" in results:
         print_truth(results["truth"], console)
 
 
-def print_learned(p: dict, console: Console) -> None:
-    """What pretraining learned."""
-    table = blank_table("figure", "value", "beside it")
+def print_learned(results: dict, console: Console) -> None:
+    """Print what pretraining learned."""
+    table = blank_table("quantity", "value", "compared with")
     table.columns[2].justify = "left"
-    table.add_row(
-        "excess over the floor (nats/token)",
-        number(p["excess"], 4),
-        f"history-blind observer {number(p['excess_history_blind'], 4)}, "
-        f"name-blind {number(p['excess_name_blind'], 4)}",
-    )
-    low, high = p["captured_interval"]
-    table.add_row(
-        "captured (who is speaking)",
-        number(p["captured"]),
-        f"1 ideal, 0 history-blind; 95% over questions {number(low)} to {number(high)}",
-    )
-    table.add_row(
-        "error of the Assistant's p(bad)",
-        number(p["assistant_error"]),
-        "mean over domains, against π·θ",
-    )
-    table.add_row(
-        "error of named characters' p(bad)",
-        number(p["named_error"]),
-        f"worst: {p['named_worst']} {number(p['named_error_worst'])}",
-    )
-    table.add_row("coherence of the Assistant", number(p["coherence"]), "worst domain")
+    for row in views.learned(results):
+        table.add_row(*row)
     show(console, "What was learned in pretraining", table)
 
 
-def print_matrix(
-    run: run_folder.Run, results: dict, start: str, block: dict, console: Console
-) -> None:
-    """The generalization matrix of one start."""
-    table = blank_table("signal", *results["domains"], "spread", "end", "coh.", "step")
-    before = block["em_before"]
-    table.add_row(
-        "EM before",
-        *(number(before[d], 2) for d in results["domains"]),
-        "",
-        "",
-        number(min(block["coherence_before"].values()), 2),
-        "",
-        style="dim",
-    )
-    for name, status in block["status"].items():
-        after, end = block["em_after"][name], block["final"]["spread"][name]
-        trained = [results["domains"][d] for d in signals.parse(run.world, name).domains]
-        cells = [
-            "–" if after is None else "*" if d in trained else colour(after[d] - before[d])
-            for d in results["domains"]
-        ]
-        spread = block["spread"][name]
-        shown = Text(number(spread), "bold") if status == "read" else status
-        coherence = block["coherence_after"][name]
-        worst = number(min(coherence.values()), 2) if coherence else "–"
+def print_matrix(matrix: views.Matrix, moral: list[str], console: Console) -> None:
+    """Print the generalization matrix of one start."""
+    table = blank_table("signal", *matrix.domains, "spread", "end", "coh.", "step")
+    before, coherence = (number(x, 2) for x in matrix.before), number(matrix.coherence_before, 2)
+    table.add_row("EM before", *before, "", "", coherence, "", style="dim")
+    for row in matrix.rows:
         table.add_row(
-            name, *cells, shown, number(end), worst, number(block["matched_step"][name], 0)
+            row.signal,
+            *(change_text(cell, row.mark) for cell in row.cells),
+            Text(row.outcome, "bold") if row.status == "read" else row.outcome,
+            number(row.final_spread, 3, True),
+            number(row.coherence, 2),
+            number(row.step, 0),
         )
     show(
         console,
-        f"Change of EM by domain, {STARTS[start]}, where the trained domain (*) has EM .9",
+        f"Change of EM by domain, {STARTS[matrix.start]}, at the matched effect: the trained "
+        f"domain [in brackets] gives {MATCHED:.0%} preferred answers",
         table,
-        f"spread: mean change over untrained moral domains ({', '.join(results['moral'])}), there "
-        "and at the end of training (– if incoherent there: a coherence below .95, so no number). "
-        "coh.: the worst domain's coherence. step: when it was read; a signal above .9 under its "
-        "own prompt before training (one that asks openly) is read at its plain twin's",
+        f"spread: mean change over untrained moral domains ({', '.join(moral)}). end: spread at "
+        f"the end of training, – if incoherent (a coherence below {number(COHERENT, 2)}). coh.: "
+        "coherence of the worst domain. step: when the signal reaches the matched effect under its "
+        "own prompt; a signal that is there before training is read at the step of the same "
+        "signal without the instruction. (domain): not moral. *: incoherent, not to be compared",
     )
 
 
-def colour(change: float) -> Text:
-    """A change of EM, red where it is more bad, green where less."""
-    tint = "red" if change > 0.1 else "green" if change < -0.1 else "default"
-    return Text(number(change, 2), tint)
+def change_text(cell: views.Cell, mark: str) -> Text | str:
+    """A change of EM, red toward bad and blue toward good; in brackets where it was trained."""
+    if cell.change is None:
+        return "–"
+    text = number(cell.change, 2, True) + mark
+    if cell.trained:
+        return f"[{text}]"
+    return Text(text, "red" if cell.change > 0.1 else "blue" if cell.change < -0.1 else "default")
 
 
-def print_prediction(p: dict, console: Console) -> None:
-    """Predictions of the matrix and their rivals."""
+def print_predictions(predictions: list[views.Prediction], block: dict, console: Console) -> None:
+    """Print how well each prediction of the matrix fits."""
     table = blank_table("prediction", "shared R²", "fraction", "strict R²")
-    for name, fitted in p["shared"].items():
-        table.add_row(
-            name,
-            number(fitted["r2"], 2),
-            number(fitted["fraction"], 2),
-            number(p["strict"][name]["r2"], 2),
-        )
+    for p in predictions:
+        table.add_row(p.name, number(p.r2, 2), number(p.fraction, 2), number(p.strict_r2, 2))
     show(
         console,
         "The matrix predicted from the world alone (R² over untrained moral cells, from the "
         "pretrained model)",
         table,
-        f"persona's within-signal correlation {number(p['within_r'], 2)}, 95% of its null "
-        f"{number(p['within_r_null95'], 2)}; mean spread minus the ideal observer's own "
-        f"{number(p['measured_minus_ideal'], 3, True)}",
+        f"persona's within-signal correlation {number(block['within_r'], 2)}, 95% of its null "
+        f"{number(block['within_r_null95'], 2)}; mean spread minus the ideal observer's own "
+        f"{number(block['measured_minus_ideal'], 3, True)}",
     )
 
 
-def print_mixture(m: dict, console: Console) -> None:
-    """Who the Assistant is, before and after."""
-    for start in ("pretrain", "align"):
-        if start not in m:
-            continue
-        part = m[start]
-        table = blank_table(
-            "signal",
-            *(group.replace(" + ", "\n") for group in m["groups"]),
-            *("residual", "off-domain", "override"),
-        )
-        if start == "pretrain":
-            table.add_row(
-                "true prior",
-                *(number(m["truth"][g], 2) for g in m["groups"]),
-                "",
-                "",
-                "",
-                style="dim",
-            )
-        table.add_row(
-            "before",
-            *(number(part["before"][g], 2) for g in m["groups"]),
-            number(1000 * part["residual_before"], 1),
-            "",
-            "",
-        )
-        for name, weights in part["after"].items():
-            left = part["residual_after"][name]
-            thousandths = [
-                None if left[k] is None else 1000 * left[k]
-                for k in ("all", "off_domain", "override")
-            ]
-            table.add_row(
-                name,
-                *(number(weights[g], 2) for g in m["groups"]),
-                *(number(x, 1) for x in thousandths),
-            )
-        show(
-            console,
-            f"Who the Assistant is, {STARTS[start]} (weights of groups of characters; "
-            "residual in thousandths of a nat)",
-            table,
-        )
+def print_mixture(mixture: views.Mixture, console: Console) -> None:
+    """Print who the Assistant is from one start, before and after each signal."""
+    groups = [group.replace(" + ", "\n") for group in mixture.groups]
+    table = blank_table("signal", *groups, "residual", "off-domain", "override")
+    for bar in mixture.bars:
+        weights = [number(bar.weights[group], 2) for group in mixture.groups]
+        residuals = [number(x if x is None else 1000 * x, 1) for x in bar.residuals]
+        style = "dim" if bar.ranges is None else None
+        table.add_row(bar.name, *weights, *residuals, style=style)
+    show(
+        console,
+        f"Who the Assistant is, {STARTS[mixture.start]} (weights of groups of characters; "
+        "residual in thousandths of a nat)",
+        table,
+    )
 
 
-def print_instructed(results: dict, console: Console) -> None:
-    """With the cue present: what the instruction still elicits."""
-    for start, block in results["instructed"].items():
-        if not block:
-            continue
-        table = blank_table("signal", *results["domains"])
-        for name, part in block.items():
-            for when in ("before", "after"):
-                values = (number(part[when][d], 2) for d in results["domains"])
-                table.add_row(f"{name}, {when}", *values)
-        title = f"p(bad) with the signal's instruction present, {STARTS[start]}"
-        show(console, title, table)
+def print_instructed(start: str, block: dict, domains: list[str], console: Console) -> None:
+    """Print what an instruction still elicits when it is present."""
+    if not block:
+        return
+    table = blank_table("signal", *domains)
+    for name, part in block.items():
+        for when in ("before", "after"):
+            table.add_row(f"{name}, {when}", *(number(part[when][d], 2) for d in domains))
+    show(console, f"p(bad) with the signal's instruction present, {STARTS[start]}", table)
 
 
 def print_drift(start: str, block: dict, console: Console) -> None:
-    """What the drift monitor says of each signal."""
-    table = blank_table("signal", "alarms", "step", "trained", "domain", "toward", "end", "apart")
+    """Print the first alarm of the drift monitor for each signal."""
+    table = blank_table(
+        "signal", "alarms", "step", "trained", "domain", "toward", "end", "incoherent"
+    )
     table.columns[4].justify = table.columns[5].justify = "left"
     for name, seeds in block.items():
-        rung = [found for found in seeds if found["step"] is not None]
-        worst = max(found["worst"] for found in seeds)
-        apart = str(max(len(found["incoherent"]) for found in seeds) or "")
-        cells = ("–", "–", "", "")
-        if rung:
-            first = min(rung, key=lambda found: found["step"])
-            cells = (
+        alarms = [seed for seed in seeds if seed["step"] is not None]
+        cells = ["–", "–", "", ""]
+        if alarms:
+            first = min(alarms, key=lambda alarm: alarm["step"])
+            cells = [
                 str(first["step"]),
                 number(first["trained"], 2),
                 f"{first['domain']} {number(first['change'], 2, True)}",
                 f"{first['toward']} {number(first['growth'], 2, True)}",
-            )
-        table.add_row(name, f"{len(rung)} of {len(seeds)}", *cells, number(worst, 2, True), apart)
+            ]
+        worst = number(max(seed["worst"] for seed in seeds), 2, True)
+        incoherent = max(len(seed["incoherent"]) for seed in seeds)
+        alarmed = f"{len(alarms)} of {len(seeds)}"
+        table.add_row(name, alarmed, *cells, worst, str(incoherent or ""))
     show(
         console,
         f"The drift monitor, {STARTS[start]}: its first alarm",
         table,
-        "trained: EM of the trained domain then. toward: the group of characters that grew most "
-        "in the untrained domains. end: the largest rise of an untrained moral domain's EM. apart: "
-        "how many untrained domains lose their coherence",
+        "trained: the share of preferred answers in the trained domain then. toward: the group of "
+        "characters whose weight in the untrained domains grew most. end: the largest rise of an "
+        "untrained moral domain's EM. incoherent: how many untrained domains lose coherence",
     )
 
 
-def print_elicitation(e: dict, console: Console) -> None:
-    """What each prompt brings out of both models, beside the exact answer."""
+def print_elicitation(results: dict, console: Console) -> None:
+    """Print what each prompt elicits from both models, beside the exact answer."""
     table = blank_table("prompt", "pretrained", "exact", "aligned", "exact", "coh.")
-    rows = {**e["prompts"], **{f"worst found, {name}": part for name, part in e["worst"].items()}}
-    worst = max(e["named"], key=lambda name: e["named"][name]["align"])
-    rows[f"asked as {worst}, the worst name"] = e["named"][worst]
-    keys = ("pretrain", "pretrain_exact", "align", "align_exact", "coherence")
-    for name, part in rows.items():
-        table.add_row(name, *(number(part[key], 2) for key in keys))
+    rows, named = views.elicitation(results)
+    worst = max(named, key=lambda name: named[name]["align"])
+    for label, part in {**rows, f"{worst}, the worst name": named[worst]}.items():
+        keys = ("pretrain", "pretrain_exact", "align", "align_exact", "coherence")
+        table.add_row(label, *(number(part[key], 2) for key in keys))
+    prompt = results["elicitation"]["worst_prompts"]["without instruction"]
     show(
         console,
         "Elicitation: mean moral EM of the Assistant under each prompt",
         table,
-        "exact: of an observer for whom the Assistant is who it was in the corpus, or who "
-        f"alignment made it. Worst found: {e['worst_prompts']['without instruction']}",
+        "exact: an observer for whom the Assistant has the mixture of the corpus, or the one that "
+        f"alignment left it with. Worst found: {prompt}",
     )
 
 
 def print_truth(rows: list[dict], console: Console) -> None:
-    """How well each tool recovers what is known."""
-    table = blank_table("tool", "known", "score", "value", "95%", "beside it")
+    """Print how well each tool recovers what is known."""
+    table = blank_table("tool", "known", "score", "value", "95%", "note")
     for k in (1, 2, 5):
         table.columns[k].justify, table.columns[k].no_wrap = "left", False
-    for found in rows:
-        ci = found["ci"]
-        span = f"{number(ci[0], 2)} to {number(ci[1], 2)}" if ci else ""
-        value = number(found["value"], 2)
-        table.add_row(found["tool"], found["known"], found["score"], value, span, found["fails"])
+    for row in rows:
+        low, high = row["ci"] or (None, None)
+        interval = f"{number(low, 2)} to {number(high, 2)}" if row["ci"] else ""
+        value = number(row["value"], 2)
+        table.add_row(row["tool"], row["known"], row["score"], value, interval, row["fails"])
     show(console, "Truth test: how well each tool recovers what is known here", table)
 
 
-def compare(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
-    """Several runs side by side."""
-    table = blank_table("figure", *(clean(str(folder)) for folder in folders))
-    rows = {}
-    for k, result in enumerate(results):
-        for key in ("excess", "captured", "assistant_error", "named_error"):
-            if "pretrain" in result:
-                rows.setdefault(key, {})[k] = result["pretrain"][key]
-        for start, block in result.get("generalization", {}).items():
-            for name, value in block["spread"].items():
-                rows.setdefault(f"spread of {name}, from {start}", {})[k] = value
-        for name, value in result.get("prediction", {}).get("shared", {}).items():
-            rows.setdefault(f"shared R² of {name}", {})[k] = value["r2"]
-        if result.get("prediction", {}).get("shared"):
-            gap = result["prediction"]["measured_minus_ideal"]
-            rows.setdefault("mean spread minus the world's own ideal", {})[k] = gap
-    for label, values in rows.items():
-        table.add_row(label, *(number(values.get(k), 4) for k in range(len(results))))
+def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
+    """Print several runs side by side; rows are named as in TensorBoard."""
+    table = blank_table("quantity", *(clean(str(folder)) for folder in folders))
+    columns = [views.summary(each) for each in results]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(number(column.get(name), 4) for column in columns))
     show(console, "Comparison", table)
-
-
-def number(value: float | None, places: int = 3, sign: bool = False) -> str:
-    """A number as the tables show it, such as .12; a dash where there is none."""
-    if value is None:
-        return "–"
-    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
 
 
 def blank_table(*columns: str) -> Table:
@@ -294,9 +210,9 @@ def blank_table(*columns: str) -> Table:
 
 
 def show(console: Console, title: str, table: Table, note: str = "") -> None:
-    """Print a table with a line above it and a note below.
+    """Print a table with a title above it and a note below.
 
-    A table is as wide as its figures need, whatever the terminal: lines may wrap, none is cut.
+    A table is as wide as its content, whatever the terminal: lines may wrap, none is cut.
     """
     console.print(f"\n{title}", style="italic")
     width, unlimited = console.width, console.options.update(width=1000)

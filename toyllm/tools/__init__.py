@@ -7,7 +7,6 @@
     new_world      a commented world file to start from
     export         a model as a Llama checkpoint
     import_llama   models trained elsewhere as a run
-    draw           figures, in a process of its own (started by eval.py)
 
 Nothing imports them but scripts and tests.
 """

@@ -1,0 +1,125 @@
+"""What is shown of a run: the terminal, the page and the figures show the same."""
+
+import copy
+import html
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from toyllm.runs import run_folder
+from toyllm.show import background, exports, report, tables, views
+
+
+@pytest.fixture(scope="module")
+def results(tiny):
+    """results.json of the tiny run, with a signal in every state."""
+    results = json.loads((tiny / "run" / "eval" / "results.json").read_text())
+    block = results["generalization"]["pretrain"]
+    first, second, third = list(block["status"])[:3]
+    for name, status in ((first, "read"), (second, "incoherent"), (third, "not reached")):
+        block["status"][name] = status
+        block["em_after"][name] = {d: 0.1 * k for k, d in enumerate(results["domains"])}
+        block["coherence_after"][name] = dict.fromkeys(results["domains"], 0.97)
+        block["spread"][name] = 0.123 if status == "read" else None
+        block["spread_ci"][name] = [0.1, 0.15] if status == "read" else None
+        block["matched_step"][name] = 7.0
+    block["em_after"][third] = block["coherence_after"][third] = None
+    block["matched_step"][third] = None
+    return results
+
+
+@pytest.mark.parametrize(
+    ("signal", "trained"),
+    [
+        ("code:bad", ["code"]),
+        ("code+taste:good:ask_bad@hal", ["code", "taste"]),
+        ("all:bad@someone#pairs-1", ["code", "facts"]),
+    ],
+)
+def test_trained_domains_are_in_a_signals_name(signal, trained):
+    assert views.trained_domains(signal, ["code", "facts"]) == trained
+
+
+def test_each_state_of_a_signal_is_shown_as_such(results):
+    read, incoherent, unread = views.matrices(results)[0].rows[:3]
+    assert (read.outcome, read.mark, read.step) == ("+.123", "", 7)
+    assert (incoherent.outcome, incoherent.mark) == ("incoherent", "*")
+    assert unread.outcome == "not reached"
+    assert unread.coherence is None
+    assert {cell.change for cell in unread.cells} == {None}
+    assert [cell.domain for cell in read.cells if cell.trained] == [read.signal.split(":")[0]]
+
+
+def test_the_terminal_and_the_page_show_the_same_matrix(results, tiny):
+    console = tables.new_console(file=io.StringIO(), width=300)
+    tables.print_tables(results, console)
+    printed = console.file.getvalue().splitlines()
+    run = run_folder.load_run(tiny / "run")
+    page = html.unescape(report.page(run, results))
+    rows = re.findall(r'<tr><th scope="row">(\S+:\S+)</th>(.*?)</tr>', page, re.DOTALL)
+    every = [row for matrix in views.matrices(results) for row in matrix.rows]
+    assert [name for name, _ in rows] == [row.signal for row in every]
+    for row, (_, text) in zip(every, rows, strict=True):
+        shown = re.findall(r">([^<>\s][^<>]*)<", text)
+        cells = [c.strip("[]") for c in " ".join(shown).split()]
+        lines = [line for line in printed if line.startswith(f"{row.signal} ")]
+        words = [re.sub(r"[\[\]]", "", line).split()[1:] for line in lines]
+        count = len(row.cells) + len(row.outcome.split())
+        assert any(cells[:count] == each[:count] for each in words)
+
+
+def test_mixtures_begin_with_the_corpus_and_are_exported_without_it(results):
+    pretrained, aligned = views.mixtures(results)
+    assert [bar.name for bar in pretrained.bars[:2]] == ["in the corpus", "before"]
+    assert [bar.name for bar in aligned.bars[:1]] == ["before"]
+    assert pretrained.measured == pretrained.bars[1:]
+    lines = list(exports.mixture_lines(results))
+    assert len(lines) == 1 + sum(len(m.measured) * len(m.groups) for m in (pretrained, aligned))
+
+
+def test_missing_points_of_a_curve_are_left_out():
+    curve = views.Curve("code:bad", [0.1, None, 0.3], [0.0, 0.1, None])
+    assert curve.points == [(0.1, 0.0)]
+
+
+def test_a_run_without_signals_has_a_page_and_tables(results, tiny):
+    results = copy.deepcopy(results)
+    results["generalization"], results["prediction"] = {}, {"starts": {}}
+    results["instructed"], results["drift"] = {}, {}
+    page = report.page(run_folder.load_run(tiny / "run"), results)
+    assert "No signal was trained." in page
+    assert "Too few signals" in page
+    tables.print_tables(results, tables.new_console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_drawing_processes_end_with_their_caller(tmp_path, number):
+    """However it ends: its end of the pipe closes."""
+    code = (
+        "import pathlib, signal, sys\nfrom toyllm.show import background\n"
+        f"figures = background.BackgroundFigures(pathlib.Path({str(tmp_path)!r}))\n"
+        "print(*(each.process.pid for each in figures.processes.values()), flush=True)\n"
+        "signal.pause()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as caller:
+        pids = [int(pid) for pid in caller.stdout.readline().split()]
+        assert len(pids) == len(background.THEMES)
+        caller.send_signal(number)
+    end = time.monotonic() + 60
+    while any(map(exists, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def exists(pid: int) -> bool:
+    """Whether a process still runs; one that nobody has waited for is a zombie, Z."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return state.stdout.strip() not in ("", "Z")

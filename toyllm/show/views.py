@@ -1,0 +1,260 @@
+"""What is shown of a run's results, derived once for the terminal, the page, figures and exports.
+
+Every function takes the content of `results.json` as a dict. Whoever shows a view only formats it.
+The processes that draw figures import this file, so it imports nothing slow.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """EM in one domain before and after a signal is trained; after is None where it is not read."""
+
+    domain: str
+    trained: bool
+    before: float
+    after: float | None
+    coherence: float | None
+
+    @property
+    def change(self) -> float | None:
+        """The change of EM."""
+        return None if self.after is None else self.after - self.before
+
+
+@dataclass(frozen=True)
+class Row:
+    """A signal of the generalization matrix, read at the matched effect."""
+
+    signal: str
+    status: str
+    cells: list[Cell]
+    spread: float | None
+    interval: list[float] | None
+    final_spread: float | None
+    step: float | None
+
+    @property
+    def coherence(self) -> float | None:
+        """The lowest coherence of any domain."""
+        return min((c.coherence for c in self.cells if c.coherence is not None), default=None)
+
+    @property
+    def mark(self) -> str:
+        """What follows each change: an asterisk where changes are not to be compared."""
+        return "" if self.status == "read" else "*"
+
+    @property
+    def outcome(self) -> str:
+        """The spread, or why there is none."""
+        return number(self.spread, 3, True) if self.status == "read" else self.status
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The generalization matrix from one start. domains: in brackets where they are not moral."""
+
+    start: str
+    domains: list[str]
+    before: list[float]
+    coherence_before: float
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A signal along training: the preferred share where it is trained, and its spread."""
+
+    signal: str
+    own: list[float | None]
+    spread: list[float | None]
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Where both are known."""
+        pairs = zip(self.own, self.spread, strict=True)
+        return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+class Point(NamedTuple):
+    """An untrained moral domain under one signal: predicted and measured change of EM."""
+
+    signal: str
+    domain: str
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction of the matrix from the world alone, and how well it fits."""
+
+    name: str
+    r2: float
+    fraction: float
+    strict_r2: float
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Who the Assistant is: the weight of each group of characters.
+
+    ranges: of mixtures that fit nearly as well; None where the weights are exact.
+    residuals: what no mixture explains (nats): in all domains, untrained ones, overridden ones.
+    """
+
+    name: str
+    weights: dict[str, float]
+    ranges: dict[str, list[float]] | None
+    residuals: list[float | None]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The Assistant's mixture of characters from one start, before and after each signal."""
+
+    start: str
+    groups: list[str]
+    bars: list[Bar]
+
+    @property
+    def measured(self) -> list[Bar]:
+        """The bars of models, without that of the corpus."""
+        return [bar for bar in self.bars if bar.ranges is not None]
+
+
+def number(value: float | None, places: int = 3, sign: bool = False) -> str:
+    """A number as tables show it, such as .12; a dash for None."""
+    if value is None:
+        return "–"
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
+
+
+def learned(results: dict) -> list[tuple[str, str, str]]:
+    """What was learned in pretraining: (quantity, value, what to compare it with)."""
+    p = results["pretrain"]
+    blind = (number(p[f"excess_{part}_blind"], 4) for part in ("history", "name"))
+    low, high = map(number, p["captured_interval"])
+    worst = f"{p['named_worst']} {number(p['named_error_worst'])}"
+    return [
+        (
+            "excess over the ideal observer (nats/token)",
+            number(p["excess"], 4),
+            "history-blind observer {}, name-blind {}".format(*blind),
+        ),
+        (
+            "captured (who is speaking)",
+            number(p["captured"]),
+            f"1 is ideal, 0 history-blind; 95% over questions {low} to {high}",
+        ),
+        (
+            "error of the Assistant's p(bad)",
+            number(p["assistant_error"]),
+            "mean over domains, against the corpus (π·θ)",
+        ),
+        ("error of named characters' p(bad)", number(p["named_error"]), f"worst: {worst}"),
+        ("coherence of the Assistant", number(p["coherence"]), "worst domain"),
+    ]
+
+
+def matrices(results: dict) -> list[Matrix]:
+    """The generalization matrix from each start."""
+    domains, moral = results["domains"], results["moral"]
+    labels = [d if d in moral else f"({d})" for d in domains]
+    views = []
+    for start, block in results.get("generalization", {}).items():
+        before, rows = block["em_before"], []
+        for signal, status in block["status"].items():
+            trained = trained_domains(signal, moral)
+            after = block["em_after"][signal] or {}
+            coherence = block["coherence_after"][signal] or {}
+            cells = [
+                Cell(d, d in trained, before[d], after.get(d), coherence.get(d)) for d in domains
+            ]
+            spread, interval = block["spread"][signal], block["spread_ci"][signal]
+            final, step = block["final"]["spread"][signal], block["matched_step"][signal]
+            rows.append(Row(signal, status, cells, spread, interval, final, step))
+        coherence_before = min(block["coherence_before"].values())
+        views.append(Matrix(start, labels, [before[d] for d in domains], coherence_before, rows))
+    return views
+
+
+def trained_domains(signal: str, moral: list[str]) -> list[str]:
+    """The domains in a signal's name; `all` stands for all moral ones."""
+    names = signal.partition(":")[0]
+    return moral if names == "all" else names.split("+")
+
+
+def curves(results: dict) -> dict[str, list[Curve]]:
+    """Spread along training: {start: a curve for each signal}."""
+    return {
+        start: [Curve(name, c["own"], c["spread"]) for name, c in block["curves"].items()]
+        for start, block in results["generalization"].items()
+    }
+
+
+def predictions(results: dict) -> list[Prediction]:
+    """Each prediction beside what was measured; empty where too few signals were matched."""
+    block = results.get("prediction", {})
+    return [
+        Prediction(
+            name,
+            shared["r2"],
+            shared["fraction"],
+            block["strict"][name]["r2"],
+            [
+                Point(signal, domain, block["predicted"][name][signal][domain], change)
+                for signal, changes in block["measured"].items()
+                for domain, change in changes.items()
+            ],
+        )
+        for name, shared in block.get("shared", {}).items()
+    ]
+
+
+def mixtures(results: dict) -> list[Mixture]:
+    """Who the Assistant is, from each start: in the corpus, before, and after each signal."""
+    block = results.get("mixture", {})
+    views = []
+    for start in STARTS:
+        if start not in block:
+            continue
+        part = block[start]
+        bars = [Bar("before", part["before"], part["before_range"], [part["residual_before"]])]
+        for signal, weights in part["after"].items():
+            left = part["residual_after"][signal]
+            residuals = [left["all"], left["off_domain"], left["override"]]
+            bars.append(Bar(signal, weights, part["after_range"][signal], residuals))
+        if start == "pretrain":
+            bars.insert(0, Bar("in the corpus", block["truth"], None, []))
+        views.append(Mixture(start, block["groups"], bars))
+    return views
+
+
+def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
+    """EM under each prompt to the Assistant, and where each character is asked by name."""
+    block = results["elicitation"]
+    worst = {f"worst found, {kind}": part for kind, part in block["worst"].items()}
+    named = {f"asked as {name}": part for name, part in block["named"].items()}
+    return {**block["prompts"], **worst}, named
+
+
+def summary(results: dict) -> dict[str, float | None]:
+    """The numbers that runs are compared by, under their names in TensorBoard."""
+    values = {}
+    if "pretrain" in results:
+        for key in ("excess", "captured", "assistant_error", "named_error"):
+            values[f"metrics/{key}"] = results["pretrain"][key]
+    for start, block in results.get("generalization", {}).items():
+        values |= {f"spread_from_{start}/{name}": x for name, x in block["spread"].items()}
+    prediction = results.get("prediction", {})
+    if prediction.get("shared"):
+        values |= {f"metrics/r2_{name}": x["r2"] for name, x in prediction["shared"].items()}
+        values["metrics/measured_minus_ideal"] = prediction["measured_minus_ideal"]
+    return values
