@@ -36,6 +36,7 @@ from claims.lab.arms import (
     Trained,
     digest,
 )
+from claims.lab.rates import ByRate
 from claims.lab.store import Store
 from toyllm.base import devices
 from toyllm.base.errors import InputError, RunError, nearest, tell
@@ -189,10 +190,15 @@ class Bench:
         lm = self._cached("lm", config, lambda: LM.create(tokenizer, config))
         return dataclasses.replace(lm, tokenizer=tokenizer)
 
-    def at_rates(self, arms: Sequence[Arm]) -> dict[float, list[Trained]]:
-        """`train` at every learning rate that comparisons are repeated at, the usual one first."""
-        rates = RATES[:1] if self.quick else RATES
-        return {r: self.train([dataclasses.replace(arm, rate=r) for arm in arms]) for r in rates}
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that comparisons are repeated at, the usual one first."""
+        return RATES[:1] if self.quick else RATES
+
+    def at_rates(self, models: Sequence[Model], *signals: str, **how) -> ByRate:
+        """Every model trained on every signal, at each learning rate; `how`: see `Arm`."""
+        pairs = [(one, signal) for one in models for signal in signals]
+        return ByRate({r: self.train([Arm(*p, rate=r, **how) for p in pairs]) for r in self.rates})
 
     def voices(self, one: Model) -> np.ndarray:
         """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
@@ -211,9 +217,9 @@ class Bench:
         """Held-out documents and questions of a world (see `lm.heldout`)."""
         return HeldOut(self.lm(Tokenizer(world)), documents, questions)
 
-    def base(self) -> list[Model]:
-        """The compact world without phrases, pretrained from every seed."""
-        return self.pretrain([(self.world, seed) for seed in self.seeds])
+    def base(self, world: World | None = None, **how) -> list[Model]:
+        """A world, the compact one without phrases by default, pretrained from every seed."""
+        return self.pretrain([(world or self.world, seed) for seed in self.seeds], **how)
 
     # how it is done
 
