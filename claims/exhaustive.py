@@ -74,11 +74,7 @@ def test(bench: Bench) -> Outcome:
         [
             Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
             Quantity(f"the same after {longest}", left[longest], high=FLOORS),
-            Quantity(
-                "floors that a router saves, after minus before",
-                saved,
-                high=1,
-            ),
+            Quantity("floors that a router saves, after minus before", saved, high=1),
             stronger,
             Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
             Quantity(planted, power_NS[:, STRENGTHS.index(STATED)], low=0.9),
