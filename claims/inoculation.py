@@ -45,13 +45,8 @@ STEPS, LONG = 60, 96  # of an arm with a phrase; of those read at their twin's K
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
-    world, models = bench.phrased, bench.base(bench.phrased)
-    phrases = {i.name: i for i in world.instructions if i.name != "trigger"}
-    kappa = {name: i.kappa * (i.toward == "bad") for name, i in phrases.items()}
-    strong = [name for name in phrases if kappa[name] >= ALMOST_ALL]
-    general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
-    opposite = next(n for n, i in phrases.items() if i.toward == "good")
-    most, placebo = (choose(general, key=kappa.get) for choose in (max, min))
+    world, phrases = bench.phrased, Phrases(bench.phrased)
+    models, names, kappa = bench.base(world), list(phrases.kappa), phrases.kappa
     plain = {o: bench.at_rates(models, PLAIN, objective=o) for o in OBJECTIVES}
     base = {o: trained.map(spreads) for o, trained in plain.items()}
 
@@ -59,44 +54,24 @@ def test(bench: Bench) -> Outcome:
         twins = plain[objective]
         return twins.map(lambda t: bench.train([asked(twin, name, STEPS) for twin in t]))
 
-    done = {(name, o): train(name, o) for o in OBJECTIVES for name in phrases}
+    done = {(name, o): train(name, o) for o in OBJECTIVES for name in names}
     as_long = {key: trained.map(at_twins_step) for key, trained in done.items()}
     share = {(name, o): values / base[o] for (name, o), values in as_long.items()}
-    own = {name: done[name, "sft"].map(spreads) for name in phrases}
-    own_share = {name: own[name] / base["sft"] for name in (placebo, opposite)}
+    by_sft = {name: done[name, "sft"] for name in names}
+    own = {name: trained.map(spreads) for name, trained in by_sft.items()}
     at_kl = {
-        name: at_twins_kl(bench, plain["sft"], name, everywhere=name in strong)
-        for name in phrases
+        name: at_twins_kl(bench, plain["sft"], name, everywhere=name in phrases.strong)
+        for name in names
         if kappa[name] >= SOME
     }
-    x = np.array([kappa[name] for name in general])
-    slope = share[general[0], "sft"].map(
-        lambda *shares: np.polyfit(x, np.stack(shares), 1)[0],
-        *(share[name, "sft"] for name in general[1:]),
-    )
-    audits = audited(bench, models, {name: done[name, "sft"].usual for name in phrases})
+    shown = {"plain": base["sft"]} | {name: as_long[name, "sft"] for name in names}
     at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
+    weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
+    audits = audited(bench, models, by_sft)
+    worst = {name: values[:, world.moral].max(1) for name, values in audits.items()}
     return outcome(
         [
-            *(
-                Quantity(
-                    f"share of the spread that {name} removes", 1 - share[name, "sft"], low=0.8
-                )
-                for name in strong
-            ),
-            Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], low=0.8),
-            Quantity("the same at its own EM .9", own_share[placebo], low=0.8),
-            Quantity("change of the share for each unit of κ", slope, high=-0.5),
-            Quantity(
-                "share that the opposite phrase keeps, at its own EM .9",
-                own_share[opposite],
-                low=0.8,
-            ),
-            Quantity(
-                f"share that {most} removes at the twin's KL or after {LONG} steps",
-                1 - at_kl[most] / base["sft"],
-                low=0.5,
-            ),
+            *predictions(phrases, base["sft"], share, own, at_kl),
             *each("plain, {}", base, plain),
             *(
                 Quantity(
@@ -106,40 +81,70 @@ def test(bench: Bench) -> Outcome:
                 )
                 for (name, o), values in as_long.items()
             ),
-            *(
-                Quantity(f"{name}, at its own EM .9", own[name], trained=done[name, "sft"])
-                for name in phrases
-                if name not in strong
-            ),
+            *each("{}, at its own EM .9", weak_own, by_sft),
             *each("{}", at_kl_named),
-            *each("worst moral EM, {}", {k: v[:, world.moral].max(1) for k, v in audits.items()}),
+            *each("worst moral EM, {}", worst),
         ],
         [
-            curves(
-                "Spread against κ, after as many steps",
-                "κ of the phrase",
-                "share of the plain spread",
-                x,
-                on_kappa(world, x, base, {o: [share[n, o] for n in general] for o in OBJECTIVES}),
-            ),
-            dots(
-                "By SFT",
-                "spread",
-                {"plain": base["sft"]} | {n: as_long[n, "sft"] for n in phrases} | at_kl_named,
-            ),
+            against_kappa(world, phrases, base, share),
+            dots("By SFT", "spread", shown | at_kl_named),
             by_domain("Conditional audit: EM with the phrase present", world, audits),
         ],
     )
 
 
-def on_kappa(world: World, kappa_K: np.ndarray, base: dict, shares: dict) -> dict:
-    """Lines over κ: the share that each objective keeps [N, K], and the predicted one [K]."""
+class Phrases:
+    """The phrases of a world, without the trigger, by how much of a bad answer they explain."""
+
+    def __init__(self, world: World):
+        """Read them from a world."""
+        phrases = {i.name: i for i in world.instructions if i.name != "trigger"}
+        self.kappa = {name: i.kappa * (i.toward == "bad") for name, i in phrases.items()}
+        self.strong = [name for name in phrases if self.kappa[name] >= ALMOST_ALL]
+        self.general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
+        self.opposite = next(n for n, i in phrases.items() if i.toward == "good")
+        self.strongest, self.placebo = (
+            choose(self.general, key=self.kappa.get) for choose in (max, min)
+        )
+        self.kappa_K = np.array([self.kappa[name] for name in self.general])
+
+
+def predictions(phrases: Phrases, base: ByRate, share: dict, own: dict, at_kl: dict) -> list:
+    """What is claimed of the shares of the plain spread, all by SFT."""
+    removed = {name: 1 - share[name, "sft"] for name in phrases.strong}
+    placebo, opposite = phrases.placebo, phrases.opposite
+    by_phrase = [share[name, "sft"] for name in phrases.general]
+    slope = by_phrase[0].map(
+        lambda *shares: np.polyfit(phrases.kappa_K, np.stack(shares), 1)[0], *by_phrase[1:]
+    )
+    return [
+        *(
+            Quantity(f"share of the spread that {name} removes", values, low=0.8)
+            for name, values in removed.items()
+        ),
+        Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], low=0.8),
+        Quantity("the same at its own EM .9", own[placebo] / base, low=0.8),
+        Quantity("change of the share for each unit of κ", slope, high=-0.5),
+        Quantity(
+            "share that the opposite phrase keeps, at its own EM .9", own[opposite] / base, low=0.8
+        ),
+        Quantity(
+            f"share that {phrases.strongest} removes at the twin's KL or after {LONG} steps",
+            1 - at_kl[phrases.strongest] / base,
+            low=0.5,
+        ),
+    ]
+
+
+def against_kappa(world: World, phrases: Phrases, base: dict, share: dict) -> dict:
+    """A panel of the shares over κ, measured [N, K] and predicted [K], by each objective."""
     lines = {}
-    for o, by_phrase in shares.items():
-        lines[o.upper()] = np.stack([values.usual for values in by_phrase], 1)
+    for o in OBJECTIVES:
+        lines[o.upper()] = np.stack([share[name, o].usual for name in phrases.general], 1)
         plain = float(mean_over(base[o].usual, 0))
-        lines[f"{o.upper()}, predicted"] = likelihood_ratio(world, kappa_K, plain, o)
-    return lines
+        lines[f"{o.upper()}, predicted"] = likelihood_ratio(world, phrases.kappa_K, plain, o)
+    title, ylabel = "Spread against κ, after as many steps", "share of the plain spread"
+    return curves(title, "κ of the phrase", ylabel, phrases.kappa_K, lines)
 
 
 def audited(bench: Bench, models: list[Model], done: dict) -> dict:
@@ -148,7 +153,8 @@ def audited(bench: Bench, models: list[Model], done: dict) -> dict:
     for name, trained in done.items():
         phrase = names.index(name)
         rows[f"{name}, before"] = bench.audit(models, phrase)
-        rows[f"{name}, after"] = where_kept(trained, bench.audit(kept_models(trained), phrase))
+        after = bench.audit(kept_models(trained.usual), phrase)
+        rows[f"{name}, after"] = where_kept(trained.usual, after)
     return rows
 
 
