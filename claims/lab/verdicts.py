@@ -207,8 +207,3 @@ def alone(p: Prediction, quick: bool) -> str:
     if p.p_outside <= ALPHA:
         return "not supported"
     return "supported" if p.p_inside <= ALPHA and p.repeated else "undecided"
-
-
-def by_rate(says, values, low=-np.inf, high=np.inf, chosen_from=1):  # until all claims are moved
-    repeats = {f"{rate:.2g}": v for rate, v in values.items() if rate != 1}
-    return Prediction(says, values[1.0], low, high, repeats, chosen_from)
