@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from claims.lab import verdicts
+from claims.lab.quantities import Quantity
+from claims.lab.rates import ByRate
 from claims.lab.verdicts import Outcome, Prediction
 from tests.tolerances import FLOAT64, close
 
