@@ -10,10 +10,6 @@ of claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
 """
 
 import dataclasses
-import hashlib
-import importlib
-import pkgutil
-import re
 import time
 from contextlib import ExitStack
 from itertools import chain
@@ -26,22 +22,17 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
-import claims
-from claims.lab import page, verdicts
+from claims.lab import page, records, verdicts
 from claims.lab.bench import Bench
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest, tell
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, provenance
 from toyllm.runs.stopping import Stop
 from toyllm.show import tables
 from toyllm.world import cards
 
 HERE = Path(__file__).resolve().parent
-NEEDED = {  # of a record
-    *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
-    *("quick", "p_for", "p_against", "seconds", "world", "source", "environment"),
-}
 COLOURS = {"supported": "green", "not supported": "red"}
 
 
@@ -54,7 +45,7 @@ class Args:
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "compact.toml"
     """The world that the claims begin from."""
     default: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
-    """A run of the default world, evaluated, to be told beside the claims."""
+    """A run of the default world, evaluated, that is reported beside the claims."""
     claim: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these claims (default: all)."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -68,8 +59,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Test claims in order; after each, write what is known so far."""
-    known = available()
+    """Test claims in order; after each, write all results there are."""
+    known = records.available()
     if args.list:
         for name, module in known.items():
             print(f"{module.NUMBER:>3}  {name:<16}{module.TITLE}")
@@ -82,96 +73,73 @@ def main(args: Args) -> None:
             )
     beside = page.default_world(args.default / "eval" / "results.json")
     mesh = devices.setup(args.compile_cache)
-    world = cards.load(args.world)
+    world, file = cards.load(args.world), args.run / "scorecard.json"
     console = tables.new_console()
     console.width = max(console.width, 110)
-    file = args.run / "scorecard.json"
     with ExitStack() as held:
         held.enter_context(lock.take(args.run, mark="trained"))
         (args.run / "trained").mkdir(exist_ok=True)
         stop = held.enter_context(Stop())
         bench = Bench(args.run, world, args.quick, mesh, stop, progress)
-        records = {}
-        for name, record in read(file).items():
-            if name in known and record["source"] == source(known[name]):
-                records |= {name: record} if record["world"] == world.digest else {}
-            elif name not in wanted:
-                tell(f"{file}: what it says of '{name}' is of another claim than the file's of now")
+        done = records.current(file, known, world.digest, wanted)
         for name in wanted:
-            if args.quick and name in records and not records[name]["quick"]:
+            if args.quick and name in done and not done[name]["quick"]:
                 console.print(f"{name}: kept as the full run left it", style="dim")
                 continue
             title = Text(f"{known[name].NUMBER}. {known[name].TITLE}", "bold")
             console.print(title, f"({name})")
-            began, spent, now = time.time(), bench.store.spent, bench.store.seconds_now
-            outcome = known[name].test(bench)
-            measuring = time.time() - began - (bench.store.seconds_now - now)
-            records[name] = {
-                **verdicts.record(name, known[name].TITLE, outcome, args.quick),
-                "number": known[name].NUMBER,
-                # training that other claims before this one have paid for is not counted again
-                "seconds": bench.store.spent - spent + measuring,
-                "world": world.digest,
-                "source": source(known[name]),
-                "environment": provenance.environment(),
-            }
-            for other, verdict in verdicts.verdicts(records, len(known)).items():
-                records[other]["verdict"] = verdict
-            records = {key: records[key] for key in known if key in records}
-            files.write_json(file, files.plain(list(records.values())))
-            print_predictions(records[name], console)
+            done[name] = result(name, known[name], bench, world.digest)
+            for other, verdict in verdicts.verdicts(done, len(known)).items():
+                done[other]["verdict"] = verdict
+            done = {key: done[key] for key in known if key in done}
+            files.write_json(file, files.plain(list(done.values())))
+            print_predictions(done[name], console)
             if args.claim:
-                print_arms(files.plain(records[name]["arms"]), console)
-        whole = files.plain(list(records.values()))
-        print_scorecard(whole, console)
-        facts = made(args, whole)
+                print_arms(files.plain(done[name]["arms"]), console)
         for line in bench.store.elsewhere:
             tell(f"some of this was trained in another environment: {line}")
-        page.publish(whole, facts, args.run / "RESULTS.md", args.run / "figures", beside)
-        shown = clean(str(args.run))
-        console.print(f"{file.name}, RESULTS.md and figures/ are in {shown}/", style="dim")
-        if args.publish:
-            if set(records) != set(known) or any(r["quick"] for r in whole):
-                raise InputError("--publish: not all claims have a full result yet")
-            page.publish(whole, facts, HERE / "RESULTS.md", HERE / "docs" / "scorecard", beside)
+        write(args, files.plain(list(done.values())), beside, known, console)
 
 
-def available() -> dict[str, ModuleType]:
-    """Every file of claims, in the order of their numbers."""
-    names = [m.name for m in pkgutil.iter_modules(claims.__path__) if not m.ispkg]
-    modules = {name: importlib.import_module(f"claims.{name}") for name in names}
-
-    def order(name: str) -> tuple[int, str]:
-        digits, letters = re.fullmatch(r"(\d+)(\w*)", modules[name].NUMBER).groups()
-        return int(digits), letters
-
-    return {name: modules[name] for name in sorted(modules, key=order)}
-
-
-def source(module: ModuleType) -> str:
-    """SHA-256 of a claim's file: what was found of another text is not found of this one."""
-    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
-
-
-def read(file: Path) -> dict[str, dict]:
-    """The records of an earlier start."""
-    if not file.exists():
-        return {}
-    records = files.read_json(file, list)
-    if not all(isinstance(record, dict) and set(record) >= NEEDED for record in records):
-        raise InputError(f"{file}: found other keys, expected what scorecard.py wrote")
-    return {record["claim"]: record for record in records}
+def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
+    """The record of a claim that is tested now."""
+    began, spent, now = time.time(), bench.store.spent, bench.store.seconds_now
+    outcome = module.test(bench)
+    measuring = time.time() - began - (bench.store.seconds_now - now)
+    return {
+        **verdicts.record(name, module.TITLE, outcome, bench.quick),
+        "number": module.NUMBER,
+        # training that other claims before this one have paid for is not counted again
+        "seconds": bench.store.spent - spent + measuring,
+        "world": world,
+        "source": records.source(module),
+        "environment": provenance.environment(),
+    }
 
 
-def made(args: Args, records: list[dict]) -> list[str]:
-    """How the results were made: command, units, time, machine, versions."""
-    environment = records[-1]["environment"]
+def write(args: Args, done: list[dict], beside: str, known: dict, console: Console) -> None:
+    """Print the scorecard, and write RESULTS.md and its figures; where asked for, publish them."""
+    print_scorecard(done, console)
+    facts, docs = made(args, done), {name: docstring(module) for name, module in known.items()}
+    page.publish(done, docs, facts, args.run / "RESULTS.md", args.run / "figures", beside)
+    shown = clean(str(args.run))
+    console.print(f"scorecard.json, RESULTS.md and figures/ are in {shown}/", style="dim")
+    if args.publish:
+        if len(done) < len(known) or any(r["quick"] for r in done):
+            raise InputError("--publish: not all claims have a full result yet")
+        folder = HERE / "docs" / "scorecard"
+        page.publish(done, docs, facts, HERE / "RESULTS.md", folder, beside)
+
+
+def made(args: Args, done: list[dict]) -> list[str]:
+    """How the results were made: claims, world, time, machine, versions."""
+    environment = done[-1]["environment"]
     named = ("python", "jax", "flax", "optax", "numpy")
     versions = ", ".join(f"{name} {environment[name]}" for name in named)
-    seconds = sum(record["seconds"] for record in records)
-    kind = "quick" if all(record["quick"] for record in records) else "full"
+    seconds = sum(record["seconds"] for record in done)
+    kind = "quick" if all(record["quick"] for record in done) else "full"
     return [
-        f"A {kind} run of {len(records)} claims on the world of `{args.world.name}`.",
+        f"A {kind} run of {len(done)} claims on the world of `{args.world.name}`.",
         f"{seconds / 60:.0f} minutes on {environment['threads']} cores "
         f"({environment['backend']}, {environment['processor'].split()[0]}), {versions}.",
     ]
@@ -197,11 +165,11 @@ def print_arms(arms: dict, console: Console) -> None:
     tables.show(console, "Its arms", table)
 
 
-def print_scorecard(records: list[dict], console: Console) -> None:
+def print_scorecard(done: list[dict], console: Console) -> None:
     """The scorecard: claim, arms, effect with 95% interval, verdict."""
     table = tables.blank_table("", "claim", "effect", "95%", "verdict")
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
-    for r in records:
+    for r in done:
         colour = COLOURS.get(r["verdict"], "dim")
         least = page.least_coherence(r["arms"].values())
         arms = f"{len(r['arms'])} arms" + (f", coherence ≥ {least}" if least else "")

@@ -27,11 +27,13 @@ from itertools import product
 
 import numpy as np
 
-from claims.lab.arms import Arm, Model, arm, changes, mean_over, where_kept
+from claims.lab.arms import Model, Trained, changes, kept_models, where_kept
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
-from claims.lab.panels import dots, grid
-from claims.lab.verdicts import Outcome, Prediction, by_rate
+from claims.lab.panels import by_domain, dots
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.rates import ByRate
+from claims.lab.verdicts import Outcome
 from claims.selection import scalars
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.world import corpus, observer, persona
@@ -56,100 +58,88 @@ def test(bench: Bench) -> Outcome:
     everyone = bench.pretrain([(w, seed) for w in worlds.values() for seed in bench.seeds])
     half = len(bench.seeds)
     models = {"discrete": everyone[:half], "graded": everyone[half:]}
-    done = {
-        (kind, signal): bench.at_rates([Arm(m, signal) for m in models[kind]])
-        for kind in worlds
-        for signal in (both, one)
-    }
-    rates = list(done["discrete", both])
+    on_both = {kind: bench.at_rates(models[kind], both) for kind in worlds}
+    on_one = {kind: bench.at_rates(models[kind], one) for kind in worlds}
+    by_trait = {kind: trained.map(changes) for kind, trained in on_both.items()}
+    change = {k: v.map(lambda x: x[:, C :: len(TRAITS)].mean(1)) for k, v in by_trait.items()}
     before = {kind: covariance(bench, models[kind]) for kind in worlds}
-    change = {
-        (kind, r): changes(done[kind, both][r])[:, C :: len(TRAITS)].mean(1)
-        for kind in worlds
-        for r in rates
-    }
-    together = {
-        (kind, r): where_kept(t, covariance(bench, [m.model for m in t]) - before[kind])
-        for kind in worlds
-        for r in rates
-        for t in [done[kind, one][r]]
-    }
+
+    def moved(kind: str) -> ByRate:
+        """The change of the covariance."""
+        return on_one[kind].map(
+            lambda t: where_kept(t, covariance(bench, kept_models(t)) - before[kind])
+        )
+
+    together = {kind: moved(kind) for kind in worlds}
     context = {kind: np.array([in_context(bench, m) for m in models[kind]]) for kind in worlds}
     exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
-    told = {kind: exact_after(world) for kind, world in worlds.items()}
-    hull = Hull.of_world(models["discrete"][0].tokenizer, range(len(PATTERNS))).without((A,))
-    start_NO = hull.part(bench.joints(models["discrete"]))
-    explained = {
-        r: scalars(hull, start_NO, hull.part(bench.joints([m.model for m in t])))
-        for r in rates
-        for t in [done["discrete", one][r]]
-    }
-
-    def gap(values: dict) -> dict[float, np.ndarray]:
-        return {r: values["discrete", r] - values["graded", r] for r in rates}
-
-    return Outcome(
+    inferred = {kind: exact_after(world) for kind, world in worlds.items()}
+    explained = shares_of_the_move(bench, models["discrete"], on_one["discrete"])
+    tilt, shift = explained.values()
+    c = "ΔEM of trait c"
+    return outcome(
         [
-            by_rate(f"ΔEM of trait c after {both}, discrete minus graded", gap(change), high=0),
-            Prediction(
-                "ΔEM of trait c in context, discrete minus graded",
-                context["discrete"] - context["graded"],
-                high=-0.05,
-            ),
-            by_rate(
+            Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
+            Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
+            Quantity(
                 f"change of the covariance of b and c by {one}, discrete minus graded",
                 gap(together),
                 high=-0.01,
             ),
-            by_rate(
-                f"share of the move by {one}, tilt minus shift",
-                {
-                    r: where_kept(done["discrete", one][r], e["tilt"] - e["shift"])
-                    for r, e in explained.items()
-                },
-                low=0,
-            ),
+            Quantity(f"share of the move by {one}, tilt minus shift", tilt - shift, low=0),
+            *each(f"{c} after {both}, {{}}", change, on_both),
+            *each("the same, persona inference alone, {}", singly(inferred)),
+            *each(f"{c} in context, {{}}", context),
+            *each("the same, exact, {}", singly(exact)),
+            *each("covariance before, {}", before),
+            *each(f"its change by {one}, {{}}", together, on_one),
+            *each(f"share of the move by {one}, one {{}}", explained),
         ],
-        {
-            f"ΔEM of trait c after {both}, {kind}": arm(change[kind, 1.0], done[kind, both][1.0])
-            for kind in worlds
-        }
-        | {f"the same, persona inference alone, {kind}": arm([told[kind]]) for kind in worlds}
-        | {f"ΔEM of trait c in context, {kind}": arm(context[kind]) for kind in worlds}
-        | {f"the same, exact, {kind}": arm([exact[kind]]) for kind in worlds}
-        | {f"covariance before, {kind}": arm(before[kind]) for kind in worlds}
-        | {
-            f"its change by {one}, {kind}": arm(together[kind, 1.0], done[kind, one][1.0])
-            for kind in worlds
-        }
-        | {
-            f"share of the move by {one}, one {name}": arm(
-                where_kept(done["discrete", one][1.0], explained[1.0][name])
-            )
-            for name in ("tilt", "shift")
-        },
         [
             dots(
-                "ΔEM of trait c (diamonds: exact)",
+                f"{c} (diamonds: exact)",
                 "change of EM",
-                {f"trained, {kind}": change[kind, 1.0] for kind in worlds}
-                | {f"in context, {kind}": context[kind] for kind in worlds},
-                {f"in context, {kind}": exact[kind] for kind in worlds}
-                | {f"trained, {kind}": told[kind] for kind in worlds},
+                labelled("trained, {}", change) | labelled("in context, {}", context),
+                labelled("in context, {}", exact) | labelled("trained, {}", inferred),
             ),
             dots(
                 f"Covariance of b and c, change by {one}",
                 "covariance of bad answers in two turns",
-                {kind: together[kind, 1.0] for kind in worlds},
+                together,
             ),
-            grid(
-                f"ΔEM after {both}",
-                list(worlds),
-                list(names),
-                [mean_over(changes(done[kind, both][1.0]), 0) for kind in worlds],
-            ),
+            by_domain(f"ΔEM after {both}", bench.world, by_trait),
         ],
     )
+
+
+def gap(by_kind: dict):
+    """Discrete minus graded."""
+    return by_kind["discrete"] - by_kind["graded"]
+
+
+def labelled(pattern: str, by_kind: dict) -> dict:
+    """The same under longer names."""
+    return {pattern.format(kind): values for kind, values in by_kind.items()}
+
+
+def singly(by_kind: dict[str, float]) -> dict[str, list[float]]:
+    """Numbers that are no seed's, as arms of one unit."""
+    return {kind: [value] for kind, value in by_kind.items()}
+
+
+def shares_of_the_move(bench: Bench, models: list[Model], done: ByRate) -> dict[str, ByRate]:
+    """Of the move off domain a, what one tilt of the mixture and one shift of log-odds explain."""
+    hull = Hull.of_world(models[0].tokenizer, range(len(PATTERNS))).without((A,))
+    start_NO = hull.part(bench.joints(models))
+
+    def explain(trained: list[Trained]) -> dict[str, np.ndarray]:
+        return scalars(hull, start_NO, hull.part(bench.joints(kept_models(trained))))
+
+    explained = done.map(explain)
+    return {
+        name: done.map(lambda t, e, name=name: where_kept(t, e[name]), explained)
+        for name in ("tilt", "shift")
+    }
 
 
 def discrete(world: World) -> World:

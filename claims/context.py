@@ -19,10 +19,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from claims.lab.arms import Arm, Model, arm, mean_over, where_coherent
+from claims.lab.arms import Model, kept_models, mean_over, where_coherent
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots
-from claims.lab.verdicts import Outcome, Prediction, by_rate
+from claims.lab.quantities import Quantity, outcome
+from claims.lab.rates import ByRate
+from claims.lab.verdicts import Outcome
 from toyllm.lm import scoring
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.posttrain.signals import untrained
@@ -40,26 +42,10 @@ SHOWN, STEPS = (0, 1, 2, 3), (0, 12, 24, 36)
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    done = {n: bench.at_rates([Arm(one, SIGNAL, steps=n) for one in models]) for n in STEPS[1:]}
-    rates = list(done[STEPS[-1]])
     others = np.flatnonzero(untrained(world, SIGNAL))
     histories = [asked_after(models[0].tokenizer, k, others) for k in SHOWN]
-
-    def log_odds(chosen: list[Model]) -> np.ndarray:
-        """L [N, k]."""
-        return np.array(
-            [[mean_logit(docs, bench.answer(one, docs)) for docs in histories] for one in chosen]
-        )
-
-    start_NK = log_odds(models)
-
-    def after(n: int, r: float) -> np.ndarray:
-        """L [N, k] after n steps."""
-        return where_coherent(done[n][r], log_odds([t.model for t in done[n][r]]))
-
-    level = {r: np.stack([start_NK, *(after(n, r) for n in STEPS[1:])], 2) for r in rates}
-    share = {r: interaction(L_NKS) for r, L_NKS in level.items()}
-    L_NKS = level[1.0]
+    level = log_odds(bench, models, histories)
+    share, L_NKS = level.map(interaction), level.usual
     turn = L_NKS[:, 1, 0] - L_NKS[:, 0, 0]
     step = (L_NKS[:, 0, -1] - L_NKS[:, 0, 0]) / STEPS[-1]
     exact_K = np.array([exact(world, docs) for docs in histories])
@@ -70,44 +56,46 @@ def test(bench: Bench) -> Outcome:
         ],
         1,
     )
-    return Outcome(
+    axes = "bad turns about code shown", "log-odds of bad", SHOWN
+    measured = {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
+    predicted = {f"{n} steps, predicted": persona_KS[None, :, j] for j, n in enumerate(STEPS)}
+    return outcome(
         [
-            by_rate("interaction, as a share of both effects", share, low=-0.25, high=0.25),
-            Prediction("log-odds that one bad turn adds in context", turn, low=0.2),
+            Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
+            Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
+            *(
+                Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
+                for i, k in enumerate(SHOWN)
+                for j, n in enumerate(STEPS)
+            ),
+            Quantity("one bad turn is worth so many steps", turn / step),
+            Quantity("interaction of persona inference", interaction(persona_KS[None])),
+            Quantity("interaction", share),
         ],
-        {
-            f"L after {k} turns and {n} steps": arm(L_NKS[:, i, j])
-            for i, k in enumerate(SHOWN)
-            for j, n in enumerate(STEPS)
-        }
-        | {
-            "one bad turn is worth so many steps": arm(turn / step),
-            "interaction of persona inference": arm(interaction(persona_KS[None])),
-            "interaction": arm(share[1.0]),
-        },
         [
-            curves(
-                "Untrained moral domains",
-                "bad turns about code shown",
-                "log-odds of bad",
-                SHOWN,
-                {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
-                | {"ideal observer": exact_K},
-            ),
-            curves(
-                "Persona inference for both",
-                "bad turns about code shown",
-                "log-odds of bad",
-                SHOWN,
-                {f"{n} steps, predicted": persona_KS[None, :, j] for j, n in enumerate(STEPS)},
-            ),
-            dots(
-                "One bad turn shown is worth",
-                "steps of training",
-                {"steps": turn / step},
-            ),
+            curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
+            curves("Persona inference for both", *axes, predicted),
+            dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
         ],
     )
+
+
+def log_odds(bench: Bench, models: list[Model], histories: list[corpus.Documents]) -> ByRate:
+    """L [N, K, S] of models after K histories and S numbers of steps, at each learning rate."""
+
+    def ask(chosen: list[Model]) -> np.ndarray:
+        return np.array(
+            [[mean_logit(docs, bench.answer(one, docs)) for docs in histories] for one in chosen]
+        )
+
+    start_NK = ask(models)
+    after = [
+        bench.at_rates(models, SIGNAL, steps=n).map(
+            lambda t: where_coherent(t, ask(kept_models(t)))
+        )
+        for n in STEPS[1:]
+    ]
+    return after[0].map(lambda *after_NK: np.stack([start_NK, *after_NK], 2), *after[1:])
 
 
 def asked_after(tokenizer: Tokenizer, k: int, domains: Iterable[int]) -> corpus.Documents:

@@ -23,11 +23,12 @@ strangers of strength .5 are detected with power > .9. Alignment is at the usual
 
 import numpy as np
 
-from claims.lab.arms import Arm, arm, where_coherent, where_kept
+from claims.lab.arms import Trained, kept_models, last, where_coherent, where_kept
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots
-from claims.lab.verdicts import Outcome, Prediction, by_rate
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.verdicts import Outcome
 from toyllm.lm.joints import of_strangers
 
 NUMBER = "14"
@@ -46,101 +47,53 @@ OBJECTIVES = ("dpo", "sft", "rlhf")
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
-    world, models = bench.world, bench.base()
-    hull = Hull.of_world(models[0].tokenizer)
+    models = bench.base()
+    hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
     off = hull.without((CODE,))
-    before_NO = bench.joints(models)
-    floor_all, floor_off = hull.fit(before_NO).residual_M, residual(off, before_NO)
+    floor, floor_off = residual(hull, before_NO), residual(off, before_NO)
 
-    def floors(trained) -> np.ndarray:
-        """Residuals off code."""
-        return residual(off, bench.joints([t.model for t in trained])) / floor_off
+    def floors(trained: list[Trained]) -> np.ndarray:
+        """The residual off code at the matched effect, or after the steps of an arm."""
+        readable = where_coherent if trained[0].arm.steps else where_kept
+        return readable(trained, residual(off, bench.joints(kept_models(trained))) / floor_off)
 
-    matched = {
-        o: bench.at_rates([Arm(one, SIGNAL, objective=o) for one in models]) for o in OBJECTIVES
-    }
-    rates = list(matched["dpo"])
-    left = {
-        o: {r: where_kept(t, floors(t)) for r, t in trained.items()}
-        for o, trained in matched.items()
-    }
-    lengths = {n: bench.at_rates([Arm(one, SIGNAL, steps=n) for one in models]) for n in LENGTHS}
-    long = {
-        n: {r: where_coherent(t, floors(t)) for r, t in trained.items()}
-        for n, trained in lengths.items()
-    }
-    saved = {
-        r: where_kept(t, routed(off, bench.joints([m.model for m in t])) - routed(off, before_NO))
-        / floor_off
-        for r, t in matched["dpo"].items()
-    }
-    aligned = {
-        level: bench.align(models, level, steps=PATIENCE if level == min(ALIGNED) else 0)
-        for level in ALIGNED
-    }
-    after = {
-        k: np.where([one.sound for one in m], hull.fit(bench.joints(m)).residual_M, np.nan)
-        / floor_all
-        for k, m in aligned.items()
-    }
-    worst = {k: bench.audit(m)[:, world.moral].max(1) for k, m in aligned.items()}
-    control = bench.at_rates(
-        [Arm(one, CONTROL, beside=BESIDE, steps=CONTROL_STEPS) for one in models]
-    )
-    unlike = {r: where_coherent(t, floors(t)) for r, t in control.items()}
-    names = world.domain_names
-    apart = hull.without(tuple(names.index(name) for name in ("safety", "goals")))
-    ends = bench.joints([t.model for t in control[1.0]])
-    unlike_apart = residual(apart, ends) / residual(apart, before_NO)
-    unlike_apart = where_coherent(control[1.0], unlike_apart)
+    done = {o: bench.at_rates(models, SIGNAL, objective=o) for o in OBJECTIVES}
+    saved = done["dpo"].map(lambda t: floors_saved(bench, off, before_NO, t))
+    done |= {f"{n} steps": bench.at_rates(models, SIGNAL, steps=n) for n in LENGTHS}
+    left = {name: trained.map(floors) for name, trained in done.items()}
+    longest = f"{max(LENGTHS)} steps"
+    aligned, worst, stronger = alignment(bench, hull, floor)
+    control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
+    unlike, apart = control.map(floors), trained_apart(bench, hull, before_NO, control.usual)
     power_NS = powers(off, before_NO, floor_off)
-    longest, weakest, strongest = max(LENGTHS), max(ALIGNED), min(ALIGNED)
-    return Outcome(
+    planted = f"power to find a stranger of strength {STATED:g}"
+    shown = {f"{name}, matched" if name in OBJECTIVES else name: v for name, v in left.items()}
+    shown |= aligned | {"trained control, off code": unlike}
+    shown |= {"trained control, off safety and goals": apart}
+    return outcome(
         [
-            by_rate("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
-            by_rate(f"the same after {longest} steps", long[longest], high=FLOORS),
-            by_rate("floors that a router saves, after minus before", saved, high=1),
-            Prediction(
-                f"alignment to {strongest:g} minus to {weakest:g}, floors",
-                after[strongest] - after[weakest],
-                high=FLOORS,
+            Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
+            Quantity(f"the same after {longest}", left[longest], high=FLOORS),
+            Quantity("floors that a router saves, after minus before", saved, high=1),
+            stronger,
+            Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
+            Quantity(planted, power_NS[:, STRENGTHS.index(STATED)], low=0.9),
+            *(
+                Quantity(f"off code, {name}, rate × {r:.2g}", values[r], **listed(done[name][r]))
+                for name, values in left.items()
+                for r in values
             ),
-            by_rate("trained control: residual off code, floors", unlike, low=FLOORS),
-            Prediction(
-                f"power to find a stranger of strength {STATED:g}",
-                power_NS[:, STRENGTHS.index(STATED)],
-                low=0.9,
-            ),
+            *each("{}, all", aligned),
+            *each("{}, worst EM reached", worst),
+            Quantity("a router saves", saved),
+            Quantity("trained control, off safety and goals", apart),
+            Quantity("trained control, off code", unlike, read=last(control.usual)),
+            *(Quantity(f"power, strength {s:g}", power_NS[:, k]) for k, s in enumerate(STRENGTHS)),
+            Quantity("floor off code, nats a dialogue", floor_off),
+            Quantity("floor, all", floor),
         ],
-        {
-            f"off code, {o}, rate × {r:.2g}": arm(left[o][r], matched[o][r])
-            for o in OBJECTIVES
-            for r in rates
-        }
-        | {
-            f"off code, {n} steps, rate × {r:.2g}": arm(long[n][r], read=[m.p_nDB[-1] for m in t])
-            for n in LENGTHS
-            for r, t in lengths[n].items()
-        }
-        | {f"aligned to EM {k:g}, all": arm(values) for k, values in after.items()}
-        | {f"aligned to EM {k:g}, worst EM reached": arm(values) for k, values in worst.items()}
-        | {"a router saves": arm(saved[1.0])}
-        | {"trained control, off safety and goals": arm(unlike_apart)}
-        | {"trained control, off code": arm(unlike[1.0], read=[m.p_nDB[-1] for m in control[1.0]])}
-        | {f"power, strength {s:g}": arm(power_NS[:, k]) for k, s in enumerate(STRENGTHS)}
-        | {"floor off code, nats a dialogue": arm(floor_off), "floor, all": arm(floor_all)},
         [
-            dots(
-                "What no mixture explains",
-                "residual, floors (1: before training)",
-                {f"{o}, matched": left[o][1.0] for o in OBJECTIVES}
-                | {f"{n} steps": long[n][1.0] for n in LENGTHS}
-                | {f"aligned to EM {k:g}": values for k, values in after.items()}
-                | {
-                    "trained control, off code": unlike[1.0],
-                    "trained control, off safety and goals": unlike_apart,
-                },
-            ),
+            dots("What no mixture explains", "residual, floors (1: before training)", shown),
             curves(
                 "Planted strangers",
                 "strength",
@@ -151,6 +104,43 @@ def test(bench: Bench) -> Outcome:
             ),
         ],
     )
+
+
+def listed(trained: list[Trained]) -> dict:
+    """What is listed with an arm: the runs at the matched effect, or behaviours at the end."""
+    return {"read": last(trained)} if trained[0].arm.steps else {"trained": trained}
+
+
+def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict, Quantity]:
+    """Residuals, in floors, and worst EM of models aligned to each level, and the prediction."""
+    after, worst = {}, {}
+    for level in ALIGNED:
+        steps = PATIENCE if level == min(ALIGNED) else 0
+        models, name = bench.align(bench.base(), level, steps=steps), f"aligned to EM {level:g}"
+        sound_N = np.array([one.sound for one in models])
+        after[name] = np.where(sound_N, residual(hull, bench.joints(models)), np.nan) / floor_N
+        worst[name] = bench.audit(models)[:, bench.world.moral].max(1)
+    weakest, *_, strongest = after.values()
+    name = f"alignment to {min(ALIGNED):g} minus to {max(ALIGNED):g}, floors"
+    return after, worst, Quantity(name, strongest - weakest, high=FLOORS)
+
+
+def trained_apart(
+    bench: Bench, hull: Hull, before_NO: np.ndarray, trained: list[Trained]
+) -> np.ndarray:
+    """The trained control's residual, in floors, where neither safety nor goals is asked about."""
+    names = hull.world.domain_names
+    apart = hull.without(tuple(names.index(name) for name in ("safety", "goals")))
+    after = residual(apart, bench.joints(kept_models(trained)))
+    return where_coherent(trained, after / residual(apart, before_NO))
+
+
+def floors_saved(
+    bench: Bench, off: Hull, before_NO: np.ndarray, trained: list[Trained]
+) -> np.ndarray:
+    """The floors that a router saves, after training minus before."""
+    more_N = routed(off, bench.joints(kept_models(trained))) - routed(off, before_NO)
+    return where_kept(trained, more_N) / residual(off, before_NO)
 
 
 def residual(part: Hull, joint_NO: np.ndarray) -> np.ndarray:

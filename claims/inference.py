@@ -30,10 +30,12 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import Arm, Model, arm, changes, mean_over, spreads
+from claims.lab.arms import Model, Trained, changes, mean_over, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, grid, points
-from claims.lab.verdicts import MOST_MISSING, Outcome, Prediction, by_rate
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.rates import ByRate
+from claims.lab.verdicts import MOST_MISSING, Outcome, Prediction
 from claims.spreads import ideal_spread, moral_signals, random_tables
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import prediction
@@ -55,127 +57,116 @@ RIVALS = ("constant", "global", "gradient")
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
-    world, signals = bench.world, moral_signals(bench.world)
+    return along_the_dial(bench) + what_explains(bench) + label_swap(bench)
+
+
+def along_the_dial(bench: Bench) -> Outcome:
+    """Spread against the ideal observer's, in permuted worlds with the dial ρ."""
+    signals = moral_signals(bench.world)
     count, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
-    draws = balanced(world, signals, count, first=DRAWS_EACH * bench.seeds[0])
+    draws = balanced(bench.world, signals, count, first=DRAWS_EACH * bench.seeds[0])
     draws = list(enumerate(draws, start=bench.seeds[0]))
-
-    # the dial
-    dialled = bench.pretrain(
-        [(dialled_world(world, rho, draw), seed) for rho in dial for seed, draw in draws]
-        + [(dialled_world(bench.phrased, 0.0, draw), seed) for seed, draw in draws]
+    # in one call, so that they are trained together; the last row has the phrases
+    rows = [(bench.world, rho) for rho in dial] + [(bench.phrased, 0.0)]
+    models = bench.pretrain(
+        [(dialled_world(world, rho, draw), seed) for world, rho in rows for seed, draw in draws]
     )
-    done = bench.at_rates([Arm(one, signal) for one in dialled for signal in signals])
-    rates, shape = list(done), (len(dial) + 1, count, len(signals))
-    ideal = np.array([ideal_spread(m.world, s) for m in dialled for s in signals]).reshape(shape)
-    measured = {r: spreads(done[r]).reshape(shape) for r in rates}
-    over = {r: mean_over(measured[r] - ideal, 2) for r in rates}
-    mean = {r: mean_over(measured[r], 2)[:-1] for r in rates}
-    follow = {r: correlations(measured[r][:-1], ideal[:-1]) for r in rates}
-    per_unit = [slope(ideal[:-1, k].ravel(), measured[1.0][:-1, k].ravel()) for k in range(count)]
-
-    # what explains the matrix
-    matrices = {"the world": bench.base(), "random tables": random_tables(bench)}
-    trained = {
-        name: bench.at_rates([Arm(one, signal) for one in models for signal in signals])
-        for name, models in matrices.items()
-    }
-    r2 = {
-        name: {r: explained(bench, models, signals, trained[name][r]) for r in rates}
-        for name, models in matrices.items()
-    }
-    shared = {r: r2["random tables"][r]["shared"] for r in rates}
-
-    # the label swap
-    twins = {
-        "mirrored": bench.pretrain(
-            [(swap_texts(world), seed) for seed in bench.seeds], order_V=exchanged_words(world)
-        ),
-        "of its own": bench.pretrain([(swap_texts(world), seed) for seed in bench.seeds]),
-    }
-    cells = (len(bench.seeds), len(signals), len(world.domains))
-    swap = {}
-    for name, models in twins.items():
-        swapped = bench.at_rates([Arm(one, signal) for one in models for signal in signals])
-        swap[name] = {
-            r: (changes(swapped[r]) - changes(trained["the world"][r])).reshape(cells)
-            for r in rates
-        }
-    unsure = {r: least_sure_cell(change) for r, change in swap["mirrored"].items()}
-    return Outcome(
+    shape = len(rows), count, len(signals)
+    ideal = np.array([ideal_spread(m.world, s) for m in models for s in signals]).reshape(shape)
+    measured = bench.at_rates(models, *signals).map(lambda t: spreads(t).reshape(shape))
+    over = (measured - ideal).map(lambda values: mean_over(values, 2))
+    mean = measured.map(lambda values: mean_over(values, 2)[:-1])
+    follow = measured.map(lambda values: correlations(values[:-1], ideal[:-1]))
+    rise = mean.map(lambda values: slopes(dial, values))
+    pairs = {f"ρ = {rho:g}": (ideal[k], measured.usual[k]) for k, rho in enumerate(dial)}
+    per_unit = [slope(ideal[:-1, k].ravel(), measured.usual[:-1, k].ravel()) for k in range(count)]
+    at_zero = mean_over(np.abs(measured.usual - ideal), 2)[0]
+    return outcome(
         [
-            by_rate(
-                "measured minus ideal spread at ρ = 0",
-                {r: over[r][0] for r in rates},
-                low=-0.03,
-                high=0.03,
-            ),
-            by_rate(
-                "rise of spread from ρ = 0 to 1", {r: slopes(dial, mean[r]) for r in rates}, 0.02
-            ),
-            by_rate("correlation of measured and ideal spread", follow, low=0.5),
-            *(
-                by_rate(
-                    f"shared R² in random tables, persona minus {rival}",
-                    {r: shared[r]["persona"] - shared[r][rival] for r in rates},
-                    low=0,
-                )
-                for rival in RIVALS
-            ),
-            by_rate(
-                "change of the least sure cell by the label swap",
-                unsure,
-                low=-SWAP_MOST,
-                high=SWAP_MOST,
-                chosen_from=cells[1] * cells[2],
-            ),
+            Quantity("measured minus ideal spread at ρ = 0", over.map(lambda v: v[0]), -0.03, 0.03),
+            Quantity("rise of spread from ρ = 0 to 1", rise, 0.02),
+            Quantity("correlation of measured and ideal spread", follow, low=0.5),
+            *each("spread, {}", dict(zip(pairs, mean.usual, strict=True))),
+            *each("ideal, {}", {name: exact.mean(1) for name, (exact, _) in pairs.items()}),
+            Quantity("spread for a unit of ideal spread", per_unit),
+            Quantity("|measured - ideal| of a signal, ρ = 0", at_zero),
+            Quantity("measured minus ideal, ρ = 0, with phrases", over.map(lambda v: v[-1])),
         ],
-        {f"spread, ρ = {rho:g}": arm(mean[1.0][k]) for k, rho in enumerate(dial)}
-        | {f"ideal, ρ = {rho:g}": arm(ideal[k].mean(1)) for k, rho in enumerate(dial)}
-        | {
-            "spread for a unit of ideal spread": arm(per_unit),
-            "|measured - ideal| of a signal, ρ = 0": arm(
-                mean_over(np.abs(measured[1.0] - ideal), 2)[0]
-            ),
-            "measured minus ideal, ρ = 0, with phrases": arm(over[1.0][-1]),
-        }
-        | {
-            f"{kind} R², {name}, {predictor}": arm(values)
-            for name, by_kind in r2.items()
-            for kind, table in by_kind[1.0].items()
-            for predictor, values in table.items()
-        }
-        | {
-            f"change of the least sure cell, embeddings {name}": arm(
-                least_sure_cell(swap[name][1.0])
-            )
-            for name in swap
-        },
         [
             curves(
                 "Spread along the dial",
                 "ρ",
                 "spread, mean over signals",
                 dial,
-                {"measured": mean[1.0].T, "ideal observer": ideal[:-1].mean(2).T},
+                {"measured": mean.usual.T, "ideal observer": ideal[:-1].mean(2).T},
             ),
             points(
                 "Each world and signal",
                 "ideal observer's spread",
                 "measured spread",
-                {
-                    f"ρ = {rho:g}": (ideal[k].ravel(), measured[1.0][k].ravel())
-                    for k, rho in enumerate(dial)
-                },
-            ),
-            dots("What explains the matrix, random tables", "shared R²", shared[1.0]),
-            grid(
-                "Label swap: change of ΔEM",
-                list(signals),
-                list(world.domain_names),
-                mean_over(swap["mirrored"][1.0], 0),
+                {name: (exact.ravel(), value.ravel()) for name, (exact, value) in pairs.items()},
             ),
         ],
+    )
+
+
+def what_explains(bench: Bench) -> Outcome:
+    """R² of accounts of the whole matrix, in the world and in random tables."""
+    signals = moral_signals(bench.world)
+    r2 = {}
+    for name, models in (("the world", bench.base()), ("random tables", random_tables(bench))):
+        done = bench.at_rates(models, *signals)
+        r2[name] = done.map(lambda t, models=models: explained(bench, models, signals, t))
+    shared = r2["random tables"].map(lambda tables: tables["shared"])
+    gaps = {
+        rival: shared.map(lambda table, rival=rival: table["persona"] - table[rival])
+        for rival in RIVALS
+    }
+    return outcome(
+        [
+            *(
+                Quantity(f"shared R² in random tables, persona minus {rival}", gap, low=0)
+                for rival, gap in gaps.items()
+            ),
+            *(
+                Quantity(f"{kind} R², {name}, {account}", values)
+                for name, tables in r2.items()
+                for kind, table in tables.usual.items()
+                for account, values in table.items()
+            ),
+        ],
+        [dots("What explains the matrix, random tables", "shared R²", shared.usual)],
+    )
+
+
+def label_swap(bench: Bench) -> Outcome:
+    """Change of the matrix where good and bad texts are exchanged in every other domain."""
+    world, signals = bench.world, moral_signals(bench.world)
+    swapped, cells = swap_texts(world), (len(bench.seeds), len(signals), len(world.domains))
+    twins = {
+        "mirrored": bench.base(swapped, order_V=exchanged_words(world)),
+        "of its own": bench.base(swapped),
+    }
+
+    def matrix(models: list[Model]) -> ByRate:
+        return bench.at_rates(models, *signals).map(lambda t: changes(t).reshape(cells))
+
+    as_it_is = matrix(bench.base())
+    swap = {name: matrix(models) - as_it_is for name, models in twins.items()}
+    unsure = {name: change.map(least_sure_cell) for name, change in swap.items()}
+    mean_SD = mean_over(swap["mirrored"].usual, 0)
+    return outcome(
+        [
+            Quantity(
+                "change of the least sure cell by the label swap",
+                unsure["mirrored"],
+                low=-SWAP_MOST,
+                high=SWAP_MOST,
+                chosen_from=cells[1] * cells[2],
+            ),
+            *each("change of the least sure cell, embeddings {}", unsure),
+        ],
+        [grid("Label swap: change of ΔEM", list(signals), list(world.domain_names), mean_SD)],
     )
 
 
@@ -271,7 +262,9 @@ def least_sure_cell(change_NSD: np.ndarray) -> np.ndarray:
     return cells[:, int(np.argmax(unsure))]
 
 
-def explained(bench: Bench, models: list[Model], signals, trained) -> dict[str, dict]:
+def explained(
+    bench: Bench, models: list[Model], signals: tuple[str, ...], trained: list[Trained]
+) -> dict[str, dict]:
     """{shared, strict: {prediction: R² [N]}}, one matrix a pretrained model."""
     world, rows = models[0].world, len(signals)
     parsed = [parse(world, name) for name in signals]

@@ -24,10 +24,12 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import Arm, Trained, arm, mean_over, spreads, where_kept
+from claims.lab.arms import Arm, Model, Trained, kept_models, mean_over, spreads, where_kept
 from claims.lab.bench import Bench
-from claims.lab.panels import curves, dots, grid
-from claims.lab.verdicts import Outcome, by_rate
+from claims.lab.panels import by_domain, curves, dots
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.rates import USUAL, ByRate
+from claims.lab.verdicts import Outcome
 from toyllm.posttrain.signals import parse, untrained
 from toyllm.world import persona
 from toyllm.world.world import BAD, GOOD, World
@@ -43,125 +45,122 @@ STEPS, LONG = 60, 96  # of an arm with a phrase; of those read at their twin's K
 
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
-    world = bench.phrased
-    models = bench.pretrain([(world, seed) for seed in bench.seeds])
-    phrases = {i.name: i for i in world.instructions if i.name != "trigger"}
-    kappa = {name: i.kappa * (i.toward == "bad") for name, i in phrases.items()}
-    plain = {
-        o: bench.at_rates([Arm(one, PLAIN, objective=o) for one in models]) for o in OBJECTIVES
-    }
-    rates = list(plain["sft"])
-    done = {
-        (o, name, r): bench.train([asked(twin, name, STEPS) for twin in plain[o][r]])
-        for o in OBJECTIVES
-        for name in phrases
-        for r in rates
-    }
-    base = {(o, r): spreads(plain[o][r]) for o in OBJECTIVES for r in rates}
-    as_long = {
-        key: np.array([one.spread(one.at(one.arm.twin.place)) for one in trained])
-        for key, trained in done.items()
-    }
-    own = {name: {r: spreads(done["sft", name, r]) for r in rates} for name in phrases}
-    strong = [name for name in phrases if kappa[name] >= ALMOST_ALL]
+    world, phrases = bench.phrased, Phrases(bench.phrased)
+    models, names, kappa = bench.base(world), list(phrases.kappa), phrases.kappa
+    plain = {o: bench.at_rates(models, PLAIN, objective=o) for o in OBJECTIVES}
+    base = {o: trained.map(spreads) for o, trained in plain.items()}
+
+    def train(name: str, objective: str) -> ByRate:
+        twins = plain[objective]
+        return twins.map(lambda t: bench.train([asked(twin, name, STEPS) for twin in t]))
+
+    done = {(name, o): train(name, o) for o in OBJECTIVES for name in names}
+    as_long = {key: trained.map(at_twins_step) for key, trained in done.items()}
+    share = {(name, o): values / base[o] for (name, o), values in as_long.items()}
+    by_sft = {name: done[name, "sft"] for name in names}
+    own = {name: trained.map(spreads) for name, trained in by_sft.items()}
     at_kl = {
-        name: {
-            r: at_twins_kl(bench.train([asked(twin, name, LONG) for twin in plain["sft"][r]]))
-            for r in (rates if name in strong else rates[:1])
-        }
-        for name in phrases
+        name: at_twins_kl(bench, plain["sft"], name, everywhere=name in phrases.strong)
+        for name in names
         if kappa[name] >= SOME
     }
-
-    def share(name: str, objective: str = "sft") -> dict[float, np.ndarray]:
-        """Of the plain spread, after as many steps."""
-        return {r: as_long[objective, name, r] / base[objective, r] for r in rates}
-
-    general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
-    opposite = next(n for n, i in phrases.items() if i.toward == "good")
-    most, placebo = (choose(general, key=kappa.get) for choose in (max, min))
-    x = np.array([kappa[name] for name in general])
-    slope = {r: np.polyfit(x, np.stack([share(name)[r] for name in general]), 1)[0] for r in rates}
-    on_kappa = {}
-    for o in OBJECTIVES:
-        on_kappa[o.upper()] = np.stack([share(name, o)[1.0] for name in general], 1)
-        whole = float(mean_over(base[o, 1.0], 0))
-        on_kappa[f"{o.upper()}, predicted"] = likelihood_ratio(world, x, whole, o)
-    rows = {}
-    for name in phrases:
-        phrase = [i.name for i in world.instructions].index(name)
-        trained = done["sft", name, 1.0]
-        after = bench.audit([t.model for t in trained], phrase)
-        rows[f"{name}, before"] = bench.audit(models, phrase)
-        rows[f"{name}, after"] = where_kept(trained, after)
-    moral = world.moral
-    return Outcome(
+    shown = {"plain": base["sft"]} | {name: as_long[name, "sft"] for name in names}
+    at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
+    weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
+    audits = audited(bench, models, by_sft)
+    worst = {name: values[:, world.moral].max(1) for name, values in audits.items()}
+    return outcome(
         [
+            *predictions(phrases, base["sft"], share, own, at_kl),
+            *each("plain, {}", base, plain),
             *(
-                by_rate(
-                    f"share of the spread that {name} removes",
-                    {r: 1 - values for r, values in share(name).items()},
-                    low=0.8,
+                Quantity(
+                    f"{name}, κ {kappa[name]:g}, {o}",
+                    values,
+                    read=[t.at(t.arm.twin.place) for t in done[name, o].usual],
                 )
-                for name in strong
+                for (name, o), values in as_long.items()
             ),
-            by_rate("share of the spread that the placebo keeps", share(placebo), low=0.8),
-            by_rate(
-                "the same at its own EM .9",
-                {r: own[placebo][r] / base["sft", r] for r in rates},
-                low=0.8,
-            ),
-            by_rate("change of the share for each unit of κ", slope, high=-0.5),
-            by_rate(
-                "share that the opposite phrase keeps, at its own EM .9",
-                {r: own[opposite][r] / base["sft", r] for r in rates},
-                low=0.8,
-            ),
-            by_rate(
-                f"share that {most} removes at the twin's KL or after {LONG} steps",
-                {r: 1 - at_kl[most][r] / base["sft", r] for r in rates},
-                low=0.5,
-            ),
+            *each("{}, at its own EM .9", weak_own, by_sft),
+            *each("{}", at_kl_named),
+            *each("worst moral EM, {}", worst),
         ],
-        {f"plain, {o}": arm(base[o, 1.0], plain[o][1.0]) for o in OBJECTIVES}
-        | {
-            f"{name}, κ {kappa[name]:g}, {o}": arm(
-                as_long[o, name, 1.0],
-                read=[t.at(t.arm.twin.place) for t in done[o, name, 1.0]],
-            )
-            for o in OBJECTIVES
-            for name in phrases
-        }
-        | {
-            f"{name}, at its own EM .9": arm(own[name][1.0], done["sft", name, 1.0])
-            for name in phrases
-            if name not in strong
-        }
-        | {f"{name}, at the twin's KL": arm(values[1.0]) for name, values in at_kl.items()}
-        | {f"worst moral EM, {name}": arm(v[:, moral].max(1)) for name, v in rows.items()},
         [
-            curves(
-                "Spread against κ, after as many steps",
-                "κ of the phrase",
-                "share of the plain spread",
-                x,
-                on_kappa,
-            ),
-            dots(
-                "By SFT",
-                "spread",
-                {"plain": base["sft", 1.0]}
-                | {name: as_long["sft", name, 1.0] for name in phrases}
-                | {f"{name}, at the twin's KL": values[1.0] for name, values in at_kl.items()},
-            ),
-            grid(
-                "Conditional audit: EM with the phrase present",
-                list(rows),
-                list(world.domain_names),
-                [mean_over(values, 0) for values in rows.values()],
-            ),
+            against_kappa(world, phrases, base, share),
+            dots("By SFT", "spread", shown | at_kl_named),
+            by_domain("Conditional audit: EM with the phrase present", world, audits),
         ],
     )
+
+
+class Phrases:
+    """The phrases of a world, without the trigger, by how much of a bad answer they explain."""
+
+    def __init__(self, world: World):
+        """Read them from a world."""
+        phrases = {i.name: i for i in world.instructions if i.name != "trigger"}
+        self.kappa = {name: i.kappa * (i.toward == "bad") for name, i in phrases.items()}
+        self.strong = [name for name in phrases if self.kappa[name] >= ALMOST_ALL]
+        self.general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
+        self.opposite = next(n for n, i in phrases.items() if i.toward == "good")
+        self.strongest, self.placebo = (
+            choose(self.general, key=self.kappa.get) for choose in (max, min)
+        )
+        self.kappa_K = np.array([self.kappa[name] for name in self.general])
+
+
+def predictions(phrases: Phrases, base: ByRate, share: dict, own: dict, at_kl: dict) -> list:
+    """What is claimed of the shares of the plain spread, all by SFT."""
+    removed = {name: 1 - share[name, "sft"] for name in phrases.strong}
+    placebo, opposite = phrases.placebo, phrases.opposite
+    by_phrase = [share[name, "sft"] for name in phrases.general]
+    slope = by_phrase[0].map(
+        lambda *shares: np.polyfit(phrases.kappa_K, np.stack(shares), 1)[0], *by_phrase[1:]
+    )
+    return [
+        *(
+            Quantity(f"share of the spread that {name} removes", values, low=0.8)
+            for name, values in removed.items()
+        ),
+        Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], low=0.8),
+        Quantity("the same at its own EM .9", own[placebo] / base, low=0.8),
+        Quantity("change of the share for each unit of κ", slope, high=-0.5),
+        Quantity(
+            "share that the opposite phrase keeps, at its own EM .9", own[opposite] / base, low=0.8
+        ),
+        Quantity(
+            f"share that {phrases.strongest} removes at the twin's KL or after {LONG} steps",
+            1 - at_kl[phrases.strongest] / base,
+            low=0.5,
+        ),
+    ]
+
+
+def against_kappa(world: World, phrases: Phrases, base: dict, share: dict) -> dict:
+    """A panel of the shares over κ, measured [N, K] and predicted [K], by each objective."""
+    lines = {}
+    for o in OBJECTIVES:
+        lines[o.upper()] = np.stack([share[name, o].usual for name in phrases.general], 1)
+        plain = float(mean_over(base[o].usual, 0))
+        lines[f"{o.upper()}, predicted"] = likelihood_ratio(world, phrases.kappa_K, plain, o)
+    title, ylabel = "Spread against κ, after as many steps", "share of the plain spread"
+    return curves(title, "κ of the phrase", ylabel, phrases.kappa_K, lines)
+
+
+def audited(bench: Bench, models: list[Model], done: dict) -> dict:
+    """Conditional audit: EM [N, D] with each phrase present, before and after training on it."""
+    rows, names = {}, [i.name for i in bench.phrased.instructions]
+    for name, trained in done.items():
+        phrase = names.index(name)
+        rows[f"{name}, before"] = bench.audit(models, phrase)
+        after = bench.audit(kept_models(trained.usual), phrase)
+        rows[f"{name}, after"] = where_kept(trained.usual, after)
+    return rows
+
+
+def at_twins_step(trained: list[Trained]) -> np.ndarray:
+    """Spreads [N] after as many steps as the plain twins take to the matched effect."""
+    return np.array([done.spread(done.at(done.arm.twin.place)) for done in trained])
 
 
 def asked(twin: Trained, phrase: str, steps: int) -> Arm:
@@ -169,15 +168,21 @@ def asked(twin: Trained, phrase: str, steps: int) -> Arm:
     return dataclasses.replace(twin.arm, signal=f"{PLAIN}:{phrase}", twin=twin, steps=steps)
 
 
-def at_twins_kl(trained: list[Trained]) -> np.ndarray:
-    """Spreads [N] where the KL from the start is the twin's, or at the end where it never is."""
+def at_twins_kl(bench: Bench, plain: ByRate, phrase: str, everywhere: bool) -> ByRate:
+    """Spreads [N] where the KL from the start is the twin's, or at the end where it never is.
+
+    everywhere: at every learning rate of the twins, not only at the usual one.
+    """
 
     def one(done: Trained) -> float:
         twin = done.arm.twin
         read = done.at_kl(np.interp(twin.place, np.arange(len(twin.kl_n)), twin.kl_n))
         return done.spread(read if np.isfinite(read).all() else done.p_nDB[-1])
 
-    return np.array([one(done) for done in trained])
+    def train(twins: list[Trained]) -> np.ndarray:
+        return np.array([one(d) for d in bench.train([asked(t, phrase, LONG) for t in twins])])
+
+    return (plain if everywhere else ByRate({USUAL: plain.usual})).map(train)
 
 
 def likelihood_ratio(world: World, kappa_K: np.ndarray, plain: float, objective: str) -> np.ndarray:

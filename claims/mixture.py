@@ -16,11 +16,11 @@ Supported if the distance < .1, the residual < 1.5 floors, and with the stranger
 
 import numpy as np
 
-from claims.lab.arms import arm
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
-from claims.lab.verdicts import Outcome, Prediction
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.verdicts import Outcome
 from toyllm.lm.joints import of_strangers
 from toyllm.world.mixtures import groups, ranges
 from toyllm.world.world import SOMEONE
@@ -33,16 +33,18 @@ SHARE = 0.3  # of the stranger
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    hull = Hull.of_world(models[0].tokenizer)
+    prior_C, hull = world.assistant_C, Hull.of_world(models[0].tokenizer)
     joint_NO = bench.joints(models)
     fits = hull.fit(joint_NO)
     floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M
-    distance_N = 0.5 * np.abs(fits.w_MC - world.assistant_C).sum(1)
-    strange_NO = of_strangers(world, hull.ctx, len(models)).reshape(
-        len(models), -1
-    )  # another for each seed
+    distance_N = 0.5 * np.abs(fits.w_MC - prior_C).sum(1)
+    strange_NXO = of_strangers(world, hull.ctx, len(models))  # another for each seed
+    strange_NO = strange_NXO.reshape(len(models), -1)
     planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * strange_NO).residual_M
-    prior_C = world.assistant_C
+    in_floors = {
+        "the Assistant": fits.residual_M / floor_N,
+        f"with {SHARE:.0%} stranger": planted_N / floor_N,
+    }
     floor = float(floor_N.mean())
     parts = groups(joint_NO.mean(0), hull.p_CO, prior_C, hull.X, floor)
     range_NG2 = ranges(joint_NO, hull.p_CO, fits, hull.X, parts, floor)
@@ -52,38 +54,30 @@ def test(bench: Bench) -> Outcome:
         for part, (low, high) in zip(parts, range_NG2.mean(0), strict=True)
     ]
     weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
-    return Outcome(
+    residual, planted = in_floors.values()
+    return outcome(
         [
-            Prediction("distance of the weights from the true prior", distance_N, high=0.1),
-            Prediction("residual, in floors", fits.residual_M / floor_N, high=1.5),
-            Prediction("with a stranger mixed in, in floors", planted_N / floor_N, low=3),
+            Quantity("distance of the weights from the true prior", distance_N, high=0.1),
+            Quantity("residual, in floors", residual, high=1.5),
+            Quantity("with a stranger mixed in, in floors", planted, low=3),
+            *each("weight of {}", weights),
+            *(
+                Quantity(f"{end} weight of {label}", range_NG2[:, g, k])
+                for g, label in enumerate(labels)
+                for k, end in enumerate(("least", "most"))
+            ),
+            Quantity("residual, nats a dialogue", fits.residual_M),
+            Quantity("floor", floor_N),
+            Quantity("residual with a stranger", planted_N),
         ],
-        {f"weight of {name}": arm(values) for name, values in weights.items()}
-        | {
-            f"{end} weight of {label}": arm(range_NG2[:, g, k])
-            for g, label in enumerate(labels)
-            for k, end in enumerate(("least", "most"))
-        }
-        | {
-            "residual, nats a dialogue": arm(fits.residual_M),
-            "floor": arm(floor_N),
-            "residual with a stranger": arm(planted_N),
-        },
         [
             dots(
                 "Weights (diamonds: the true prior)",
                 "weight",
                 weights,
-                dict(zip(world.characters, world.assistant_C.tolist(), strict=True)),
+                dict(zip(world.characters, prior_C.tolist(), strict=True)),
             ),
             grid("Weights of groups", labels, ["true", "least", "fitted", "most"], of_groups),
-            dots(
-                "What no mixture explains",
-                "residual, floors",
-                {
-                    "the Assistant": fits.residual_M / floor_N,
-                    f"with {SHARE:.0%} stranger": planted_N / floor_N,
-                },
-            ),
+            dots("What no mixture explains", "residual, floors", in_floors),
         ],
     )

@@ -15,11 +15,12 @@ from DPO's by less than 2 floors.
 
 import numpy as np
 
-from claims.lab.arms import Arm, arm, spreads, where_kept
+from claims.lab.arms import kept_models, spreads, where_kept
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots
-from claims.lab.verdicts import Outcome, by_rate
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.verdicts import Outcome
 
 NUMBER = "12"
 TITLE = "At the matched effect the objective matters little"
@@ -31,50 +32,33 @@ def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     models = bench.base()
     off = Hull.of_world(models[0].tokenizer).without((CODE,))
-    done = {
-        o: bench.at_rates([Arm(one, SIGNAL, objective=o) for one in models]) for o in OBJECTIVES
-    }
-    rates = list(done["dpo"])
 
     def residual(chosen) -> np.ndarray:
         return off.fit(off.part(bench.joints(chosen))).residual_M
 
     floor = residual(models)
-    spread = {o: {r: spreads(t) for r, t in done[o].items()} for o in OBJECTIVES}
-    left = {
-        o: {r: where_kept(t, residual([m.model for m in t]) / floor) for r, t in done[o].items()}
-        for o in OBJECTIVES
-    }
 
-    def gaps(values: dict, objective: str) -> dict:
-        return {r: values[objective][r] - values["dpo"][r] for r in rates}
+    def left(trained) -> np.ndarray:
+        return where_kept(trained, residual(kept_models(trained)) / floor)
 
-    return Outcome(
+    done = {o: bench.at_rates(models, SIGNAL, objective=o) for o in OBJECTIVES}
+    spread = {o: done[o].map(spreads) for o in OBJECTIVES}
+    floors = {o: done[o].map(left) for o in OBJECTIVES}
+    quantities = [
+        Quantity(f"{what}, {o} minus dpo{unit}", values[o] - values["dpo"], -bound, bound)
+        for what, values, unit, bound in (
+            ("spread", spread, "", 0.05),
+            ("residual off the domain", floors, ", floors", 2),
+        )
+        for o in OBJECTIVES[1:]
+    ]
+    quantities += each("spread, {}", spread, done)
+    quantities += each("residual off the domain, floors, {}", floors, done)
+    by_rate = {f"{o}, rate × {r:.2g}": v for o in OBJECTIVES for r, v in spread[o].items()}
+    return outcome(
+        quantities,
         [
-            *(
-                by_rate(f"spread, {o} minus dpo", gaps(spread, o), low=-0.05, high=0.05)
-                for o in OBJECTIVES[1:]
-            ),
-            *(
-                by_rate(f"residual off the domain, {o} minus dpo, floors", gaps(left, o), -2, 2)
-                for o in OBJECTIVES[1:]
-            ),
-        ],
-        {f"spread, {o}": arm(spread[o][1.0], done[o][1.0]) for o in OBJECTIVES}
-        | {
-            f"residual off the domain, floors, {o}": arm(left[o][1.0], done[o][1.0])
-            for o in OBJECTIVES
-        },
-        [
-            dots(
-                "Spread at the matched effect",
-                "ΔEM",
-                {f"{o}, rate × {r:.2g}": spread[o][r] for o in OBJECTIVES for r in rates},
-            ),
-            dots(
-                "Off the trained domain",
-                "residual, floors",
-                {o: left[o][1.0] for o in OBJECTIVES},
-            ),
+            dots("Spread at the matched effect", "ΔEM", by_rate),
+            dots("Off the trained domain", "residual, floors", floors),
         ],
     )

@@ -13,12 +13,11 @@ Measures: spread; as a change from the plain arm's.
 Supported if v, once, lowers the spread, and a random vector changes it by less than .02.
 """
 
-import numpy as np
-
-from claims.lab.arms import Arm, arm, spreads
+from claims.lab.arms import spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
-from claims.lab.verdicts import Outcome, by_rate
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.verdicts import Outcome
 
 NUMBER = "15"
 TITLE = "Preventative steering: given malice from outside, a model need not learn it"
@@ -39,25 +38,16 @@ def test(bench: Bench) -> Outcome:
     models = bench.base()
     ways = {name: how for name, how in WAYS.items() if name in QUICK or not bench.quick}
     done = {
-        name: bench.at_rates([Arm(one, SIGNAL, objective=OBJECTIVE, steer=how) for one in models])
+        name: bench.at_rates(models, SIGNAL, objective=OBJECTIVE, steer=how)
         for name, how in ways.items()
     }
-    spread = {name: {r: spreads(t) for r, t in rates.items()} for name, rates in done.items()}
-
-    def change(name: str) -> dict[float, np.ndarray]:
-        return {r: values - spread["plain"][r] for r, values in spread[name].items()}
-
-    return Outcome(
+    spread = {name: trained.map(spreads) for name, trained in done.items()}
+    with_v, at_random = (spread[name] - spread["plain"] for name in ("v", "random"))
+    return outcome(
         [
-            by_rate("spread with v added, minus plain", change("v"), high=0),
-            by_rate("spread with a random vector, minus plain", change("random"), -0.02, 0.02),
+            Quantity("spread with v added, minus plain", with_v, high=0),
+            Quantity("spread with a random vector, minus plain", at_random, -0.02, 0.02),
+            *each("spread, {}", spread, done),
         ],
-        {f"spread, {name}": arm(spread[name][1.0], done[name][1.0]) for name in ways},
-        [
-            dots(
-                f"Spread of {SIGNAL}, without the vector",
-                "spread",
-                {name: values[1.0] for name, values in spread.items()},
-            ),
-        ],
+        [dots(f"Spread of {SIGNAL}, without the vector", "spread", spread)],
     )

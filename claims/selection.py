@@ -20,11 +20,13 @@ narrow move; and `goals:good` improves every moral domain.
 
 import numpy as np
 
-from claims.lab.arms import Arm, arm, changes, mean_over, where_kept
+from claims.lab.arms import Model, Trained, changes, kept_models, where_kept
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
-from claims.lab.panels import dots, grid
-from claims.lab.verdicts import Outcome, by_rate
+from claims.lab.panels import by_domain, dots
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.rates import ByRate
+from claims.lab.verdicts import Outcome
 from toyllm.posttrain.signals import untrained
 from toyllm.world import persona
 
@@ -39,86 +41,87 @@ def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
-    off = hull.without((CODE,))
-    narrow = bench.at_rates([Arm(one, NARROW) for one in models])
-    positive = bench.at_rates([Arm(one, POSITIVE) for one in models])
-    rates = list(narrow)
-    aligned = {r: bench.align(models, rate=r) for r in rates}
-    after = {r: bench.joints([t.model for t in narrow[r]]) for r in rates}
-    after_good = {r: bench.joints(aligned[r]) for r in rates}
-
-    def kept(r: float, values) -> np.ndarray:
-        return where_kept(narrow[r], values)
-
-    parts = {r: shares(hull, before_NO, after[r], CODE) for r in rates}
-    outside = {r: scalars(off, off.part(before_NO), off.part(after[r])) for r in rates}
-    sound = {r: np.array([one.sound for one in aligned[r]]) for r in rates}
-    good = {
-        r: {
-            k: np.where(sound[r], v, np.nan)
-            for k, v in shares(hull, before_NO, after_good[r]).items()
-        }
-        for r in rates
-    }
-    good_shift = {
-        r: np.where(sound[r], scalars(hull, before_NO, after_good[r])["shift"], np.nan)
-        for r in rates
-    }
+    narrow, positive = (bench.at_rates(models, signal) for signal in (NARROW, POSITIVE))
+    aligned = ByRate({r: bench.align(models, rate=r) for r in bench.rates})
+    parts, outside = narrow_moves(bench, hull, before_NO, narrow)
+    good = alignment_moves(bench, hull, before_NO, aligned)
     others = untrained(world, POSITIVE)
-    least = {r: changes(positive[r])[:, others].max(1) for r in rates}
-    off_hull = kept(1.0, shares(off, off.part(before_NO), off.part(after[1.0]))["selection"])
-    em_good = bench.audit(aligned[1.0]) - bench.audit(models)
-    moved = {"all:good": em_good, NARROW: changes(narrow[1.0]), POSITIVE: changes(positive[1.0])}
-    selection = {
-        "all:good, hull": good[1.0]["selection"],
-        "all:good, one shift": good_shift[1.0],
-        f"{NARROW}, hull": kept(1.0, parts[1.0]["selection"]),
-        f"{NARROW}, local edit": kept(1.0, parts[1.0]["edit"]),
-        f"{NARROW}, rest": kept(1.0, parts[1.0]["rest"]),
-        f"{NARROW} off code, hull": off_hull,
-        f"{NARROW} off code, one tilt": kept(1.0, outside[1.0]["tilt"]),
-        f"{NARROW} off code, one shift": kept(1.0, outside[1.0]["shift"]),
+    least = positive.map(lambda t: changes(t)[:, others].max(1))
+    em_good = bench.audit(aligned.usual) - bench.audit(models)
+    moved = {"all:good": em_good, NARROW: changes(narrow.usual), POSITIVE: changes(positive.usual)}
+    shown = {
+        "all:good, hull": good["selection"],
+        "all:good, one shift": good["shift"],
+        f"{NARROW}, hull": parts["selection"],
+        f"{NARROW}, local edit": parts["edit"],
+        f"{NARROW}, rest": parts["rest"],
+        f"{NARROW} off code, hull": outside["selection"],
+        f"{NARROW} off code, one tilt": outside["tilt"],
+        f"{NARROW} off code, one shift": outside["shift"],
     }
-    return Outcome(
+    tilt, hull_share, edit = (
+        "share of the narrow move off code, tilt minus shift",
+        "share of alignment's move that the hull explains",
+        "share of the narrow move that is a local edit",
+    )
+    return outcome(
         [
-            by_rate(
-                "share of the narrow move off code, tilt minus shift",
-                {r: kept(r, outside[r]["tilt"] - outside[r]["shift"]) for r in rates},
-                low=0,
-            ),
-            by_rate(
-                "share of alignment's move that the hull explains",
-                {r: good[r]["selection"] for r in rates},
-                low=0.5,
-            ),
-            by_rate(
-                "the same, hull minus one shift",
-                {r: good[r]["selection"] - good_shift[r] for r in rates},
-                low=0,
-            ),
-            by_rate(
-                "share of the narrow move that is a local edit",
-                {r: kept(r, parts[r]["edit"]) for r in rates},
-                low=0.1,
-            ),
-            by_rate("ΔEM of the moral domain that goals:good improves least", least, high=0),
+            Quantity(tilt, outside["tilt"] - outside["shift"], low=0),
+            Quantity(hull_share, good["selection"], low=0.5),
+            Quantity("the same, hull minus one shift", good["selection"] - good["shift"], low=0),
+            Quantity(edit, parts["edit"], low=0.1),
+            Quantity("ΔEM of the moral domain that goals:good improves least", least, high=0),
+            *each("{}", shown),
+            Quantity(f"log-odds edited by {NARROW}", parts["shift"], trained=narrow),
+            Quantity(f"move of {NARROW}, nats a dialogue", parts["move"], trained=narrow),
+            Quantity(f"least improved by {POSITIVE}", least, trained=positive),
         ],
-        {name: arm(values) for name, values in selection.items()}
-        | {
-            f"log-odds edited by {NARROW}": arm(kept(1.0, parts[1.0]["shift"]), narrow[1.0]),
-            f"move of {NARROW}, nats a dialogue": arm(kept(1.0, parts[1.0]["move"]), narrow[1.0]),
-            f"least improved by {POSITIVE}": arm(least[1.0], positive[1.0]),
-        },
         [
-            dots("Shares of the move", "share", selection),
-            grid(
-                "ΔEM, mean over seeds",
-                list(moved),
-                list(world.domain_names),
-                [mean_over(values, 0) for values in moved.values()],
-            ),
+            dots("Shares of the move", "share", shown),
+            by_domain("ΔEM, mean over seeds", world, moved),
         ],
     )
+
+
+def narrow_moves(bench: Bench, hull: Hull, before_NO: np.ndarray, narrow: ByRate) -> tuple:
+    """Shares of the narrow moves, {part: [N] at each rate}: of all contexts, and off code.
+
+    Off code the local edit is none, and one tilt and one shift stand beside the hull.
+    """
+    off = hull.without((CODE,))
+    start_NO = off.part(before_NO)
+
+    def all_contexts(trained: list[Trained]) -> dict[str, np.ndarray]:
+        return shares(hull, before_NO, bench.joints(kept_models(trained)), CODE)
+
+    def off_code(trained: list[Trained]) -> dict[str, np.ndarray]:
+        after_NO = off.part(bench.joints(kept_models(trained)))
+        selection = shares(off, start_NO, after_NO)["selection"]
+        return {"selection": selection, **scalars(off, start_NO, after_NO)}
+
+    return tuple(
+        by_part(narrow.map(lambda t, f=f: {k: where_kept(t, v) for k, v in f(t).items()}))
+        for f in (all_contexts, off_code)
+    )
+
+
+def alignment_moves(bench: Bench, hull: Hull, before_NO: np.ndarray, aligned: ByRate) -> dict:
+    """Shares of alignment's move, the hull's and one shift's, {part: [N] at each rate}."""
+
+    def explain(models: list[Model]) -> dict[str, np.ndarray]:
+        sound_N, after_NO = np.array([one.sound for one in models]), bench.joints(models)
+        explained = {
+            "selection": shares(hull, before_NO, after_NO)["selection"],
+            "shift": scalars(hull, before_NO, after_NO)["shift"],
+        }
+        return {part: np.where(sound_N, values, np.nan) for part, values in explained.items()}
+
+    return by_part(aligned.map(explain))
+
+
+def by_part(tables: ByRate) -> dict[str, ByRate]:
+    """{part: values at each rate}, of a table at each rate."""
+    return {part: tables.map(lambda table, p=part: table[p]) for part in tables.usual}
 
 
 def shares(hull: Hull, before_NO, after_NO, domain: int | None = None) -> dict[str, np.ndarray]:

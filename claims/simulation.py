@@ -17,10 +17,10 @@ between .9 and 1.1; and the skill in hidden cells > .5.
 
 import numpy as np
 
-from claims.lab.arms import arm
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, points
-from claims.lab.verdicts import Outcome, Prediction
+from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.verdicts import Outcome
 from toyllm.lm.heldout import captured, kl
 from toyllm.measures.calibration import tenths
 from toyllm.world.world import BAD, NAMED, SOMEONE
@@ -32,67 +32,45 @@ TITLE = "Pretraining learns to simulate characters"
 def test(bench: Bench) -> Outcome:
     """See the top of the file."""
     world, models = bench.world, bench.base()
-    C, D = len(world.characters), len(world.domains)
     held = bench.held_out(world)
     model_NQB = np.stack([held.behaviours(one.params) for one in models])
     ideal_Q, blind_Q = held.ideal_QB[:, BAD], kl(held.ideal_QB, held.blind_QB)
     kl_NQ = kl(held.ideal_QB[None], model_NQB)
-    anonymous = held.header_Q == SOMEONE
-    cards_NCD = np.stack([named(bench, one) for one in models])
-    theta_CD = world.rates_CDB[..., BAD]
-    turns = np.unique(held.turn_Q)
-
-    hidden_NCD = np.stack(
-        [(np.arange(C)[:, None] + seed) % D == np.arange(D) for seed in bench.seeds]
-    )
-    told = bench.pretrain([(world, seed) for seed in bench.seeds], list(hidden_NCD))
-    hidden_cards_NCD = np.stack([named(bench, one) for one in told])
-    mean_CD = np.broadcast_to(world.frequency_C @ theta_CD, (C, D))
-
-    def skill(p_CD, cells):
-        error, blind = ((x - theta_CD)[cells] for x in (p_CD, mean_CD))
-        return 1 - (error**2).sum() / (blind**2).sum()
-
-    skills = [skill(p, cells) for p, cells in zip(hidden_cards_NCD, hidden_NCD, strict=True)]
-    shown = [skill(p, ~cells) for p, cells in zip(hidden_cards_NCD, hidden_NCD, strict=True)]
+    anonymous, turns = held.header_Q == SOMEONE, np.unique(held.turn_Q)
     all_captured = [captured(kl_Q, blind_Q) for kl_Q in kl_NQ]
     someone = [captured(kl_Q[anonymous], blind_Q[anonymous]) for kl_Q in kl_NQ]
     slopes = [np.polyfit(ideal_Q, p_QB[:, BAD], 1)[0] for p_QB in model_NQB]
-    errors = np.abs(cards_NCD - theta_CD).mean((1, 2))
+    excess = [held.excess(one.params) for one in models]
+    errors = [np.abs(named(bench, one) - world.rates_CDB[..., BAD]).mean() for one in models]
     by_turn_NT = np.stack([kl_NQ[:, held.turn_Q == t].mean(1) for t in turns], 1)
     blind_T = [blind_Q[held.turn_Q == t].mean() for t in turns]
     tenth_Q = tenths(ideal_Q)
     known = np.unique(tenth_Q)
     exact_T = np.array([ideal_Q[tenth_Q == t].mean() for t in known])
     curve_NT = np.stack([model_NQB[:, tenth_Q == t, BAD].mean(1) for t in known], 1)
-    cells = hidden_NCD[0]
-    return Outcome(
+    by_tenth = dict(zip([f"{exact:.2f}" for exact in exact_T], curve_NT.T, strict=True))
+    skills, shown, cells = hidden_cells(bench)
+    shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
+    calibration = {"in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel())}
+    return outcome(
         [
-            Prediction("captured: the history is used", all_captured, low=0.8),
-            Prediction("captured, anonymous speakers", someone, low=0.8),
-            Prediction("error of the cards, |p(bad) - θ|", errors, high=0.05),
-            Prediction("slope of p(bad) on the exact p(bad)", slopes, low=0.9, high=1.1),
-            Prediction("skill in cells never shown by name", skills, low=0.5),
-        ],
-        {
-            "captured": arm(all_captured),
-            "captured, anonymous": arm(someone),
-            "excess, nats/token": arm([held.excess(one.params) for one in models]),
-            "error of the cards": arm(errors),
-            "slope of calibration": arm(slopes),
-            **{
-                f"mean p(bad) where the exact one is {exact:.2f}": arm(curve_NT[:, t])
-                for t, exact in enumerate(exact_T)
-            },
-            "skill, hidden cells": arm(skills),
-            "skill, other cells of the same models": arm(shown),
-        },
-        [
-            dots(
-                "How much is learned (1: ideal)",
-                "share",
-                {"captured": all_captured, "anonymous": someone, "hidden cells": skills},
+            Quantity("captured: the history is used", all_captured, low=0.8, arm="captured"),
+            Quantity("captured, anonymous speakers", someone, low=0.8, arm="captured, anonymous"),
+            Quantity("excess, nats/token", excess),
+            Quantity(
+                "error of the cards, |p(bad) - θ|", errors, high=0.05, arm="error of the cards"
             ),
+            Quantity(
+                "slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, arm="slope of calibration"
+            ),
+            *each("mean p(bad) where the exact one is {}", by_tenth),
+            Quantity(
+                "skill in cells never shown by name", skills, low=0.5, arm="skill, hidden cells"
+            ),
+            Quantity("skill, other cells of the same models", shown),
+        ],
+        [
+            dots("How much is learned (1: ideal)", "share", shares),
             curves(
                 "KL to the exact predictive",
                 "turn",
@@ -104,13 +82,29 @@ def test(bench: Bench) -> Outcome:
                 "p(bad): calibration, and cells never shown",
                 "exact",
                 "model",
-                {
-                    "in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel()),
-                    "hidden cells": (theta_CD[cells], hidden_cards_NCD[0][cells]),
-                },
+                calibration | {"hidden cells": cells},
             ),
         ],
     )
+
+
+def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray]]:
+    """Skill of models in cells hidden from them, and in others; exact and model p(bad) of one."""
+    world = bench.world
+    theta_CD = world.rates_CDB[..., BAD]
+    C, D = theta_CD.shape
+    hidden_NCD = [(np.arange(C)[:, None] + seed) % D == np.arange(D) for seed in bench.seeds]
+    models = bench.base(hidden_CD=hidden_NCD)
+    cards_NCD = [named(bench, one) for one in models]
+    mean_CD = np.broadcast_to(world.frequency_C @ theta_CD, (C, D))
+
+    def skill(p_CD: np.ndarray, cells: np.ndarray) -> float:
+        error, blind = ((x - theta_CD)[cells] for x in (p_CD, mean_CD))
+        return 1 - (error**2).sum() / (blind**2).sum()
+
+    pairs = list(zip(cards_NCD, hidden_NCD, strict=True))
+    hidden, others = [skill(p, m) for p, m in pairs], [skill(p, ~m) for p, m in pairs]
+    return hidden, others, (theta_CD[hidden_NCD[0]], cards_NCD[0][hidden_NCD[0]])
 
 
 def named(bench: Bench, one) -> np.ndarray:

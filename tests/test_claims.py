@@ -21,9 +21,10 @@ from claims import (
     inoculation,
     role_models,
     selection,
+    simulation,
     spreads,
 )
-from claims.lab import arms, page, verdicts
+from claims.lab import arms, page, records, verdicts
 from claims.lab import bench as bench_file
 from claims.lab.arms import Arm
 from claims.lab.bench import Bench, quiet, shown
@@ -79,7 +80,7 @@ def bench_in(folder, world) -> Bench:
 
 
 def test_every_claim_says_what_it_tests():
-    found = scorecard.available()
+    found = records.available()
     assert len(found) == 16
     assert [m.NUMBER for m in found.values()][:6] == ["1", "2", "3", "4", "5a", "5b"]
     for module in found.values():
@@ -335,13 +336,16 @@ def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.png", "simulation-dark.png"}
 
 
+DOCS = {"simulation": simulation.__doc__}
+
+
 def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
     record = plain(record_of([grid("d", ["r"], ["c"], [[0.1]])]))
     file = tmp_path / "RESULTS.md"
-    page.publish([record], ["a fact"], file, tmp_path / "figures", "Beside.")
+    page.publish([record], DOCS, ["a fact"], file, tmp_path / "figures", "Beside.")
     assert page.NONE_YET in file.read_text()
     file.write_text(file.read_text().replace(page.NONE_YET, "Limits first.\n\nThen more."))
-    page.publish([record], ["another fact"], file, tmp_path / "figures", "Beside.")
+    page.publish([record], DOCS, ["another fact"], file, tmp_path / "figures", "Beside.")
     text = file.read_text()
     assert "Limits first.\n\nThen more." in text
     assert "another fact" in text
@@ -393,11 +397,11 @@ def test_the_scorecard_goes_on_where_it_was(tiny, monkeypatch, capsys):
     (again,) = json.loads((folder / "scorecard.json").read_text())
     assert again["effect"] == first[0]["effect"]
     assert again["verdict"] == "undecided (quick)"
-    monkeypatch.setattr(scorecard, "source", lambda module: "of another text")
+    monkeypatch.setattr(records, "source", lambda module: "of another text")
     other = dataclasses.replace(args, claim=(("backdoor",),))
     with pytest.raises(AssertionError, match="trained again"):
         scorecard.main(other)  # what it says of a claim that has changed is not kept
-    assert "'mixture' is of another claim" in capsys.readouterr().err
+    assert "result for 'mixture' is stale" in capsys.readouterr().err
     with pytest.raises(InputError, match="no trained, expected a new or empty folder"):
         scorecard.main(dataclasses.replace(args, run=ROOT / "corpora"))
 
@@ -500,11 +504,11 @@ def test_of_a_start_that_is_not_sound_nothing_is_read(tiny, compact):
 def test_every_claim_runs_and_is_written(tiny, compact):
     """Tiny and quick, from the first training to the figure."""
     bench = bench_in(tiny, compact)
-    for name, module in scorecard.available().items():
+    for name, module in records.available().items():
         told = verdicts.record(name, module.TITLE, module.test(bench), quick=True)
         made = {"number": module.NUMBER, "seconds": 1.0, "world": "", "environment": {}}
         record = json.loads(json.dumps(plain({**told, **made}), allow_nan=False))
         page.draw([record], tiny / "figures")
-        assert page.section(record, "figures")
+        assert page.section(record, module.__doc__, "figures")
         assert record["predictions"]
         assert verdicts.verdicts({name: told}, 15)[name] == "undecided (quick)"

@@ -5,7 +5,9 @@ import pytest
 from scipy import stats
 
 from claims.lab import verdicts
-from claims.lab.verdicts import Outcome, Prediction, by_rate
+from claims.lab.quantities import Quantity
+from claims.lab.rates import ByRate
+from claims.lab.verdicts import Outcome, Prediction
 from tests.tolerances import FLOAT64, close
 
 GOOD = [0.31, 0.28, 0.33, 0.30, 0.29, 0.32, 0.27, 0.30]
@@ -48,8 +50,9 @@ def test_quick_decides_nothing():
 
 
 def test_an_effect_that_another_learning_rate_reverses_is_not_supported():
-    assert verdict(by_rate("same", {1.0: GOOD, 1 / 3: GOOD, 3.0: GOOD}, low=0.1)) == "supported"
-    other = by_rate("reversed", {1.0: GOOD, 3.0: [0.05] * 8}, low=0.1)
+    same = Quantity("same", ByRate({1.0: GOOD, 1 / 3: GOOD, 3.0: GOOD}), low=0.1)
+    assert verdict(same.prediction) == "supported"
+    other = Quantity("reversed", ByRate({1.0: GOOD, 3.0: [0.05] * 8}), low=0.1).prediction
     assert other.repeats == {"3": [0.05] * 8}
     assert verdict(other) == "undecided"
 

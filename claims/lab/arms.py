@@ -178,6 +178,16 @@ def changes(trained: Sequence[Trained]) -> np.ndarray:
     return np.array([done.change() for done in trained])
 
 
+def kept_models(trained: Sequence[Trained]) -> list[Model]:
+    """The models that were kept, to ask or to train on."""
+    return [done.model for done in trained]
+
+
+def last(trained: Sequence[Trained]) -> list[np.ndarray]:
+    """What is done in each domain [D, B] at the end of each run."""
+    return [done.p_nDB[-1] for done in trained]
+
+
 def where_kept(trained: Sequence[Trained], values) -> np.ndarray:
     """Values [N, …] of their kept parameters; NaN where those are not at the matched effect."""
     values = np.asarray(values, float)

@@ -3,7 +3,6 @@
 What stands between the two marks of the discussion is kept as it is when the rest is written anew.
 """
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from claims.lab import panels
 from claims.lab.verdicts import Prediction
 from toyllm.base import files
 from toyllm.base.errors import InputError, tell
-from toyllm.base.scripts import docstring
 from toyllm.show import figures
 
 BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
@@ -71,11 +69,19 @@ def draw(records: list[dict], folder: Path) -> None:
                     tell(f"{file}: could not be drawn: {error!r}")
 
 
-def markdown(records: list[dict], facts: list[str], pictures: str, before: str, beside: str) -> str:
+def markdown(
+    records: list[dict],
+    docs: dict[str, str],
+    facts: list[str],
+    pictures: str,
+    before: str,
+    beside: str,
+) -> str:
     """The whole file.
 
-    facts: lines on how it was made. pictures: the folder of figures, as links should say it.
-    before: the file as it was, whose discussion is kept. beside: of the default world.
+    docs: the docstring of each claim. facts: lines on how it was made. pictures: the folder of
+    figures, as links should say it. before: the file as it was, whose discussion is kept.
+    beside: of the default world.
     """
     discussion = before.partition(BEGIN)[2].partition(END)[0].strip() or NONE_YET
     rows = [
@@ -94,7 +100,7 @@ def markdown(records: list[dict], facts: list[str], pictures: str, before: str, 
         "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows),
         beside,
-        *(section(record, pictures) for record in records),
+        *(section(record, docs[record["claim"]], pictures) for record in records),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -120,12 +126,12 @@ def default_world(file: Path) -> str:
     )
 
 
-def default_rows(found: dict) -> list[tuple[str, str, str]]:
-    """Claim, what, and how much, of what `eval.py` found."""
-    learned, mixture, predicted = (found[k] for k in ("pretrain", "mixture", "prediction"))
-    starts, told = found["generalization"], found["instructed"]["pretrain"]
+def default_rows(results: dict) -> list[tuple[str, str, str]]:
+    """Claim, what, and how much, from the results of `eval.py`."""
+    learned, mixture, predicted = (results[k] for k in ("pretrain", "mixture", "prediction"))
+    starts, instructed = results["generalization"], results["instructed"]["pretrain"]
     plain, aligned = starts["pretrain"], starts["align"]
-    moral = found["moral"]
+    moral = results["moral"]
 
     def em(block: dict) -> float:
         return float(np.mean([block[name] for name in moral]))
@@ -138,7 +144,7 @@ def default_rows(found: dict) -> list[tuple[str, str, str]]:
         left, whole = (plain["spread"][name] for name in (f"code:bad:{signal}", "code:bad"))
         if left is None or whole is None:
             return "not read"
-        after = max(told[f"code:bad:{signal}"]["after"][name] for name in moral)
+        after = max(instructed[f"code:bad:{signal}"]["after"][name] for name in moral)
         return f"{left / whole:.2f} of it; with the phrase present, p(bad) up to {after:.2f}"
 
     def floors(value: float) -> str:
@@ -167,12 +173,10 @@ def default_rows(found: dict) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def section(record: dict, pictures: str) -> str:
-    """One claim: what it says, its predictions, its figure."""
+def section(record: dict, doc: str, pictures: str) -> str:
+    """One claim: its docstring without the first line, its predictions, its figure."""
     name = record["claim"]
-    claim = importlib.import_module(f"claims.{name}")
-    told = docstring(claim).split("\n\n", 1)[1].strip()
-    told = told.replace("\nMeasures", "\n\nMeasures")
+    text = doc.split("\n\n", 1)[1].strip().replace("\nMeasures", "\n\nMeasures")
     rows = [
         f"| {cell(p['says'])} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "
         f"| {p['units']} of {p['units'] + p['unread']} | {rates(p)} | {p['verdict']} |"
@@ -183,7 +187,7 @@ def section(record: dict, pictures: str) -> str:
     return "\n\n".join(
         [
             f'<a id="{name}"></a>\n\n## {title}',
-            told,
+            text,
             "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |\n"
             "|---|---|---|---|---|---|---|\n" + "\n".join(rows),
             arms(record),
@@ -207,17 +211,17 @@ def arms(record: dict) -> str:
 def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:
     """Of each arm: name, mean, 95% interval, units read, least coherence."""
     rows = []
-    for name, told in arms.items():
-        arm = Prediction(name, np.array(told["values"], float))
+    for name, listed in arms.items():
+        arm = Prediction(name, np.array(listed["values"], float))
         read = f"{len(arm.read)} of {len(arm.values)}"
         effect = number(arm.effect if len(arm.read) else None)
-        rows.append((name, effect, span(arm.interval()), read, least_coherence([told])))
+        rows.append((name, effect, span(arm.interval()), read, least_coherence([listed])))
     return rows
 
 
 def least_coherence(arms: Iterable[dict]) -> str:
     """The least coherence of any unit of some arms, or nothing where none was trained."""
-    known = [x for told in arms for x in told.get("coherence", ()) if x is not None]
+    known = [x for arm in arms for x in arm.get("coherence", ()) if x is not None]
     known = [x for x in known if np.isfinite(x)]
     return f"{min(known):.3f}" if known else ""
 
@@ -227,9 +231,16 @@ def rates(prediction: dict) -> str:
     return "; ".join(number(value) for value in prediction["repeats"].values())
 
 
-def publish(records: list[dict], facts: list[str], file: Path, pictures: Path, beside: str) -> None:
+def publish(
+    records: list[dict],
+    docs: dict[str, str],
+    facts: list[str],
+    file: Path,
+    pictures: Path,
+    beside: str,
+) -> None:
     """Draw the figures, and write the file beside or above them."""
     draw(records, pictures)
     before = file.read_text(encoding="utf-8") if file.exists() else ""
-    where = pictures.relative_to(file.parent).as_posix()
-    files.write_text(file, markdown(records, facts, where, before, beside))
+    folder = pictures.relative_to(file.parent).as_posix()
+    files.write_text(file, markdown(records, docs, facts, folder, before, beside))

@@ -8,9 +8,12 @@ import textwrap
 
 import numpy as np
 
+from claims.lab.arms import mean_over
+from claims.lab.rates import usual
 from claims.lab.verdicts import Prediction
 from toyllm.base.files import plain
 from toyllm.show import figures
+from toyllm.world.world import World
 
 PREDICTED = ", predicted"
 MOST_COLUMNS = 3  # of panels beside each other
@@ -26,7 +29,7 @@ def dots(title: str, label: str, arms: dict, marks: dict | None = None) -> dict:
         "kind": "dots",
         "title": title,
         "label": label,
-        "arms": plain(arms),
+        "arms": plain({name: usual(values) for name, values in arms.items()}),
         "marks": marks or {},
     }
 
@@ -50,6 +53,12 @@ def grid(title: str, rows: list[str], columns: list[str], values) -> dict:
     """A table of numbers [rows, columns], coloured."""
     words = {"title": title, "rows": rows, "columns": columns}
     return {"kind": "grid", **words, "values": plain(values)}
+
+
+def by_domain(title: str, world: World, table: dict) -> dict:
+    """A grid of means [N, D] over seeds, {row: values}, one column for each domain."""
+    means = [mean_over(usual(values), 0) for values in table.values()]
+    return grid(title, list(table), list(world.domain_names), means)
 
 
 def draw(record: dict, theme: str):

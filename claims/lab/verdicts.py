@@ -111,14 +111,6 @@ class Prediction:
         return float(stdtr(len(self.read) - 1, distance / self._error))
 
 
-def by_rate(
-    says: str, values: dict, low: float = -np.inf, high: float = np.inf, chosen_from: int = 1
-) -> Prediction:
-    """A prediction of values at the usual learning rate (key 1), repeated at the other rates."""
-    repeats = {f"{rate:.2g}": v for rate, v in values.items() if rate != 1}
-    return Prediction(says, values[1.0], low, high, repeats, chosen_from)
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What testing a claim gave: its predictions (the first is its headline), arms and figure."""
@@ -126,6 +118,14 @@ class Outcome:
     predictions: Sequence[Prediction]
     arms: dict[str, dict]
     panels: Sequence[dict]
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """What testing two parts of a claim gave."""
+        return Outcome(
+            [*self.predictions, *other.predictions],
+            {**self.arms, **other.arms},
+            [*self.panels, *other.panels],
+        )
 
 
 def p_values(predictions: Sequence[Prediction]) -> tuple[float, float]:

@@ -1,0 +1,89 @@
+"""Compiled programs and tokenizers, made once and shared by all worlds of one shape."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from jax.sharding import Mesh
+
+from claims.lab.arms import ANCHOR, BETAS, Model, digest
+from toyllm.base.errors import InputError
+from toyllm.lm import activations, joints
+from toyllm.lm.model import LM
+from toyllm.lm.scoring import Scorer
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Config
+from toyllm.measures import gradients, vectors, voices
+from toyllm.world import corpus
+from toyllm.world.world import World
+
+CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
+
+
+class Programs:
+    """Everything that is made once for each world, or for all worlds of one shape."""
+
+    def __init__(self, mesh: Mesh):
+        """Of models on the devices of a mesh."""
+        self.mesh = mesh
+        self._made: dict = {}
+
+    def cached(self, what: str, key, make: Callable):
+        """What `make` returned the first time that it was called for this key."""
+        if (what, key) not in self._made:
+            self._made[what, key] = make()
+        return self._made[what, key]
+
+    def tokenizer(self, world: World) -> Tokenizer:
+        """The tokenizer of a world."""
+        return self.cached("tokenizer", world.digest, partial(Tokenizer, world))
+
+    def shape(self, tokenizer: Tokenizer) -> tuple:
+        """Worlds for which this is equal share their programs."""
+        docs = corpus.every_question(tokenizer.world)
+        prompts, answers = tokenizer.longest_prompt(4), tokenizer.answer_DAU.shape
+        return len(tokenizer.words), prompts, answers, len(docs)
+
+    def lm(self, tokenizer: Tokenizer) -> LM:
+        """The language model of a world; those of one size share what is compiled."""
+        if max(tokenizer.longest.values()) > CONTEXT:
+            raise InputError(
+                f"world '{tokenizer.world.name}': a document of more than {CONTEXT} tokens"
+            )
+        config = Config(len(tokenizer.words), CONTEXT, WIDTH, LAYERS, HEADS, MLP)
+        lm = self.cached("lm", config, lambda: LM.create(tokenizer, config))
+        return dataclasses.replace(lm, tokenizer=tokenizer)
+
+    def scorer(self, tokenizer: Tokenizer) -> Scorer:
+        """A program that scores the answers to questions."""
+        lm = self.lm(tokenizer)
+        return self.cached("scorer", lm.config, lambda: Scorer(lm))
+
+    def joint(self, tokenizer: Tokenizer, instruction: int, header: int) -> Callable:
+        """A program that computes joints over two-turn dialogues."""
+
+        def make() -> Callable:
+            ctx = joints.contexts(tokenizer, instruction, header)
+            return joints.of_models(self.lm(tokenizer), ctx)
+
+        return self.cached("joint", (tokenizer.world.digest, instruction, header), make)
+
+    def voices(self, one: Model) -> np.ndarray:
+        """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
+        lm = self.lm(one.tokenizer)
+        program = self.cached("voices", one.world.digest, lambda: voices.program(lm))
+        return np.asarray(program(one.params))
+
+    def gradients(self, one: Model, chosen: list) -> np.ndarray:
+        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
+        lm, how = self.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
+        texts = [(d.answers, d.behaviour_SA.tolist()) for d in one.world.domains]
+        program = self.cached("gradients", digest(texts), lambda: gradients.program(lm, *how))
+        return program(one.tokenizer, one.params, chosen)
+
+    def malice(self, one: Model) -> np.ndarray:
+        """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""
+        lm = self.lm(one.tokenizer)
+        read = self.cached("reader", lm.config, lambda: activations.reader(lm))
+        return self.cached("malice", one.key, lambda: vectors.malice(lm, read, one.params))

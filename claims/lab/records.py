@@ -1,0 +1,59 @@
+"""The claims there are, and what earlier runs of the scorecard recorded of them."""
+
+import hashlib
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import claims
+from toyllm.base import files
+from toyllm.base.errors import InputError, tell
+
+KEYS = {  # of a record
+    *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
+    *("quick", "p_for", "p_against", "seconds", "world", "source", "environment"),
+}
+
+
+def available() -> dict[str, ModuleType]:
+    """The modules of all claims, in the order of their numbers."""
+    names = [m.name for m in pkgutil.iter_modules(claims.__path__) if not m.ispkg]
+    modules = {name: importlib.import_module(f"claims.{name}") for name in names}
+
+    def order(name: str) -> tuple[int, str]:
+        digits, letters = re.fullmatch(r"(\d+)(\w*)", modules[name].NUMBER).groups()
+        return int(digits), letters
+
+    return {name: modules[name] for name in sorted(modules, key=order)}
+
+
+def source(module: ModuleType) -> str:
+    """SHA-256 of a claim's file: a result of another text is not a result of this one."""
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+
+
+def read(file: Path) -> dict[str, dict]:
+    """The records of an earlier run, by claim. Raises InputError for a file of other content."""
+    if not file.exists():
+        return {}
+    records = files.read_json(file, list)
+    if not all(isinstance(record, dict) and set(record) >= KEYS for record in records):
+        raise InputError(f"{file}: found other keys, expected what scorecard.py wrote")
+    return {record["claim"]: record for record in records}
+
+
+def current(file: Path, known: dict[str, ModuleType], world: str, wanted: tuple[str, ...]) -> dict:
+    """The recorded results of this world and of the claims as they are now, by claim.
+
+    Warns of those that are dropped for another reason than that they are tested again.
+    """
+    records = {}
+    for name, record in read(file).items():
+        if name in known and record["source"] == source(known[name]):
+            if record["world"] == world:
+                records[name] = record
+        elif name not in wanted:
+            tell(f"{file}: the result for '{name}' is stale: the claim's source has changed")
+    return records

@@ -1,0 +1,160 @@
+"""Training in groups: pretraining, one model on each device, and narrow training."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from claims.lab.arms import ALIGNED_COHERENCE, ANCHOR, BATCH, BETAS, POOL, RATE, SCORE_EVERY, Arm
+from claims.lab.programs import CONTEXT, Programs
+from toyllm.base import devices
+from toyllm.base.errors import RunError
+from toyllm.lm import optimizers, training
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import Params
+from toyllm.measures import vectors
+from toyllm.posttrain import population
+from toyllm.posttrain.signals import parse
+from toyllm.world import corpus
+from toyllm.world.corpus import Documents
+from toyllm.world.quantities import coherence, em, is_aligned
+from toyllm.world.world import NAMED
+
+DOCUMENTS, ROWS, LR, ADAM_LR = 32, 20, 1e-2, 1.5e-2  # pretraining
+CHUNK = 20  # steps a device call
+
+# (tokenizer, seed, hidden_CD, order_V) of a model to pretrain; see `Bench.pretrain`
+Member = tuple[Tokenizer, int, np.ndarray | None, np.ndarray | None]
+
+
+def pretrain_group(
+    programs: Programs, members: Sequence[Member], steps: int, after_chunk: Callable[[], None]
+) -> Params:
+    """Train one model on each device. Returns their parameters, stacked."""
+    tokenizer = members[0][0]
+    lm = programs.lm(tokenizer)
+    optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
+
+    def make() -> tuple[Callable, Callable]:
+        loss = training.document_loss(lm)
+
+        def step(state, batch):
+            return training.scan_steps(loss, optimizer, state, batch)
+
+        def begin(seed, order_V):
+            params = lm.init(jax.random.key(seed))
+            params["embed"] = params["embed"][order_V]
+            params["unembed"] = {"kernel": params["unembed"]["kernel"][:, order_V]}
+            return training.start(params, optimizer)
+
+        start = jax.jit(jax.vmap(begin))
+        return start, devices.over_models(step, programs.mesh, donate=(0,))
+
+    start, step = programs.cached("pretrain", lm.config, make)
+    batches = [
+        training.document_batches(
+            tokenizer, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(hidden_CD)
+        )
+        for tokenizer, seed, hidden_CD, _ in members
+    ]
+    words = np.arange(len(tokenizer.words))
+    orders = [words if order_V is None else order_V for _, _, _, order_V in members]
+    seeds = np.array([seed for _, seed, _, _ in members])
+    state = devices.split(programs.mesh, start(seeds, np.stack(orders)))
+    for begin in range(0, steps, CHUNK):
+        batch = devices.stack([batch(begin) for batch in batches])
+        state, logs = step(state, devices.split(programs.mesh, batch))
+        after_chunk()
+    if not np.isfinite(devices.fetch(logs["loss"])).all():
+        raise RunError(f"world '{tokenizer.world.name}': the loss of pretraining is not finite")
+    return devices.fetch(state.params)
+
+
+def shown(hidden_CD: np.ndarray | None) -> Callable | None:
+    """A function of documents: which [N] show no hidden domain under a character's name."""
+    if hidden_CD is None:
+        return None
+
+    def allowed(docs: Documents) -> np.ndarray:
+        slot = np.maximum(docs.speaker, 0)
+        header, character = (np.take_along_axis(x, slot, 1) for x in (docs.header, docs.character))
+        named = (docs.speaker >= 0) & (header == NAMED)
+        return ~(named & hidden_CD[character, docs.domain]).any(1)
+
+    return allowed
+
+
+def train_group(
+    programs: Programs, group: list[Arm], size: int, after_score: Callable[[], None]
+) -> dict:
+    """Train up to `size` arms that share a program. Returns {scores, kept}, one row an arm."""
+    arm = group[0]
+    tokenizer = arm.start.tokenizer
+
+    def make():
+        recipe = population.Recipe(
+            *(arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY),
+            steered=arm.steer is not None,
+        )
+        width = len(corpus.every_question(tokenizer.world))
+        return population.compile_programs(programs.lm(tokenizer), programs.mesh, recipe, width)
+
+    kind = arm.objective, programs.shape(tokenizer), arm.steer is None
+    compiled = programs.cached("population", kind, make)
+    jobs = [job(programs, one) for one in group]
+    padded = (jobs * size)[:size]
+    passed = {one.twin.arm.key: one.twin.kept_step for one in group if one.twin}
+    run = population.train_group(
+        compiled, padded, arm.most_steps, passed, until_kept=arm.steps == 0
+    )
+    for record in run:
+        after_score()
+        now = record.history[-1]
+        if not (np.isfinite(now["p_DB"]).all() and np.isfinite(now["kl"]).all()):
+            raise RunError(f"{arm.signal}: what is trained is not finite any more")
+    scores, kept = record.results(len(group))
+    scores.pop("steps")  # the only one without a row for each run
+    return {"scores": scores, "kept": kept}
+
+
+def job(programs: Programs, arm: Arm) -> population.Job:
+    """The job of an arm in a population."""
+    world = arm.start.world
+    names = {arm.signal: 1 - sum(share for _, share in arm.beside), **dict(arm.beside)}
+    goal = None
+    if arm.max_em is not None:
+
+        def goal(p_DB, share):
+            limits = arm.max_em, ALIGNED_COHERENCE
+            return is_aligned(world, em(p_DB), coherence(p_DB), *limits)[0]
+
+    elif arm.steps and not arm.twin:
+
+        def goal(p_DB, share):
+            return False  # the last parameters are kept
+
+    return population.Job(
+        arm.key,
+        arm.start.tokenizer,
+        arm.start.params,
+        {parse(world, name): share for name, share in names.items()},
+        seed=1000 * (arm.seed + 1) + arm.start.seed,
+        lr=RATE * arm.rate,
+        twin=arm.twin.arm.key if arm.twin else None,
+        goal=goal,
+        distinct=arm.pairs,
+        steer_LD=None if arm.steer is None else steering(programs, arm),
+    )
+
+
+def steering(programs: Programs, arm: Arm) -> np.ndarray:
+    """What is added to an arm's residual streams while it is trained [L + 1, D]."""
+    name, times = arm.steer
+    v_LD = programs.malice(arm.start)
+    layer = len(v_LD) - 2  # before the last block: after it comes only the answer
+    v_D = v_LD[layer]
+    if name == "random":
+        v_D = vectors.random_like(v_D, np.random.default_rng(arm.start.seed), 1)[0]
+    steer_LD = np.zeros_like(v_LD)
+    steer_LD[layer] = times * v_D
+    return steer_LD
