@@ -139,8 +139,8 @@ def read_config(folder: Path) -> dict:
     """A run's config.json, with all keys that `open_folder` writes. Raises InputError."""
     path = folder / "config.json"
     saved = files.read_json(path)
-    kinds = {"args": dict, "config": dict, "world_sha256": str, "environments": list}
-    for key, kind in {**kinds, "command": list}.items():
+    kinds = {"args": dict, "config": dict, "world_sha256": str}
+    for key, kind in {**kinds, "environments": list, "command": list}.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
     saved.setdefault("words", [])  # older runs, from before plain text, lack it
