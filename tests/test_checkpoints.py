@@ -160,7 +160,7 @@ def test_a_folder_may_have_any_name(tmp_path, name):
 
 def test_what_cannot_be_loaded_is_not_saved(tmp_path):
     """A bug found: with 64-bit floats a run was saved, and every load refused it."""
-    with pytest.raises(RunError, match=r"params/a is of float64, expected one of float32"):
+    with pytest.raises(RunError, match=r"params/a is float64, expected one of float32"):
         checkpoints.save(tmp_path, 1, {"params": {"a": np.ones(3)}})
     assert not list(tmp_path.iterdir())
 

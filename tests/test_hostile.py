@@ -444,7 +444,7 @@ def test_a_checkpoint_with_a_huge_header_is_refused_unread(tmp_path):
         path.write_bytes(raw.replace(b"0" * 64, digest, 1))
 
     def wanted(record):
-        leaf = record["leaves"]["params"]["a"]
+        leaf = record["leaves"]["params/a"]
         return {"params": {"a": jax.ShapeDtypeStruct(leaf["shape"], np.float32)}}
 
     rewrite()

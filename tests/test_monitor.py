@@ -146,7 +146,7 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tiny, tmp_path):
     shutil.copytree(tiny / "run", tmp_path / "aligned")
     script = start(*args, "--run", tmp_path / "aligned")
     assert script.wait() == 0, script.err
-    assert "on_alarm: warn → stop: narrow is done anew" in script.err
+    assert "on_alarm: warn → stop: narrow is computed again" in script.err
     assert "alarm: code:bad from pretrain, " in script.err
     script = start("eval.py", tmp_path / "aligned", "--measure", "drift", "generalization")
     assert script.wait() == 0, script.err

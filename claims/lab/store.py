@@ -80,16 +80,16 @@ class Store:
 
 
 def _stored(names: tuple[str, ...]) -> checkpoints.Wanted:
-    """What to load of a group: these trees, in the shapes that its record tells."""
+    """What to load of a group: these trees, in the shapes of its record."""
 
-    def tree(leaves: dict) -> dict:
-        found: dict = {}
-        for path, leaf in leaves.items():
+    def wanted(record: dict) -> dict:
+        trees: dict = {}
+        for path, leaf in record["leaves"].items():
             *parents, last = [int(p) if p.isdecimal() else p for p in path.split("/")]
-            at = found
+            tree = trees
             for part in parents:
-                at = at.setdefault(part, {})
-            at[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
-        return found
+                tree = tree.setdefault(part, {})
+            tree[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+        return {name: trees[name] for name in names}
 
-    return lambda record: {name: tree(record["leaves"][name]) for name in names}
+    return wanted

@@ -177,8 +177,8 @@ def wait() -> None:
         multihost_utils.sync_global_devices("wait")
 
 
-def together(value: int) -> int:
-    """The largest value of all processes: a loop must save, and end, in all of them at once."""
+def all_max(value: int) -> int:
+    """The largest value of all processes, so that all of them save or end at the same step."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -186,9 +186,9 @@ def together(value: int) -> int:
     return int(multihost_utils.process_allgather(np.array(int(value))).max())
 
 
-def everywhere(value: bool) -> bool:
-    """Whether it is so in all processes."""
-    return not together(not value)
+def all_true(value: bool) -> bool:
+    """Whether a value is true in all processes."""
+    return not all_max(not value)
 
 
 def differing(inputs: dict[str, bytes]) -> list[str]:
@@ -211,7 +211,7 @@ def by_first(action: Callable[[], None]) -> None:
             action()
         except InputError as caught:
             error = caught
-    if together(error is not None):
+    if all_max(error is not None):
         raise error or InputError("the first process says why")
 
 

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32", "U32": "uint32",
 KEEP = 2  # checkpoints of a folder: the newest, and one to fall back to
 SUFFIX = ".safetensors"
 MAX_HEADER = 2**24  # bytes
-UNSIGNED = b'"sha256":"' + b"0" * 64  # where the digest stands, before it is known
+UNSIGNED = b'"sha256":"' + b"0" * 64  # the digest's place in the header, before it is known
 
 
 # a checkpoint's record (`step`, `facts`, `leaves`) → {name: tree of the shapes and dtypes to load}
@@ -45,25 +45,23 @@ class Checkpoint(NamedTuple):
 
     step: int
     items: dict  # name → tree of NumPy arrays
-    facts: dict  # what was saved beside them
+    facts: dict  # saved with them
 
 
 def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> None:
     """Save named trees of arrays as a folder's checkpoint of a step; the last two steps are kept.
 
-    All processes call this, and go on once the first of them has written the file. Raises RunError,
-    one line, where it cannot be written; the checkpoints before it are then as they were.
+    All processes call this, and return once the first of them has written the file. Raises RunError
+    where it cannot be written; earlier checkpoints are then unchanged.
     """
     path = _path(folder, step)
-    arrays = {}
-    for name, leaves in _leaves(items).items():
-        for leaf, x in leaves.items():
-            if str(x.dtype) not in DTYPES.values():
-                raise RunError(
-                    f"{path}: cannot be saved: {name}/{leaf} is of {x.dtype}, expected one of "
-                    f"{', '.join(DTYPES.values())}"
-                )
-            arrays[f"{name}/{leaf}"] = devices.whole(x)
+    arrays = {key: devices.whole(x) for key, x in _leaves(items).items()}
+    for key, x in arrays.items():
+        if str(x.dtype) not in DTYPES.values():
+            expected = ", ".join(DTYPES.values())
+            raise RunError(
+                f"{path}: cannot be saved: {key} is {x.dtype}, expected one of {expected}"
+            )
     if devices.first():
         record = json.dumps({"step": step, "facts": facts or {}}, allow_nan=False)
         data = safetensors.numpy.save(arrays, {"record": record, "sha256": "0" * 64})
@@ -72,8 +70,7 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
             files.write_bytes(path, data.replace(UNSIGNED, signed, 1))
         except OSError as error:
             raise RunError(
-                f"{path}: cannot be saved ({error.strerror}); the checkpoints before it are as "
-                "they were"
+                f"{path}: cannot be saved ({error.strerror}); earlier checkpoints are unchanged"
             ) from error
         for old in steps(folder)[KEEP:]:
             with contextlib.suppress(OSError):  # one too many does no harm
@@ -84,18 +81,17 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
 def steps(folder: Path) -> list[int]:
     """The steps of a folder's checkpoints, newest first."""
     names = [path.stem for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
-    whole = [name for name in names if re.fullmatch("0|[1-9][0-9]*", name)]
-    return sorted(map(int, whole), reverse=True)
+    return sorted((int(x) for x in names if re.fullmatch("0|[1-9][0-9]*", x)), reverse=True)
 
 
 def load(folder: Path, wanted: Wanted) -> Checkpoint:
     """Load the newest checkpoint of a folder.
 
-    wanted: a function of its record (`step`, `facts`, `leaves`) that names the trees to load, with
-        their shapes.
+    wanted: a function of its record (`step`, `facts`, `leaves`) that returns the trees to load, as
+        shapes and dtypes.
 
-    Raises Damaged where it is not what was saved or where there is none, InputError where its
-    shapes or dtypes are others.
+    Raises Damaged where there is no checkpoint or its digest is wrong, InputError where shapes or
+    dtypes differ from the wanted ones.
     """
     _refuse_earlier_version(folder)
     if not (existing := steps(folder)):
@@ -106,9 +102,9 @@ def load(folder: Path, wanted: Wanted) -> Checkpoint:
 def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint of a folder, or None, and what was wrong with newer ones.
 
-    Whoever calls this owns the folder: damaged checkpoints are renamed, and what a killed process
-    left half written is removed. Raises InputError where the shapes or dtypes are others, RunError
-    where a checkpoint cannot be read, which says nothing about what is in it.
+    The caller must own the folder: damaged checkpoints are renamed, and drafts of a killed process
+    are removed. Raises InputError where shapes or dtypes differ, RunError where a file cannot be
+    read: it may still be good.
     """
     _refuse_earlier_version(folder)
     complaints: list[str] = []
@@ -118,7 +114,8 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
                 draft.unlink()
     devices.wait()
     left = steps(folder)
-    while (step := devices.together(max(left, default=-1))) >= 0:  # the same in all processes
+    # every decision is taken in all processes together, or one would wait for the others forever
+    while (step := devices.all_max(max(left, default=-1))) >= 0:
         left = [other for other in left if other < step]
         path = _path(folder, step)
         good, complaint, error = None, f"{path}: another process reports that it is damaged", None
@@ -126,32 +123,17 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
             good = _load(path, wanted)
         except Damaged as damage:
             complaint = str(damage)
-        except (InputError, RunError) as caught:
-            error = caught
-        if devices.together(error is not None):
+        except (InputError, RunError) as other:
+            error = other
+        if devices.all_max(error is not None):
             raise error or RunError(f"{path}: another process cannot load it and says why")
-        if devices.everywhere(good is not None):
+        if devices.all_true(good is not None):
             return good, complaints
         complaints.append(complaint)
-        if devices.first():
-            set_aside(path)
+        if devices.first():  # it is no longer loaded, but can still be looked at
+            path.replace(path.with_name(f"{path.name}.damaged"))
         devices.wait()
     return None, complaints
-
-
-def set_aside(path: Path) -> None:
-    """Rename a checkpoint, so that it is no longer loaded but can still be looked at."""
-    path.replace(path.with_name(f"{path.name}.damaged"))
-
-
-def describe(items: dict) -> dict:
-    """{name: {leaf: its shape and dtype}} of named trees."""
-    return {
-        name: {
-            leaf: {"shape": list(np.shape(x)), "dtype": str(x.dtype)} for leaf, x in tree.items()
-        }
-        for name, tree in _leaves(items).items()
-    }
 
 
 def read_record(path: Path) -> dict:
@@ -159,44 +141,38 @@ def read_record(path: Path) -> dict:
 
     Raises Damaged where there is no such header, RunError where the file cannot be read.
     """
-    return _parse(path, _read_header(path))
+    with _reading(path), open(path, "rb") as file:
+        return _parse(path, _read_header(file))
 
 
 def _load(path: Path, wanted: Wanted) -> Checkpoint:
-    header = _read_header(path)
-    record = _parse(path, header)
     with _reading(path), open(path, "rb") as file:
-        begin = 8 + len(header)
-        digest = hashlib.sha256(_unsigned(file.read(begin)))
+        header = _read_header(file)
+        record, begin = _parse(path, header), file.tell()
+        digest = hashlib.sha256(_unsigned(len(header).to_bytes(8, "little") + header))
         while data := file.read(2**20):  # in pieces: trees that are not wanted may be any size
             digest.update(data)
-        # first of all: in a damaged header, the names and shapes of leaves may be wrong too
+        # before anything else: a damaged header may have wrong names and shapes
         if digest.hexdigest() != record["sha256"]:
             raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
         try:
             abstract = wanted(record)
         except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{path}: its facts are of another kind: {error!r}") from error
-        saved = {name: record["leaves"].get(name, {}) for name in abstract}
-        _compare(path, saved, describe(abstract))
-        items = {}
-        for name, tree in abstract.items():
-            leaves = []
-            for leaf, x in _leaves({name: tree})[name].items():
-                file.seek(begin + saved[name][leaf]["begin"])
-                data = bytearray(file.read(math.prod(x.shape) * x.dtype.itemsize))
-                leaves.append(np.frombuffer(data, x.dtype).reshape(x.shape))
-            items[name] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+            raise Damaged(f"{path}: unexpected facts: {error!r}") from error
+        _compare(path, record["leaves"], abstract)
+        arrays = []
+        for key, x in _leaves(abstract).items():
+            file.seek(begin + record["leaves"][key]["begin"])
+            data = bytearray(file.read(math.prod(x.shape) * x.dtype.itemsize))
+            arrays.append(np.frombuffer(data, x.dtype).reshape(x.shape))
+    items = jax.tree.unflatten(jax.tree.structure(abstract), arrays)
     return Checkpoint(record["step"], items, record["facts"])
 
 
-def _read_header(path: Path) -> bytes:
-    """The JSON at the beginning of a safetensors file, after eight bytes that say its length."""
-    with _reading(path), open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > MAX_HEADER:
-            raise Damaged(f"{path}: damaged: it has no header of a checkpoint")
-        return file.read(size)
+def _read_header(file: BinaryIO) -> bytes:
+    """The JSON at the beginning of a safetensors file, after eight bytes that hold its length."""
+    # an oversized header is not read; what is left of it is not JSON, and so reported as damaged
+    return file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER))
 
 
 def _parse(path: Path, data: bytes) -> dict:
@@ -206,17 +182,15 @@ def _parse(path: Path, data: bytes) -> dict:
         metadata = header.pop("__metadata__")
         record, leaves = json.loads(metadata["record"]), {}
         for key, entry in header.items():
-            name, _, leaf = key.partition("/")
             shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
-            first, last = entry["data_offsets"]
-            if not all(type(x) is int and 0 <= x < 2**40 for x in (*shape, first, last)):
+            begin, end = entry["data_offsets"]
+            if not all(type(x) is int and 0 <= x < 2**40 for x in (*shape, begin, end)):
                 raise ValueError(f"sizes of {key}")
-            place = {"shape": shape, "dtype": dtype, "begin": first}
-            if last - first != math.prod(shape) * np.dtype(dtype).itemsize:
+            if end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
                 raise ValueError(f"sizes of {key}")
-            if 8 + len(data) + last > path.stat().st_size:
+            if 8 + len(data) + end > path.stat().st_size:
                 raise ValueError(f"{key} is not within the file")
-            leaves.setdefault(name, {})[leaf] = place
+            leaves[key] = {"shape": shape, "dtype": dtype, "begin": begin}
         step, facts = record["step"], record["facts"]
         if not isinstance(facts, dict) or type(step) is not int or f"{step}{SUFFIX}" != path.name:
             raise ValueError("record")
@@ -233,7 +207,7 @@ def _unsigned(data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise Damaged where the disk cannot give a file back, else RunError: it may be good."""
+    """Raise Damaged for errors of the disk itself, RunError for others: the file may be good."""
     try:
         yield
     except MemoryError as error:
@@ -244,18 +218,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _compare(path: Path, saved: dict, wanted: dict) -> None:
+def _compare(path: Path, leaves: dict, abstract: dict) -> None:
     """Raise InputError where a leaf has another shape or dtype than is wanted, leaf by leaf."""
-
-    def spell(leaf: dict | None) -> str:
-        return f"{leaf['dtype']}{leaf['shape']}" if leaf else "nothing"
-
-    differences = []
-    for name in wanted:
-        for leaf in {**wanted[name], **saved[name]}:
-            pair = spell(saved[name].get(leaf)), spell(wanted[name].get(leaf))
-            if pair[0] != pair[1]:
-                differences.append(f"{name}/{leaf}: {pair[0]} → {pair[1]}")
+    wanted = {key: f"{x.dtype}{list(x.shape)}" for key, x in _leaves(abstract).items()}
+    saved = {
+        key: f"{leaf['dtype']}{leaf['shape']}"
+        for key, leaf in leaves.items()
+        if key.partition("/")[0] in abstract
+    }
+    differences = [
+        f"{key}: {saved.get(key, 'nothing')} → {wanted.get(key, 'nothing')}"
+        for key in {**wanted, **saved}
+        if saved.get(key) != wanted.get(key)
+    ]
     if differences:
         more = f", and {len(differences) - 4} more" if len(differences) > 4 else ""
         raise InputError(
@@ -274,13 +249,10 @@ def _refuse_earlier_version(folder: Path) -> None:
 
 
 def _leaves(items: dict) -> dict:
-    """{name: {leaf: array}} of named trees; a leaf is named by its path, such as blocks/0/norm."""
+    """{path: array} of named trees; a path begins with the tree's name: params/blocks/0/norm."""
     return {
-        name: {
-            jax.tree_util.keystr(path, simple=True, separator="/"): x
-            for path, x in jax.tree.leaves_with_path(tree)
-        }
-        for name, tree in items.items()
+        jax.tree_util.keystr(path, simple=True, separator="/"): x
+        for path, x in jax.tree.leaves_with_path(items)
     }
 
 

@@ -1,4 +1,4 @@
-"""What made a run: its arguments, world and environment, written once and compared ever after."""
+"""What made a run: its arguments, world and environment, written once and compared at resuming."""
 
 import dataclasses
 import importlib.metadata
@@ -17,18 +17,18 @@ from toyllm.world import cards, world
 from toyllm.world.world import World
 
 STAGES = ("pretrain", "align", "narrow")
-# arguments in which two commands of one run may differ: where things lie and how they are computed
+# arguments ignored when resuming: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
-    *("text_share", "quiet", "json"),  # the first is told with the text
+    *("text_share", "quiet", "json"),  # text_share is part of the argument `text`
     *("coordinator", "processes", "process", "compile_cache"),
 )
-# variables that leave every bit as it is
+# environment variables that do not change any bit of a result
 NEUTRAL = (
     *("JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS"),
     *("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
 )
-SHOWN = 8  # differences of two worlds that are told
+SHOWN = 8  # differences of two worlds in a message
 
 
 def finished(folder: Path, stage: str) -> dict | None:
@@ -42,7 +42,7 @@ def finished(folder: Path, stage: str) -> dict | None:
 
 
 def environment() -> dict:
-    """What the last bits of a result depend on, beside the arguments."""
+    """What the last bits of a result depend on, besides the arguments."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "python": platform.python_version(),
@@ -69,84 +69,91 @@ def open_folder(
     words: tuple[str, ...] = (),
     command: list[str] | None = None,
 ) -> list[str]:
-    """Begin a run in a locked folder, or go on with the same run.
+    """Begin a run in a locked folder, or check that it can be resumed with these arguments.
 
-    source: the text of the world's file, which the folder keeps (see `cards.Cards.standalone`).
-    words: of the vocabulary beside the world's. command: what made it, None: this process.
+    source: the text of the world's file, of which the folder keeps a copy.
+    words: of the vocabulary, besides the world's.
+    command: the arguments that made the run; None: those of this process.
 
-    Changed narrow arguments (`signals`, `narrow_…`) put the narrow stage aside, to be done anew.
-    Returns warnings: that, and what differs in the environment. Raises InputError where anything
+    Changed narrow arguments (`signals`, `narrow_…`) move the narrow stage aside, to be trained
+    again. Returns warnings: that, and how the environment differs. Raises InputError where anything
     else differs from what the folder was made with, field by field.
     """
     path, now = folder / "config.json", environment() | {"shard_params": args.get("shard_params")}
     wanted = {"args": args, "config": dataclasses.asdict(config), "world_sha256": dialled.digest}
-    earlier, warnings = [], []
+    environments, warnings = [], []
     if path.exists():
         saved = read_config(folder)
-        old, new = _settings(saved), _settings(wanted)
-        changed = [key for key in new if old.get(key) != new[key]]
-        of_narrow = ("signals", "alarm", "on_alarm")
-        narrow = [key for key in changed if key in of_narrow or key.startswith("narrow_")]
-        if other := [key for key in changed if key not in narrow]:
-            difference = [f"{key}: {old.get(key)} → {new[key]}" for key in other]
-            if "world_sha256" in other:
-                difference += _world_difference(folder, saved, dialled)
-            raise InputError(
-                f"{folder} was made with other arguments ({', '.join(difference)}); "
-                f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
-            )
-        if narrow:
-            difference = ", ".join(f"{key}: {old.get(key)} → {new[key]}" for key in narrow)
-            for stage in ("narrow", "eval"):
-                if (folder / stage).exists():
-                    kept = (folder / stage).rename(files.unused(folder / stage))
-                    warnings.append(
-                        f"{difference}: {stage} is done anew, what was is now in {kept}"
-                    )
-        earlier = saved["environments"]
-        if earlier and now not in earlier:
-            last = earlier[-1]
-            other = [key for key in now if last.get(key) != now[key]]
-            difference = [f"{key}: {last.get(key)} → {now[key]}" for key in other]
+        warnings = _compare_settings(folder, saved, wanted, dialled)
+        environments = saved["environments"]
+        if environments and now not in environments:
             warnings.append(
-                f"{folder} was begun in another environment ({', '.join(difference)}); the last "
+                f"{folder} was begun in another environment "
+                f"({', '.join(_differences(environments[-1], now))}); the last "
                 "bits of what is computed now may differ from an uninterrupted run"
             )
-    environments = earlier if now in earlier else [*earlier, now]
+    if now not in environments:
+        environments = [*environments, now]
     wanted |= {"words": list(words), "environments": environments}
     files.write_json(path, {**wanted, "command": sys.argv[1:] if command is None else command})
-    if _world_digest(folder, args) != dialled.digest:  # not there yet, or damaged
+    try:
+        good = world_of(folder, args).digest == dialled.digest
+    except (KeyError, TypeError, ValueError):  # there is no copy of the world yet, or it is broken
+        good = False
+    if not good:
         files.write_text(folder / "world.toml", source)
     return warnings
 
 
-def _world_digest(folder: Path, args: dict) -> str:
-    """The SHA-256 of a run's own world, with the dials of these arguments; "": it is broken."""
-    try:
-        return world_of(folder, args).digest
-    except (KeyError, TypeError, ValueError):
-        return ""
+def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -> list[str]:
+    """Move the stages aside that other arguments change, with a warning each, or raise."""
+    old, new = _settings(saved), _settings(wanted)
+    changed = [key for key in new if old.get(key) != new[key]]
+    of_narrow = ("signals", "alarm", "on_alarm")
+    narrow = [key for key in changed if key in of_narrow or key.startswith("narrow_")]
+    if other := [key for key in changed if key not in narrow]:
+        difference = _differences(old, new, other)
+        if "world_sha256" in other:
+            difference += _world_difference(folder, saved, dialled)
+        raise InputError(
+            f"{folder} was made with other arguments ({', '.join(difference)}); "
+            f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
+        )
+    difference, warnings = ", ".join(_differences(old, new, narrow)), []
+    for path in (folder / stage for stage in ("narrow", "eval") if narrow):
+        if path.exists():
+            kept = path.rename(files.unused(path))
+            warnings.append(
+                f"{difference}: {path.name} is computed again; the old one is now in {kept}"
+            )
+    return warnings
+
+
+def _differences(old: dict, new: dict, keys: list[str] | None = None) -> list[str]:
+    """`key: old → new` of the keys that differ, or of the given ones."""
+    keys = [key for key in new if old.get(key) != new[key]] if keys is None else keys
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]
 
 
 def read_config(folder: Path) -> dict:
     """A run's config.json, with all keys that `open_folder` writes. Raises InputError."""
     path = folder / "config.json"
     saved = files.read_json(path)
-    kinds = {"args": dict, "config": dict, "world_sha256": str, "environments": list}
-    for key, kind in {**kinds, "command": list}.items():
+    kinds = {"args": dict, "config": dict, "world_sha256": str}
+    for key, kind in {**kinds, "environments": list, "command": list}.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
-    saved.setdefault("words", [])  # runs from before there was plain text have none
+    saved.setdefault("words", [])  # older runs, from before plain text, lack it
     texts = {"command": saved["command"], "words": saved["words"]}
     for table in (saved["args"], *saved["environments"], texts):
         good = isinstance(table, dict) and all(map(_is_plain, table.values()))
         if not good or not all(isinstance(x, list) for x in texts.values()):
-            raise InputError(f"{path}: found odd values, expected texts and numbers")
+            raise InputError(f"{path}: unexpected values, expected strings and numbers")
     return saved
 
 
 def _is_plain(value) -> bool:
-    """Whether an argument may have this value: text that can be written, a number, a list."""
+    """Whether a value is a printable string, a number, or a list of such strings."""
     if isinstance(value, str):
         return len(value) < 10_000 and value.isprintable()
     if isinstance(value, list):
@@ -158,22 +165,22 @@ def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
     """What differs between the world of a run and another one, field by field."""
     try:
         old = world_of(folder, saved["args"])
-    except (KeyError, TypeError, ValueError):  # its config.json, or its world, is broken
+    except (KeyError, TypeError, ValueError):  # config.json or the world is broken
         return []
     a, b = world.describe(old), world.describe(dialled)
     keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
     more = [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
-    return [f"{key}: {a.get(key)} → {b.get(key)}" for key in keys[:SHOWN]] + more
+    return _differences(a, b, keys[:SHOWN]) + more
 
 
 def _settings(saved: dict) -> dict:
-    """What two commands must share to be the same run."""
+    """The settings that must stay the same when a run is resumed."""
     args = {key: value for key, value in saved["args"].items() if key not in ANY}
     return {**args, **saved["config"], "world_sha256": saved["world_sha256"]}
 
 
 def check_start(start: Path, config: transformer.Config, dialled: World) -> None:
-    """The run to start from must be pretrained, on the same world, with the same sizes."""
+    """Check that a run to start from is pretrained, on the same world, with the same sizes."""
     again = f"uv run train.py --run {shlex.quote(str(start))}"
     if not (start / "config.json").exists():
         raise InputError(f"--start {start}: no such run; this makes it: {again}")
@@ -182,8 +189,7 @@ def check_start(start: Path, config: transformer.Config, dialled: World) -> None
         raise InputError(f"--start {start}: its pretraining is not finished; resume with: {again}")
     mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
-    if changed := [key for key in mine if mine[key] != theirs.get(key)]:
-        difference = ", ".join(f"{key}: {theirs.get(key)} → {mine[key]}" for key in changed)
+    if difference := ", ".join(_differences(theirs, mine)):
         raise InputError(f"--start {start}: another world or other sizes ({difference})")
 
 

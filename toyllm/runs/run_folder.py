@@ -1,4 +1,4 @@
-"""A finished run: what each stage left in the run folder.
+"""A finished run: what each stage wrote to the run folder.
 
 runs/NAME/
     config.json     arguments, sizes, environments, the world's SHA-256
@@ -46,50 +46,50 @@ class Narrow:
     p_RnDB: np.ndarray  # behaviour probabilities
     own_RnB: np.ndarray  # the trained domains' under the run's own prompt
     kl_Rn: np.ndarray  # from the reference, under its own prompt (nats)
-    kept: dict  # parameters [R, …] at the matched effect (see population), else the last
-    kept_step: np.ndarray  # [R]; -1: there was no such step
-    frozen_step: np.ndarray  # [R] at which an alarm ended it; -1: none did
+    kept: dict  # parameters [R, …] at the matched effect (see population), else the last ones
+    kept_step: np.ndarray  # [R] of the matched effect; -1: it was not reached
+    frozen_step: np.ndarray  # [R] at which an alarm froze the run; -1: none did
 
     def rows(self, start: str, signal: str) -> list[int]:
         """The runs of a signal from a start, one for each seed."""
-        which = zip(self.start, self.signal, strict=True)
-        return [r for r, key in enumerate(which) if key == (start, signal)]
+        keys = zip(self.start, self.signal, strict=True)
+        return [r for r, key in enumerate(keys) if key == (start, signal)]
 
     def signals(self, start: str) -> list[str]:
         """The signals trained from a start, in order."""
-        which = zip(self.start, self.signal, strict=True)
-        return list(dict.fromkeys(signal for begin, signal in which if begin == start))
+        keys = zip(self.start, self.signal, strict=True)
+        return list(dict.fromkeys(signal for begin, signal in keys if begin == start))
 
     def matched(self, start: str) -> list[str]:
-        """Those of which every seed was kept at the matched effect: what may be compared."""
+        """The signals whose every seed reached the matched effect, so that they can be compared."""
         return [s for s in self.signals(start) if (self.kept_step[self.rows(start, s)] >= 0).all()]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run, as `eval.py` and the measures see it."""
+    """A finished run, as `eval.py` and the measures use it."""
 
     folder: Path
     args: dict
     lm: LM
     params: dict  # {"pretrain": params, "align": params}
     narrow: Narrow
-    stages: dict  # what each stage measured of itself
+    stages: dict  # the `stage.json` of each stage
     measured: dict = dataclasses.field(default_factory=dict)  # see `measures.take`
 
     @property
     def world(self) -> World:
-        """The world of its documents, as its dials have changed it."""
+        """The world of the documents, with the dials applied."""
         return self.lm.world
 
     @property
     def models(self) -> list[str]:
-        """What `model` knows: pretrain, align, and START/SIGNAL of every narrow signal."""
+        """The names of all models: pretrain, align, and START/SIGNAL of every narrow signal."""
         narrow = zip(self.narrow.start, self.narrow.signal, strict=True)
         return [*STAGES[:2], *dict.fromkeys(f"{start}/{signal}" for start, signal in narrow)]
 
     def model(self, name: str) -> Params:
-        """The parameters of a model by its name; of a narrow one at the matched effect, seed 0.
+        """The parameters of a model by its name; a narrow one is the lowest seed's matched effect.
 
         A signal's name alone is the one from the pretrained model. Raises InputError.
         """
@@ -103,12 +103,12 @@ class Run:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Asks questions of any model of this run; compiled once for all measures."""
+        """Scores questions for any model of this run; compiled once for all measures."""
         return Scorer(self.lm)
 
 
 def load_run(folder: Path) -> Run:
-    """Load a finished run. Raises InputError saying what is missing and what makes it."""
+    """Load a finished run. Raises InputError with what is missing and the command that makes it."""
     command = f"uv run train.py --run {shlex.quote(str(folder))}"
     if folder.is_file():
         raise InputError(f"{folder}: found a file, expected a run folder")
@@ -159,9 +159,9 @@ def load_run(folder: Path) -> Run:
 
 
 def command_of(saved: dict) -> str:
-    """The command that made a run, from its config.json.
+    """The command that made a run, from its config.json, quoted for a shell.
 
-    A stranger's run may say anything there: quoted, it is at most arguments of one of ours.
+    An untrusted config.json can choose the arguments of our commands, but no other command.
     """
     imported = saved["args"].get("imported")
     if isinstance(imported, list):
@@ -170,16 +170,16 @@ def command_of(saved: dict) -> str:
 
 
 def load_params(folder: Path, stage: str, lm: LM) -> Params:
-    """The parameters that a done stage ended with."""
+    """The parameters at the end of a finished stage."""
     place = folder / stage / "checkpoints"
-    found = checkpoints.load(place, lambda record: {"params": lm.shapes})
-    if found.facts.get("done") is not True:
-        raise checkpoints.Damaged(f"{place}: step {found.step} is not the end of the stage")
-    return found.items["params"]
+    checkpoint = checkpoints.load(place, lambda record: {"params": lm.shapes})
+    if checkpoint.facts.get("done") is not True:
+        raise checkpoints.Damaged(f"{place}: step {checkpoint.step} is not the end of the stage")
+    return checkpoint.items["params"]
 
 
 def group_folders(folder: Path) -> list[Path]:
-    """The groups of a run's narrow stage; a copy such as `group-00 (2)` is not one of them."""
+    """The group folders of a run's narrow stage; a copy such as `group-00 (2)` is not one."""
     groups = (folder / "narrow").glob("group-*")
     return sorted(path for path in groups if re.fullmatch("group-[0-9]+", path.name))
 
@@ -198,19 +198,19 @@ def save_group(
 
 
 def group_shapes(lm: LM) -> checkpoints.Wanted:
-    """What to load of a group, whose record says how many members and scored steps it has."""
+    """What to load of a group: its record says how many members and scored steps it has."""
 
     def wanted(record: dict) -> dict:
         R, D, B = len(members_of(record["facts"])), len(lm.world.domains), len(BEHAVIOURS)
-        (n,) = record["leaves"]["scores"]["steps"]["shape"]
+        (n,) = record["leaves"]["scores/steps"]["shape"]
         scores = {
             **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
             **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),
         }
-        whole = ("steps", "kept_step")
+        integers = ("steps", "kept_step")
         return {
             "scores": {
-                key: jax.ShapeDtypeStruct(shape, np.int32 if key in whole else np.float32)
+                key: jax.ShapeDtypeStruct(shape, np.int32 if key in integers else np.float32)
                 for key, shape in scores.items()
             },
             "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), lm.shapes),
@@ -220,27 +220,27 @@ def group_shapes(lm: LM) -> checkpoints.Wanted:
 
 
 def members_of(facts: dict) -> list[Member]:
-    """The members of a group, in the order of its rows. Raises ValueError for anything else."""
+    """The members of a group, in the order of its rows. Raises ValueError for invalid ones."""
     members = [(start, signal, seed) for start, signal, seed in facts["members"]]
     kinds = {tuple(map(type, member)) for member in members}
     if not isinstance(facts["seconds"], int | float):
-        raise ValueError("seconds that are no number")
+        raise ValueError("invalid seconds: expected a number")
     if kinds != {(str, str, int)} or {start for start, *_ in members} - set(STAGES[:2]):
-        raise ValueError("members that are no members")
+        raise ValueError("invalid members: expected [start, signal, seed]")
     return members
 
 
 def frozen_of(facts: dict) -> list[int]:
-    """The steps at which alarms ended the members of a group; -1: none did. Raises ValueError."""
+    """The steps at which alarms froze the members of a group; -1: none did. Raises ValueError."""
     count = len(members_of(facts))
-    frozen = facts.get("frozen", [-1] * count)  # runs from before there were alarms have none
+    frozen = facts.get("frozen", [-1] * count)  # older runs, from before alarms, lack it
     if not isinstance(frozen, list) or [*map(type, frozen)] != [int] * count:
-        raise ValueError("steps of alarms that are none")
+        raise ValueError("invalid frozen: expected a step for each member")
     return frozen
 
 
 def no_narrow(lm: LM) -> Narrow:
-    """The narrow stage of a run that has none: a model that was only pretrained."""
+    """The empty narrow stage of a run that has none, such as an imported model."""
     D, B = len(lm.world.domains), len(BEHAVIOURS)
     return Narrow(
         (), (), (),
@@ -255,7 +255,7 @@ def no_narrow(lm: LM) -> Narrow:
 
 
 def load_narrow(folders: list[Path], lm: LM) -> Narrow:
-    """Join the groups of the narrow stage. Raises InputError, Damaged where one is not whole."""
+    """Join the groups of the narrow stage. Raises InputError, or Damaged for an incomplete one."""
     if not folders:
         return no_narrow(lm)
     groups = [checkpoints.load(folder, group_shapes(lm)) for folder in folders]

@@ -267,7 +267,7 @@ class Stage:
 
     def end_if(self, good: bool) -> None:
         """Make this the last step where the goal is reached, in all processes at once."""
-        self.last = bool(devices.together(good or self.last))
+        self.last = bool(devices.all_max(good or self.last))
 
     def log(self, step: int, **scalars) -> None:
         """Write scalars for TensorBoard, by their names in this stage."""
@@ -300,11 +300,11 @@ class Stage:
 
         facts: what is to be known when the stage resumes here; of the last step, its `stage.json`.
         """
-        stopped = bool(devices.together(self._alarmed and not self.last))
+        stopped = bool(devices.all_max(self._alarmed and not self.last))
         often, seconds = self.run.args.save_steps, self.run.args.save_seconds
         due = step - self.step >= often or time.time() - self._saved >= seconds
         due = due or self.last or stopped
-        signal, due = divmod(devices.together(2 * self.run.stop.asked + due), 2)
+        signal, due = divmod(devices.all_max(2 * self.run.stop.asked + due), 2)
         if signal or due:
             self._check_finite(step, state)
             facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}

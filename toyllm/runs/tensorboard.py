@@ -15,8 +15,8 @@ import numpy as np
 from toyllm.base import devices
 from toyllm.base.errors import tell
 
-MOST = 2**28  # bytes of an event file that is read again
-LAYOUT = {  # the page of custom scalars: a part for each stage; charts: title → regular expressions
+MAX_BYTES = 2**28  # of an event file that is read again
+LAYOUT = {  # the custom scalars page: stage → chart → tags, as regular expressions
     "pretrain": {
         "loss (nats a token)": ["pretrain/loss"],
         "excess over the ideal observer": ["pretrain/excess"],
@@ -37,16 +37,17 @@ LAYOUT = {  # the page of custom scalars: a part for each stage; charts: title �
 class SummaryWriter:
     """Writes one event file in a folder. `None` and NaN values are left out.
 
-    after: the step that training goes on from. What earlier sessions wrote of later steps is left
-        out, so that a run that was killed and resumed shows each step once; -1: all of it is.
+    after: the step that training resumes at. Events that earlier sessions wrote for later steps are
+        removed, so that a run that was killed and resumed shows each step once; -1 removes all.
 
-    Every event is with the operating system at once, whole or not at all. Where the disk refuses
-    one, that is told once, and training goes on. TensorBoard is imported with the first event. Only
-    the first process writes.
+    Every event is passed to the operating system at once, whole or not at all. The first write that
+    fails prints a warning, and training continues. Only the first process writes.
+
+    TensorBoard is imported with the first event.
     """
 
     def __init__(self, folder: Path, after: int = -1):
-        self.folder, self.after, self.file, self.told = folder, after, None, False
+        self.folder, self.after, self.file, self.warned = folder, after, None, False
 
     def scalars(self, step: int, values: dict) -> None:
         """Write {tag: number}, as one event."""
@@ -66,52 +67,34 @@ class SummaryWriter:
 
     def image(self, step: int, tag: str, png: bytes) -> None:
         """Write a picture, given as the bytes of a PNG file."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-        from tensorboard.compat.proto.types_pb2 import DT_STRING
         from tensorboard.plugins.image.metadata import create_summary_metadata
 
         width, height = (int.from_bytes(png[k : k + 4], "big") for k in (16, 20))
         strings = [str(width).encode(), str(height).encode(), png]
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(strings))])
-        tensor = TensorProto(dtype=DT_STRING, string_val=strings, tensor_shape=shape)
         metadata = create_summary_metadata(display_name=tag, description="")
-        value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
-        self._write(step, Summary(value=[value]))
+        self._strings(step, tag, metadata, strings, [{"size": len(strings)}])
 
     def layout(self, parts: dict[str, dict[str, list[str]]]) -> None:
         """Write the page of custom scalars: {part: {chart: tags, as regular expressions}}."""
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.types_pb2 import DT_STRING
-        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+        from tensorboard.plugins.custom_scalar import metadata
+        from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
         categories = [
-            layout_pb2.Category(
-                title=part,
-                chart=[
-                    layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=t))
-                    for title, t in charts.items()
-                ],
-            )
+            {
+                "title": part,
+                "chart": [{"title": title, "multiline": {"tag": t}} for title, t in charts.items()],
+            }
             for part, charts in parts.items()
         ]
-        told = layout_pb2.Layout(category=categories).SerializeToString()
-        tensor = TensorProto(dtype=DT_STRING, string_val=[told])
-        plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME)
-        value = Summary.Value(
-            tag=metadata.CONFIG_SUMMARY_TAG,
-            metadata=SummaryMetadata(plugin_data=plugin),
-            tensor=tensor,
-        )
-        self._write(0, Summary(value=[value]))
+        plugin = {"plugin_data": {"plugin_name": metadata.PLUGIN_NAME}}
+        strings = [Layout(category=categories).SerializeToString()]
+        self._strings(0, metadata.CONFIG_SUMMARY_TAG, plugin, strings, [])
 
     def hparams(self, run: Path, values: dict) -> None:
         """Write the row of a run folder in the HParams tab; metrics are scalars of this folder.
 
-        Runs of one name are one row there. So the name has a few digits of the SHA-256 of the whole
-        path, which is not shown: an event file may go to others.
+        Runs of the same name share a row there. So the name ends in a few digits of the SHA-256 of
+        the whole path, which itself is private: an event file may be given to others.
         """
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
@@ -131,6 +114,14 @@ class SummaryWriter:
     def __exit__(self, *_) -> None:
         self.close()
 
+    def _strings(self, step: int, tag: str, metadata, strings: list[bytes], dim: list) -> None:
+        """Write a tensor of strings with the metadata of a plugin."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+        tensor = {"dtype": DT_STRING, "string_val": strings, "tensor_shape": {"dim": dim}}
+        self._write(step, Summary(value=[{"tag": tag, "metadata": metadata, "tensor": tensor}]))
+
     def _write(self, step: int, summary) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
@@ -141,23 +132,23 @@ class SummaryWriter:
             self.file = self.file or self._open()
             _append(self.file, event.SerializeToString())
         except OSError as error:
-            if not self.told:
+            if not self.warned:
                 message = f"{self.folder}: TensorBoard's events cannot be written"
-                tell(f"{message} ({error.strerror}); going on without")
-            self.told = True
+                tell(f"{message} ({error.strerror}); training continues without them")
+            self.warned = True
 
     def _open(self):
-        """A new event file that begins with what earlier sessions wrote and is still true."""
+        """A new event file that begins with the events of earlier sessions up to `after`."""
         from tensorboard.compat.proto.event_pb2 import Event
 
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = sorted(self.folder.glob("events.out.tfevents.*"))
-        # each once: a process may have been killed after it had copied some
+        # without repeats: a process may have been killed while it copied them
         kept = dict.fromkeys(data for old in earlier for data in _events(old, self.after))
-        # named as TensorBoard names them, and told apart however soon two follow each other
+        # TensorBoard's own scheme, with random digits: two may be opened within a second
         unique = f"{time.time():.0f}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         path = self.folder / f"events.out.tfevents.{unique}"
-        file = io.FileIO(path, "x")  # no buffer: what is written is with the operating system
+        file = io.FileIO(path, "x")  # without a buffer, so that a kill loses nothing
         header = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
         try:
             for data in [header, *kept]:
@@ -179,7 +170,7 @@ def _append(file, data: bytes) -> None:
     RecordWriter(record).write(data)
     try:
         if file.write(record.getvalue()) < len(record.getvalue()):
-            # a full disk takes a part, and would say so only the next time
+            # a full disk takes a part, and raises only at the next write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
         file.truncate(begin)
@@ -194,9 +185,9 @@ def _events(path: Path, after: int) -> list[bytes]:
     from tensorboard.compat.proto.event_pb2 import Event
 
     kept = []
-    if after < 0 or path.stat().st_size > MOST:
+    if after < 0 or path.stat().st_size > MAX_BYTES:
         return kept
-    # a record may say that it is longer than memory, or be no event
+    # a damaged record may claim any length, or not be an event
     with contextlib.suppress(DecodeError, MemoryError, OverflowError):
         for data in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(data)
