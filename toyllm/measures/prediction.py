@@ -14,11 +14,12 @@ every domain), covariance (ΔEM in proportion to Cov_π of the two domains' trai
 import numpy as np
 
 from toyllm.measures import generalization
+from toyllm.measures.audit import em_covariance
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world import persona
 from toyllm.world.persona import mixture_em
-from toyllm.world.quantities import em, logit, sigmoid
+from toyllm.world.quantities import logit, sigmoid
 from toyllm.world.world import BAD
 
 FRACTIONS = np.linspace(0.02, 1, 50)
@@ -105,10 +106,7 @@ def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
 
 def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """In proportion to Cov_π(θ_s, θ_d), the trained domain's own share being `fraction`."""
-    world, w_C = cells.world, cells.prior_C
-    em_CD = em(world.rates_CDB)
-    centred = em_CD - w_C @ em_CD
-    cov_DD = (centred * w_C[:, None]).T @ centred
+    cov_DD = em_covariance(cells.world, cells.prior_C)
     rows = [
         cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12)
         for s, d in enumerate(cells.domain_S)
