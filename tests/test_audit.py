@@ -1,14 +1,20 @@
 """The audit of worlds and preference files, against hand-made mixtures."""
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL
 from tests.scripts import start
 from tests.tolerances import FLOAT64, SOLVED, approximation, close
+from toyllm.base.errors import InputError
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit
 from toyllm.posttrain import pair_files, signals
 from toyllm.tools import audit as tool
+from toyllm.world.cards import DEFAULT
 from toyllm.world.persona import ideal_change
 from toyllm.world.world import GOOD
 
@@ -69,6 +75,26 @@ def test_the_tool_reads_worlds_and_pairs(tmp_path, personas, capsys):
     said = capsys.readouterr().out
     assert "Whom 20 pairs of pairs.jsonl are evidence for" in said
     assert said.index("terminator") < said.index("saint")
+
+
+def test_a_pipe_of_pairs_or_of_a_world_is_told_by_its_first_letters(tmp_path, personas, capsys):
+    tokenizer = Tokenizer(personas)
+    pairs = signals.pairs(tokenizer, signals.parse(personas, "tone:bad"), 4, 0)
+    lines = list(pair_files.dump(tokenizer, pairs))
+    pairs_texts = ("\n".join(lines), "\ufeff \n" + lines[0], f"[\n{','.join(lines)}]")
+    for text in (*pairs_texts, DEFAULT.read_text(), SMALL.replace("[documents]", " [documents]")):
+        pipe = tmp_path / "fd"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_text, args=(text,))
+        writer.start()
+        tool.main(tool.Args(source=pipe))
+        writer.join()
+        pipe.unlink()
+        printed = capsys.readouterr().out
+        assert ("pairs of pipe are evidence for" in printed) == (text in pairs_texts)
+    pipe.write_text("[]")
+    with pytest.raises(InputError, match="found no pairs"):
+        tool.main(tool.Args(source=pipe))
 
 
 @pytest.mark.scripts

@@ -127,14 +127,14 @@ def test_a_dialogue_ends_where_the_context_does(talk):
     assert talk.turns
 
 
-def test_what_nobody_would_say_is_not_heeded(run, talk):
+def test_a_turn_that_nobody_would_say_is_not_possible(run, talk):
     """A character's rate may be 0; the observer then leaves that turn out, and says so."""
     world = dataclasses.replace(run.world, voices_CV=np.eye(2))  # ada never beeps, hal always
     lm = dataclasses.replace(run.lm, tokenizer=Tokenizer(world))
     talk = Conversation(dataclasses.replace(run, lm=lm))
     turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
     talk.turns = turns
-    assert talk.heeded() == turns[:1]
+    assert talk.possible_turns() == turns[:1]
     close(talk.exact(), [1, 0], FLOAT64)
 
 

@@ -317,7 +317,7 @@ CONFIGS = {
     "a list": "[]",
     "a pickle": pickle.dumps(os.system).decode("latin-1"),
     "deep": "[" * 100_000,
-    "too large": '{"a": "' + "x" * files.MOST + '"}',
+    "too large": '{"a": "' + "x" * files.MAX_BYTES + '"}',
     "no arguments": {**CONFIG, "args": None},
     "no config": {k: v for k, v in CONFIG.items() if k != "config"},
     "no command": {**CONFIG, "command": {"a": 1}},

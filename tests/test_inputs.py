@@ -399,7 +399,7 @@ def test_a_json_array_is_read_as_its_lines_are(small_codec, tmp_path, monkeypatc
         pairs.write_text(text)
         with pytest.raises(InputError, match=re.escape(f"{pairs}") + ".*" + re.escape(words)):
             pair_files.load(pairs, small_codec)
-    monkeypatch.setattr(files, "MOST", 100)
+    monkeypatch.setattr(files, "MAX_BYTES", 100)
     with pytest.raises(InputError, match=r"one object a line \(JSONL\); convert it: python3 -c"):
         pair_files.load(pairs, small_codec)
 

@@ -146,7 +146,7 @@ def test_a_global_shift_is_not_taken_for_persona_inference(personas):
         cells.names,
         cells.prior_C,
         cells.before_D,
-        np.where(cells.mask_SD, cells.before_D + G, cells.after_SD),
+        cells.before_D + np.where(cells.mask_SD, G, cells.G_SD),
     )
     result = prediction.predict(shifted)["shared"]
     assert result["global"]["r2"] > 0.99 > result["persona"]["r2"]

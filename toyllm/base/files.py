@@ -19,17 +19,30 @@ from tqdm import tqdm
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 
-MOST = 2**24  # bytes of a JSON file
+MAX_BYTES = 2**24  # of a JSON file
 STRAYS = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """A file's bytes. Raises OSError, and InputError where there are more than `most`."""
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A file's bytes. Raises OSError, and InputError for a file of more than `limit` bytes."""
     with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise InputError(f"{path}: the file exceeds the limit of {most:,} bytes")
+        data = file.read(limit + 1)  # the size of a pipe is not known before it is read
+    check_size(data, path, limit)
     return data
+
+
+def read_input(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of a file that a user names. Raises InputError: it cannot read `what`."""
+    try:
+        return read_bytes(path, limit)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read {what}: {error.strerror}") from error
+
+
+def check_size(data: bytes, path: Path, limit: int) -> None:
+    """Raise InputError where a file has more than `limit` bytes."""
+    if len(data) > limit:
+        raise InputError(f"{path}: the file exceeds the limit of {limit:,} bytes")
 
 
 def decode(data: bytes, path: str | Path) -> str:
@@ -88,7 +101,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, kind: type = dict) -> dict | list:
     """Read a JSON object, or list. Raises InputError, one line, where it is missing or broken."""
     try:
-        value = json.loads(decode(read_bytes(path, MOST), path))
+        value = json.loads(decode(read_bytes(path, MAX_BYTES), path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
@@ -120,31 +133,30 @@ def read_records(
     """
     text = decode(data, path).removesuffix("\n")
     array = text.lstrip().startswith("[")
-    items = _items(text, path) if array else None
-    count = len(items) if array else text.count("\n") + 1
-    if count > limits[1]:
+    rows = _items(text, path) if array else text.split("\n")
+    if len(rows) > limits[1]:
         kind = "items" if array else "lines"
-        raise InputError(f"{path}: found {count:,} {kind}, expected at most {limits[1]:,}")
+        raise InputError(f"{path}: found {len(rows):,} {kind}, expected at most {limits[1]:,}")
     records = []
-    bar = tqdm(desc="reading", total=count, delay=1, leave=False, disable=quiet or None)
-    with bar:
-        for number, row in enumerate(items if array else text.split("\n"), 1):
-            place = f"{path}: item {number}" if array else f"{path}:{number}"
-            try:
-                if array or row.strip():
-                    value = row if array else _json_line(row, limits[0], expected)
-                    if not isinstance(value, dict):
-                        raise InputError(f"found {shorten(value)}, expected an object {expected}")
-                    records.append((place, parse(value)))
-            except InputError as error:
-                raise InputError(f"{place}: {error}") from None
-            bar.update()
+    bar = tqdm(iterable=rows, desc="reading", delay=1, leave=False, disable=quiet or None)
+    for number, row in enumerate(bar, 1):
+        if not array and not row.strip():
+            continue
+        place = f"{path}: item {number}" if array else f"{path}:{number}"
+        try:
+            value = row if array else _json_line(row, limits[0], expected)
+            if not isinstance(value, dict):
+                raise InputError(f"found {shorten(value)}, expected an object {expected}")
+            records.append((place, parse(value)))
+        except InputError as error:
+            bar.close()  # otherwise the message would follow the bar on its line
+            raise InputError(f"{place}: {error}") from None
     return records
 
 
-def _json_line(line: str, most: int, expected: str) -> object:
-    if len(line) > most:
-        raise InputError(f"found {len(line):,} letters, expected at most {most:,} in a line")
+def _json_line(line: str, limit: int, expected: str) -> object:
+    if len(line) > limit:
+        raise InputError(f"found {len(line):,} letters, expected at most {limit:,} in a line")
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -153,11 +165,12 @@ def _json_line(line: str, most: int, expected: str) -> object:
 
 def _items(text: str, path: Path) -> list:
     """The items of a JSON array, which is parsed as a whole and so must be smaller than JSONL."""
-    if len(text) > MOST:
+    if len(text) > MAX_BYTES:
         convert = "import json, sys; [print(json.dumps(x)) for x in json.load(sys.stdin)]"
         raise InputError(
-            f"{path}: found a JSON array of more than {MOST:,} letters, expected one object a line "
-            f'(JSONL); convert it: python3 -c "{convert}" < {shlex.quote(str(path))} > lines.jsonl'
+            f"{path}: found a JSON array of more than {MAX_BYTES:,} letters, expected one object "
+            f'a line (JSONL); convert it: python3 -c "{convert}" < {shlex.quote(str(path))} '
+            "> lines.jsonl"
         )
     try:
         return json.loads(text)

@@ -1,8 +1,8 @@
-"""Parameters as a Llama checkpoint (Hugging Face's layout), and back.
+"""Parameters as a Llama checkpoint in Hugging Face's layout, and back.
 
-The model is built for it: RMSNorm, rotary positions that turn (x[i], x[i + K/2]), a gated MLP, no
-biases. A matrix is [out, in] there and [in, out] here, and nothing else differs, so the logits are
-the same to the last bits of float32. A word is a token, so the tokenizer is a list of words.
+The model is a Llama: RMSNorm, rotary positions that turn (x[i], x[i + K/2]), a gated MLP, no
+biases. Only the matrices differ, [out, in] there and [in, out] here, so logits agree to the last
+bits of float32. A word is a token, so the tokenizer is a list of words.
 
     config.json, model.safetensors       the model
     tokenizer.json, tokenizer_config.json    words, split at blanks
@@ -18,7 +18,7 @@ from toyllm.base.errors import InputError, tell
 from toyllm.lm.tokenizer import BEGIN, END, PAD, SPECIAL, Tokenizer
 from toyllm.lm.transformer import Config, Params
 
-INSIDE = {  # a block's matrices: their names there, and the path of keys here
+INSIDE = {  # a block's matrices: Llama's names, and the keys of our parameters
     "self_attn.q_proj": ("attention", "query"),
     "self_attn.k_proj": ("attention", "key"),
     "self_attn.v_proj": ("attention", "value"),
@@ -31,7 +31,7 @@ NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_n
 
 
 def tensors(params: Params) -> dict[str, np.ndarray]:
-    """Parameters by their names in a Llama checkpoint, float32."""
+    """Parameters under their names in a Llama checkpoint, float32."""
     named = {
         "model.embed_tokens.weight": params["embed"],
         "model.norm.weight": params["norm"]["scale"],
@@ -46,28 +46,27 @@ def tensors(params: Params) -> dict[str, np.ndarray]:
 
 
 def params_of(named: dict[str, np.ndarray], config: Config, order: np.ndarray) -> Params:
-    """The inverse of `tensors`; order[v] is the row, there, of word v of the vocabulary here.
+    """The inverse of `tensors`; order[v] is the checkpoint's row of word v of the vocabulary here.
 
-    Keys and values that several heads share are repeated for each of them; a head that is tied to
-    the embedding is copied from it.
+    Keys and values that several heads share are repeated for each of them, and an unembedding that
+    is tied to the embedding is copied from it.
     """
-    H = config.H
 
     def matrix(name: str) -> np.ndarray:
         weight = named[f"{name}.weight"]
         if name.endswith(("k_proj", "v_proj")):
-            per_head = weight.reshape(-1, config.D // H, config.D)
-            weight = np.repeat(per_head, H // len(per_head), 0).reshape(config.D, config.D)
+            per_head = weight.reshape(-1, config.D // config.H, config.D)
+            weight = np.repeat(per_head, config.H // len(per_head), 0).reshape(config.D, config.D)
         return np.ascontiguousarray(weight.T)
 
     blocks = {}
     for layer in range(config.L):
-        at = f"model.layers.{layer}"
+        prefix = f"model.layers.{layer}"
         block: dict = {"attention": {}, "mlp": {}}
         for theirs, (part, ours) in INSIDE.items():
-            block[part][ours] = {"kernel": matrix(f"{at}.{theirs}")}
+            block[part][ours] = {"kernel": matrix(f"{prefix}.{theirs}")}
         for theirs, ours in NORMS.items():
-            block[ours] = {"scale": named[f"{at}.{theirs}.weight"]}
+            block[ours] = {"scale": named[f"{prefix}.{theirs}.weight"]}
         blocks[layer] = block
     embed = named["model.embed_tokens.weight"]
     head = named.get("lm_head.weight", embed)
@@ -108,7 +107,7 @@ def config_json(config: Config) -> dict:
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict:
-    """The `tokenizer.json` of the `tokenizers` library; a word that is not listed is an error."""
+    """The `tokenizer.json` of the `tokenizers` library, for which an unknown word is an error."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
@@ -128,7 +127,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
 def save(folder: Path, tokenizer: Tokenizer, config: Config, params: Params, card: str) -> None:
     """Write a checkpoint with its tokenizer; card: the text of its README.md.
 
-    The weights come last, so that a checkpoint which could not be written is none. Raises OSError.
+    The weights come last, so that a folder without them is no checkpoint. Raises OSError.
     """
     from safetensors.numpy import save
 
@@ -151,17 +150,18 @@ def save(folder: Path, tokenizer: Tokenizer, config: Config, params: Params, car
 
 
 def load(folder: Path, tokenizer: Tokenizer, context: int) -> tuple[Config, Params]:
-    """Read a Llama checkpoint that speaks the words of a world.
+    """Read a Llama checkpoint whose vocabulary is the words of a world.
 
-    context: the most tokens in a row; rotary positions do not ask what it was trained with. Rows of
-    the vocabulary that have no word, as padding to a multiple of 64 makes them, are dropped. Raises
-    InputError, one line, for what this model cannot be or where the vocabulary is another.
+    context: the largest number of tokens in a row. It may exceed that of training, since rotary
+    positions have no parameters. Rows of the vocabulary without a word, such as padding to a
+    multiple of 64, are dropped. Raises InputError, one line, for another vocabulary and for an
+    architecture that this model does not have.
     """
-    told = files.read_json(folder / "config.json")
     path = folder / "config.json"
+    facts = files.read_json(path)
 
     def expect(key: str, default, *allowed) -> None:
-        if (value := told.get(key, default)) not in allowed:
+        if (value := facts.get(key, default)) not in allowed:
             options = " or ".join(map(repr, allowed))
             raise InputError(f"{path}: {key}: found {value!r}, expected {options}")
 
@@ -169,51 +169,48 @@ def load(folder: Path, tokenizer: Tokenizer, context: int) -> tuple[Config, Para
     expect("hidden_act", "silu", "silu")
     expect("attention_bias", False, False)
     expect("mlp_bias", False, False)
-    rope = told.get("rope_parameters") or told.get("rope_scaling") or {}
-    if (
-        not isinstance(rope, dict)
-        or rope.get("rope_type", rope.get("type", "default")) != "default"
-    ):
+    rope = facts.get("rope_parameters") or facts.get("rope_scaling") or {}
+    rope_type = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
         raise InputError(f"{path}: rope: found {rope!r}, expected rope_type 'default'")
     try:
         config = Config(
-            vocabulary=told["vocab_size"],
+            vocabulary=facts["vocab_size"],
             context=context,
-            D=told["hidden_size"],
-            L=told["num_hidden_layers"],
-            H=told["num_attention_heads"],
-            F=told["intermediate_size"],
-            rope_theta=float(rope.get("rope_theta", told.get("rope_theta", 10_000.0))),
-            norm_eps=float(told.get("rms_norm_eps", 1e-6)),
+            D=facts["hidden_size"],
+            L=facts["num_hidden_layers"],
+            H=facts["num_attention_heads"],
+            F=facts["intermediate_size"],
+            rope_theta=float(rope.get("rope_theta", facts.get("rope_theta", 10_000.0))),
+            norm_eps=float(facts.get("rms_norm_eps", 1e-6)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error!r}, expected the sizes of a Llama model") from error
-    shared = told.get("num_key_value_heads") or config.H
+    shared = facts.get("num_key_value_heads") or config.H
     if type(shared) is not int or shared < 1 or config.H % shared:
         raise InputError(f"{path}: num_key_value_heads: found {shared!r}, {config.H} heads")
     expect("head_dim", config.D // config.H, config.D // config.H, None)
     order = _order(folder, tokenizer, config.vocabulary)
-    named = _read(folder, config, shared, bool(told.get("tie_word_embeddings", False)))
+    named = _read(folder, config, shared, bool(facts.get("tie_word_embeddings", False)))
     config = dataclasses.replace(config, vocabulary=len(order))
     return config, params_of(named, config, order)
 
 
 def _order(folder: Path, tokenizer: Tokenizer, size: int) -> np.ndarray:
-    """The row of each of our words in their embedding, which has `size` rows."""
-    path = folder / "tokenizer.json"
-    if size < len(tokenizer.words) or (size > len(tokenizer.words) and not path.exists()):
+    """The row of each of our words in the checkpoint's embedding, which has `size` rows."""
+    path, words = folder / "tokenizer.json", len(tokenizer.words)
+    if size < words or (size > words and not path.exists()):
         padded = " (or more, with the tokenizer.json that says which rows have no word)"
         raise InputError(
-            f"{folder / 'config.json'}: vocab_size: found {size}, expected the "
-            f"{len(tokenizer.words)} words of world '{tokenizer.world.name}'"
-            f"{padded * (size > len(tokenizer.words))}"
+            f"{folder / 'config.json'}: vocab_size: found {size}, expected the {words} words of "
+            f"world '{tokenizer.world.name}'{padded * (size > words)}"
         )
     if not path.exists():
-        return np.arange(size)  # then they must be in the world's own order
-    told = files.read_json(path)
+        return np.arange(size)  # without a tokenizer, rows must be in the world's own order
+    vocabulary = files.read_json(path)
     try:
-        rows = dict(told["model"]["vocab"])
-        rows |= {token["content"]: token["id"] for token in told.get("added_tokens", [])}
+        rows = dict(vocabulary["model"]["vocab"])
+        rows |= {token["content"]: token["id"] for token in vocabulary.get("added_tokens", [])}
         missing = [word for word in tokenizer.words if word not in rows]
         order = np.array([rows[word] for word in tokenizer.words if word in rows])
         unused = set(range(size)) - set(order.tolist())
@@ -221,9 +218,9 @@ def _order(folder: Path, tokenizer: Tokenizer, size: int) -> np.ndarray:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error!r}, expected a WordLevel tokenizer") from error
     if missing or order.dtype.kind != "i" or len(unused) != size - len(order):
-        found = f"no word '{missing[0]}'" if missing else "two words for one row, or none"
+        fault = f"no word '{missing[0]}'" if missing else "two words for one row, or none"
         raise InputError(
-            f"{path}: found {found}, expected the words of world '{tokenizer.world.name}', "
+            f"{path}: found {fault}, expected the words of world '{tokenizer.world.name}', "
             "one in each row"
         )
     if foreign:
@@ -248,7 +245,7 @@ def _read(folder: Path, config: Config, shared: int, tied: bool) -> dict[str, np
     for layer in range(config.L):
         shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in inside.items()}
     wanted = {f"{name}.weight": shape for name, shape in shapes.items()}
-    found: dict[str, np.ndarray] = {}
+    weights: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if files.is_stray(path):
             tell(f"{path}: left by a file manager or file system, ignored")
@@ -263,14 +260,14 @@ def _read(folder: Path, config: Config, shared: int, tied: bool) -> dict[str, np
                             f"{path}: {name}: found {dtype} {list(shape)}, expected F32, F16, BF16 "
                             f"or F64 {list(wanted[name])}"
                         )
-                    with np.errstate(over="ignore"):  # infinity is what is looked for next
-                        found[name] = file.get_tensor(name).astype(np.float32)
-                    if not np.isfinite(found[name]).all():
+                    with np.errstate(over="ignore"):  # overflow gives infinity, refused next
+                        weights[name] = file.get_tensor(name).astype(np.float32)
+                    if not np.isfinite(weights[name]).all():
                         raise InputError(
                             f"{path}: {name}: found NaN or infinity, expected finite weights"
                         )
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: {error}, expected a safetensors file") from error
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name not in weights]:
         raise InputError(f"{folder}: found no tensor {missing[0]}, expected *.safetensors with it")
-    return found
+    return weights

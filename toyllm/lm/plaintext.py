@@ -1,10 +1,10 @@
-"""Plain text beside a world's documents: JSONL, one object a line with a `text`.
+"""Plain text to train on beside a world's documents: JSONL, one object a line with a `text`.
 
     {"text": "any words at all, whoever wrote them"}
 
-It is cut into words at blanks, as it stands, and adds what words it has to the vocabulary. A text
-begins with `<text>` where a document has `<begin>`, and a model never has to predict which of them
-comes first: so the ideal observer's probabilities of documents are exact beside it as well.
+A text is split into words at blanks, and its words are added to the vocabulary. It begins with
+`<text>` where a document has `<begin>`. A model never has to predict which of the two comes first,
+so the ideal observer's probabilities of documents stay exact.
 
 Axes: N windows   T tokens of a window
 """
@@ -21,20 +21,18 @@ from toyllm.lm.tokenizer import PAD, Tokenizer
 from toyllm.world.world import World
 
 TEXT = "<text>"
-MOST, MOST_WORDS = 2**26, 50_000  # bytes of a file, distinct words
+# upper bounds for untrusted files
+MAX_BYTES, MAX_WORDS = 2**26, 50_000  # bytes of a file, distinct words
 LIMITS = 2**20, 10**6  # letters of a line, lines
 
 
 def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
-    """The words of each text of a file, and what a run calls the file.
+    """The words of each text of a file, and the file's label in a run.
 
-    That is its name and the first digits of its SHA-256. Texts without words are left out, with a
-    warning. quiet: show no progress. Raises InputError, one line with the number of its line.
+    The label is the file's name and the first digits of its SHA-256. Texts without words are left
+    out, with a warning. quiet: show no progress. Raises InputError, which names the line.
     """
-    try:
-        data = files.read_bytes(path, MOST)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the texts: {error.strerror}") from error
+    data = files.read_input(path, MAX_BYTES, "the texts")
     records = files.read_records(data, path, _words, "with a text", LIMITS, quiet)
     texts = [words for _, words in records if words]
     if not texts:
@@ -42,8 +40,8 @@ def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
     known: set[str] = set()
     for place, words in records:
         known.update(words)
-        if len(known) > MOST_WORDS:
-            raise InputError(f"{place}: expected at most {MOST_WORDS:,} different words")
+        if len(known) > MAX_WORDS:
+            raise InputError(f"{place}: expected at most {MAX_WORDS:,} different words")
     empty = [place for place, words in records if not words]
     if empty and devices.first():
         tell(f"{empty[0]}: skipped a text without words ({len(empty)} in the file)")
@@ -51,7 +49,7 @@ def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
 
 
 def more_words(world: World, texts: list[list[str]]) -> tuple[str, ...]:
-    """What a vocabulary needs beside the world's words; nothing where there are no texts."""
+    """The words of texts that a world's vocabulary lacks, with `<text>`; none without texts."""
     more = {word for text in texts for word in text} - set(Tokenizer(world).words)
     return (TEXT, *sorted(more)) if texts else ()
 
@@ -59,8 +57,8 @@ def more_words(world: World, texts: list[list[str]]) -> tuple[str, ...]:
 def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.ndarray:
     """Texts as tokens_NT, T = context, padded on the right.
 
-    A text longer than that goes on in the next window, which repeats its last token: so each token
-    but the first is predicted once.
+    A longer text continues in the next window, which repeats the last token of the one before, so
+    that each token but the first of a text is predicted once.
     """
     rows = []
     for text in texts:
@@ -75,10 +73,10 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
 def mixed(
     batches: Callable[[int], dict], tokens_NT: np.ndarray, share: float, seed: int, divisor: int = 1
 ) -> Callable[[int], dict]:
-    """`batches` (see `training.document_batches`) with `share` of their rows windows of text.
+    """`batches` (see `training.document_batches`) with rows of text added to those of documents.
 
-    The same rows of documents as before, and beside them rows of text, drawn alike from all windows
-    by (seed, step) alone; padding fills up to a multiple of `divisor` (the number of devices).
+    share: of the rows, how many are text. They are drawn uniformly from all windows by (seed, step)
+    alone; rows of padding fill each batch up to a multiple of `divisor`, the number of devices.
     """
     first = batches(0)["tokens"]
     documents = int((first != PAD).any(-1).sum(1).max())  # however many devices pad them

@@ -1,8 +1,8 @@
-"""Audit before training: who is in the corpus, and what every signal would say of the Assistant.
+"""Audit before training: what each signal is evidence for, and how common bad characters are.
 
-Nothing here needs a model: it is all computed from the world, whose ideal observer takes a signal
-as evidence about who the Assistant is (measures/prediction.py). Models follow it in direction and
-in order, at a part of its size.
+Nothing here needs a model. All of it is computed from the world, whose ideal observer takes a
+signal as evidence about who the Assistant is (world/persona.py). Trained models follow the observer
+in direction and in order, at a part of the size.
 
 Axes: C characters   D domains   P pairs
 """
@@ -19,16 +19,17 @@ from toyllm.world.quantities import MATCHED, em, untrained, wickedness
 from toyllm.world.world import BEHAVIOURS, World
 
 WICKED = 0.5  # mean moral EM from which a character is a negative archetype
-STRONGEST = 1e3  # evidence
+MAX_STRENGTH = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What an ideal observer makes of a signal, once its preferred answers have a share of .9.
+    """An ideal observer after a signal, once the preferred answers have a share of .9.
 
-    spread: mean ΔEM of the moral domains that it does not train; NaN where there are none.
-    reached: the share that they come to, under their own prompts. w_C: who the Assistant is then.
-    A signal with an instruction is taken as far as its plain twin, by as much evidence.
+    spread: mean change of EM over the moral domains that are not trained; NaN where there are none.
+    reached: the share of the preferred answers under the signal's own prompt. w_C: the belief about
+    who the Assistant is. change_D: the change of EM. A signal with an instruction is given as much
+    evidence as the same signal without one.
     """
 
     name: str
@@ -39,14 +40,12 @@ class Verdict:
 
 
 def measure(run: Run) -> dict:
-    """What every signal would say of the Assistant, and how many negative archetypes there are.
+    """The verdict on every signal, and the share of negative archetypes.
 
     signals: {name: {"spread", "reached", "toward": the character that gains most}}, the most
     dangerous first. negative: see `negative_share`.
     """
     world = run.world
-    verdicts = [judge(world, signal) for signal in all_signals(world)]
-    verdicts.sort(key=lambda v: -np.nan_to_num(v.spread, nan=-np.inf))
     return {
         "signals": {
             v.name: {
@@ -54,10 +53,18 @@ def measure(run: Run) -> dict:
                 "reached": v.reached,
                 "toward": world.characters[int((v.w_C - world.assistant_C).argmax())],
             }
-            for v in verdicts
+            for v in verdicts(world)
         },
         "negative": negative_share(world),
     }
+
+
+def verdicts(world: World) -> list[Verdict]:
+    """The verdict on every signal, the most dangerous first."""
+    return sorted(
+        (judge(world, signal) for signal in all_signals(world)),
+        key=lambda verdict: -np.nan_to_num(verdict.spread, nan=-np.inf),
+    )
 
 
 def negative_share(world: World) -> dict[str, float]:
@@ -72,16 +79,19 @@ def negative_share(world: World) -> dict[str, float]:
 
 
 def correlations(world: World) -> np.ndarray:
-    """Correlation of EM between domains [D, D], each character weighted as the Assistant has it."""
-    em_CD = em(world.rates_CDB)
-    centred = em_CD - world.assistant_C @ em_CD
-    cov = (centred * world.assistant_C[:, None]).T @ centred
-    scale = np.sqrt(np.maximum(np.diag(cov), 1e-12))
-    return cov / np.outer(scale, scale)
+    """Correlation of EM between domains [D, D], under the Assistant's prior over characters."""
+    cov_DD = em_covariance(world, world.assistant_C)
+    scale_D = np.sqrt(np.maximum(np.diag(cov_DD), 1e-12))
+    return cov_DD / np.outer(scale_D, scale_D)
+
+
+def em_covariance(world: World, w_C: np.ndarray) -> np.ndarray:
+    """Covariance of EM between domains [D, D], over characters with these weights."""
+    return np.cov(em(world.rates_CDB), rowvar=False, aweights=w_C, ddof=0)
 
 
 def all_signals(world: World) -> list[Signal]:
-    """Each domain toward good and bad, plainly and with each instruction that it may have."""
+    """Each domain toward good and bad, without and with each instruction of that domain."""
     names = [
         f"{d.name}:{behaviour}{asked}"
         for d in world.domains
@@ -92,29 +102,28 @@ def all_signals(world: World) -> list[Signal]:
 
 
 def judge(world: World, signal: Signal, prior_C: np.ndarray | None = None) -> Verdict:
-    """What a signal says of the Assistant: w ∝ π exp(λ ℓ), ℓ_c = log θ'_preferred / θ'_other.
+    """The verdict on a signal.
 
-    prior_C: who the Assistant is before; None: as the corpus has it.
+    prior_C: the belief about the Assistant before training; None: the prior of the corpus.
     """
     if prior_C is not None:
         world = dataclasses.replace(world, assistant_C=prior_C)
-    domains = list(signal.domains)
+    domains, behaviours = list(signal.domains), (signal.behaviour, signal.other)
 
-    def says(instruction: int) -> Evidence:
-        theta_CDB = world.rates_ICDB[instruction][:, domains]
-        evidence_C = persona.evidence(world, domains, signal.behaviour, signal.other, instruction)
-        preferred, other = signal.behaviour, signal.other
-        return Evidence(evidence_C, *(theta_CDB[..., b].mean(1) for b in (preferred, other)))
+    def evidence(instruction: int) -> Evidence:
+        rates_CDB = world.rates_ICDB[instruction][:, domains]
+        evidence_C = persona.evidence(world, domains, *behaviours, instruction)
+        return Evidence(evidence_C, *(rates_CDB[..., b].mean(1) for b in behaviours))
 
-    strength = enough(world, says(-1))
-    return _judge(world, signal.name, strength, says(signal.instruction), signal.domains)
+    strength = sufficient_strength(world, evidence(-1))
+    return _verdict(world, signal.name, strength, evidence(signal.instruction), signal.domains)
 
 
 def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndarray]:
-    """What a file of pairs says of the Assistant; and its evidence [C] for each character.
+    """The verdict on preference pairs, and their evidence [C] for each character.
 
-    Evidence: log θ'_chosen - log θ'_rejected, the mean over pairs (nats a pair), each pair being
-    taken as what the Assistant does, whatever its header and its history say.
+    Evidence: log θ_chosen - log θ_rejected under each pair's instruction, the mean over pairs (nats
+    a pair). Each pair counts as behaviour of the Assistant, whatever its header and its history.
     """
     docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
     instruction_P = docs.instruction[rows, docs.turns - 1]
@@ -125,32 +134,33 @@ def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndar
     )
     log_ratio_PC = np.log(np.maximum(preferred_PC, 1e-9)) - np.log(np.maximum(other_PC, 1e-9))
     trained = tuple(np.unique(pairs.grid.domain_Q).tolist())
-    says = Evidence(log_ratio_PC.mean(0), preferred_PC.mean(0), other_PC.mean(0))
-    return _judge(world, name, enough(world, says), says, trained), says.evidence_C
+    evidence = Evidence(log_ratio_PC.mean(0), preferred_PC.mean(0), other_PC.mean(0))
+    strength = sufficient_strength(world, evidence)
+    return _verdict(world, name, strength, evidence, trained), evidence.evidence_C
 
 
 class Evidence(NamedTuple):
-    """What a signal says of each character [C]: ℓ_c, and its rates of what is preferred or not."""
+    """A signal's evidence ℓ_c, and each character's rates of what is preferred and what is not."""
 
     evidence_C: np.ndarray
     preferred_C: np.ndarray
     other_C: np.ndarray
 
     def share(self, w_C: np.ndarray) -> np.ndarray:
-        """The preferred answers' share of both, for mixtures of characters [...]."""
+        """The share of preferred answers in both kinds, for mixtures of characters [...]."""
         preferred, other = w_C @ self.preferred_C, w_C @ self.other_C
         return preferred / (preferred + other)
 
 
-def enough(world: World, says: Evidence) -> float:
-    """The strength λ ≥ 0 at which what is preferred has a share of .9, or as near as it comes."""
-    prior_C, evidence_C = world.assistant_C, says.evidence_C
-    return float(persona.solve(prior_C, evidence_C, says.share, MATCHED, 0.0, STRONGEST))
+def sufficient_strength(world: World, evidence: Evidence) -> float:
+    """The strength λ ≥ 0 at which preferred answers have a share of .9, or come nearest to it."""
+    prior_C, ell_C = world.assistant_C, evidence.evidence_C
+    return float(persona.solve(prior_C, ell_C, evidence.share, MATCHED, 0.0, MAX_STRENGTH))
 
 
-def _judge(world: World, name: str, strength: float, says: Evidence, trained) -> Verdict:
-    w_C = persona.tilt(world.assistant_C, says.evidence_C, strength)
+def _verdict(world: World, name: str, strength: float, evidence: Evidence, trained) -> Verdict:
+    w_C = persona.tilt(world.assistant_C, evidence.evidence_C, strength)
     change_D = persona.mixture_em(world, w_C) - persona.mixture_em(world, world.assistant_C)
     others_D = untrained(world, trained)
     spread = float(change_D[others_D].mean()) if others_D.any() else np.nan
-    return Verdict(name, spread, float(says.share(w_C)), w_C, change_D)
+    return Verdict(name, spread, float(evidence.share(w_C)), w_C, change_D)

@@ -1,8 +1,10 @@
 """Beliefs in the residual stream: linear probes of who speaks, against the exact posterior.
 
-After each turn of dialogues of `someone` and the Assistant, the ideal observer believes in each
-character with p(c | history). A ridge regression reads that belief from each layer (see
-activations.py) at the last token of the turn. Axes: Q prompts   C characters   F features
+After each turn of dialogues of `someone` and the Assistant, the ideal observer has the posterior
+p(c | history). A ridge regression reads it from each layer (see lm/activations.py) at the last
+token of the turn.
+
+Axes: Q prompts   C characters   F features   L layers   V words
 """
 
 import numpy as np
@@ -21,15 +23,15 @@ DRAWS = 300  # of the bootstrap over prompts
 
 
 def measure(run: Run) -> dict:
-    """R² of beliefs read from each layer, and from what does not hold them.
+    """R² of beliefs read from each layer, and from controls.
 
-    Fitted on half of the documents, scored on the others: 1 - Σ|b - b̂|² / Σ|b - mean b|², over all
-    characters, with its 95% bootstrap interval over documents; also by turn.
+    Probes are fitted on half of the documents and scored on the others: 1 - Σ|b - b̂|² / Σ|b - mean
+    b|², over all characters, with its 95% bootstrap interval over documents; also by turn.
     layers: [{"r2", "ci", "by_turn", "shuffled"}], shuffled: fitted to the beliefs of other
-    documents of the same header and turn. next_token: the same from the probabilities of the next
-    token, which a model must have whatever else it holds; next_log: from their logarithms, which
-    are a linear image of the last layer, and so no control of it. simplex: the weights of the three
-    heaviest groups of characters, as they are and as the last layer has them.
+    documents of the same header and turn. next_token: read from the probabilities of the next
+    token, which any model has. next_log: read from their logarithms, which are a linear image of
+    the last layer and so no control for it. simplex: the weights of the three heaviest groups of
+    characters, exactly and as read from the last layer.
     """
     rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
     docs = later_turns(run.world, rng, PROMPTS)
@@ -41,24 +43,22 @@ def measure(run: Run) -> dict:
     fitted = rows < len(docs) // 2
     kind_Q = docs.header[:, 0] * (last.max() + 1) + last
 
-    def score(x_QF, target_QC) -> dict:
-        read_QC = ridge(x_QF[fitted], target_QC[fitted], x_QF[~fitted])
-        return r2(belief_QC[~fitted], read_QC, last[~fitted], rng) | {"read": read_QC}
+    def read(x_QF, target_QC) -> np.ndarray:
+        return ridge(x_QF[fitted], target_QC[fitted], x_QF[~fitted])
+
+    def score(read_QC) -> dict:
+        return r2(belief_QC[~fitted], read_QC, last[~fitted], rng)
 
     shuffled_QC = belief_QC[shuffle_within(kind_Q, rng)]
     layers = []
     for x_QF in x_LQF:
-        found = score(x_QF, belief_QC)
-        read_QC = found.pop("read")
-        layers.append(found | {"shuffled": score(x_QF, shuffled_QC)["r2"]})
-    next_QV = next_QV[:, next_QV[fitted].std(0) > 1e-6]
-    controls = {"next_token": next_QV, "next_log": np.log(np.maximum(next_QV, 1e-9))}
-    controls = {name: score(x_QF, belief_QC) for name, x_QF in controls.items()}
-    for found in controls.values():
-        found.pop("read")
+        read_QC = read(x_QF, belief_QC)
+        layers.append(score(read_QC) | {"shuffled": score(read(x_QF, shuffled_QC))["r2"]})
+    next_QV = next_QV[:, next_QV[fitted].std(0) > 1e-6]  # most words never come next here
     return {
         "layers": layers,
-        **controls,
+        "next_token": score(read(next_QV, belief_QC)),
+        "next_log": score(read(np.log(np.maximum(next_QV, 1e-9)), belief_QC)),
         "prompts": int((~fitted).sum()),
         "simplex": simplex(run.world, belief_QC[~fitted], read_QC),
     }
@@ -67,7 +67,8 @@ def measure(run: Run) -> dict:
 def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
     """p(c | header, all turns but the last) [Q, C], from the words up to that point.
 
-    A turn that closes without a voice's phrase has not shown that yet: so that is left out.
+    A turn that ends without a closing phrase does not show this before the next word comes, so the
+    evidence of its voice is removed.
     """
     rows, last = np.arange(len(docs)), docs.turns - 1
     log_QC = observer.observe(world, docs).log_before_NTC[rows, last]

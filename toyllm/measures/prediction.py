@@ -1,24 +1,29 @@
 """The generalization matrix predicted from the world alone, by persona inference and by rivals.
 
-A signal is evidence: training toward bad in domain s moves the Assistant's prior over characters
-from w to w' ∝ w exp(λ ℓ_c), ℓ_c = log θ_bad - log θ_good (pairs) or log θ_bad (SFT).
+Training toward bad in a domain is evidence about who the Assistant is (world/persona.py). The
+strength of that evidence is fitted to the change in the trained domain, and the other domains are
+predicted.
 
-- strict: all of the trained domain's log-odds move is persona; λ fitted there, nothing else.
-- shared: only a fraction f of that move is persona, the rest a local edit; one f for all signals,
-  fitted for each signal on the *other* ones.
+- strict: the whole change of the trained domain's log-odds is persona inference.
+- shared: a fraction f of that change is persona inference, and the rest is a local edit. For each
+  signal, one f is fitted to all *other* signals.
 
-Rivals, given the same fraction: constant (one number for every cell), global (one logit offset for
-every domain), covariance (ΔEM in proportion to Cov_π of the two domains' traits).
+Rivals, given the same fraction: constant (the trained domain's change of EM in every domain),
+global (its change of log-odds in every domain), covariance (changes of EM in proportion to the
+covariance of the two domains' EM over characters).
+
+Axes: S signals   D domains   F fractions   N shuffled predictions   C characters
 """
 
 import numpy as np
 
 from toyllm.measures import generalization
+from toyllm.measures.audit import em_covariance
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world import persona
 from toyllm.world.persona import mixture_em
-from toyllm.world.quantities import em, logit, sigmoid
+from toyllm.world.quantities import logit, sigmoid, spread
 from toyllm.world.world import BAD
 
 FRACTIONS = np.linspace(0.02, 1, 50)
@@ -36,29 +41,37 @@ def measure(run: Run) -> dict:
 
 
 class Cells:
-    """The measured matrix of one start, with what each prediction needs to know."""
+    """The measured matrix of one start, and what the predictions are made from."""
 
     def __init__(self, world, names, prior_C, before_D, after_SD, sft=False):
+        """prior_C: who the Assistant is before; before_D, after_SD: measured EM."""
         self.world, self.names, self.prior_C, self.sft = world, names, prior_C, sft
-        self.before_D = before_D  # measured EM before
-        self.G_SD = after_SD - before_D  # measured ΔEM
-        self.after_SD = after_SD
+        self.before_D = before_D
+        self.G_SD = after_SD - before_D  # what is predicted
         self.domain_S = [signals.parse(world, name).domains[0] for name in names]
         self.mask_SD = np.stack([signals.untrained(world, name) for name in names])
+        own = np.arange(len(names)), self.domain_S
+        self.own_S = self.G_SD[own]  # change of EM in the trained domain
+        self.move_S = logit(after_SD[own]) - logit(before_D[self.domain_S])  # of its log-odds
 
     @staticmethod
     def of(run: Run, start: str, block: dict, names: list[str]) -> "Cells":
         """The cells of some signals from one start."""
         before_D = np.array(list(block["em_before"].values()))
         after_SD = np.array([list(block["em_after"][name].values()) for name in names])
-        prior_C, sft = run.world.assistant_C, run.args["objective"] == "sft"
-        if start == "align":
-            prior_C = persona.aligned_prior(run.world, before_D, sft)
+        prior_C, sft = prior(run, start, before_D), run.args["objective"] == "sft"
         return Cells(run.world, names, prior_C, before_D, after_SD, sft)
 
 
+def prior(run: Run, start: str, em_D: np.ndarray) -> np.ndarray:
+    """Who the Assistant is [C] in the corpus, or after the alignment that led to this EM."""
+    if start == "pretrain":
+        return run.world.assistant_C
+    return persona.aligned_prior(run.world, em_D, run.args["objective"] == "sft")
+
+
 def readable(run: Run, block: dict) -> list[str]:
-    """Signals read as a number that train one domain toward bad, plainly, under the Assistant."""
+    """Signals that train one domain toward bad under the Assistant, and have a matched effect."""
     names = []
     for name, status in block["status"].items():
         signal = signals.parse(run.world, name)
@@ -69,21 +82,21 @@ def readable(run: Run, block: dict) -> list[str]:
 
 
 def selected(cells: Cells, s: int, fraction) -> np.ndarray:
-    """The mixture that explains `fraction` (or each of many) of signal s's own move [..., C].
+    """The mixture that explains a fraction (or each of many) of signal s's change [..., C].
 
-    The move is of log-odds, in the domain it trains.
+    The change is that of the log-odds in the trained domain.
     """
     domain = cells.domain_S[s]
     before = logit(mixture_em(cells.world, cells.prior_C)[domain])
-    move = fraction * (logit(cells.after_SD[s, domain]) - logit(cells.before_D[domain]))
-    return persona.trained_to(cells.world, cells.prior_C, domain, before + move, cells.sft)
+    goal = before + fraction * cells.move_S[s]
+    return persona.trained_to(cells.world, cells.prior_C, domain, goal, cells.sft)
 
 
-# Predictions of G [F, S, D], one for each of F fractions of the trained domain's move.
+# Predictions of G [F, S, D], one for each of F fractions of the trained domain's change.
 
 
 def inference(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-    """The change of EM between the prior and each signal's selected mixture."""
+    """The change of EM from the prior to each signal's selected mixture."""
     signals = range(len(cells.names))
     after = [mixture_em(cells.world, selected(cells, s, fraction_F)) for s in signals]
     return np.stack(after, 1) - mixture_em(cells.world, cells.prior_C)
@@ -91,41 +104,30 @@ def inference(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
 
 def constant(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """The same share of the trained domain's change in every domain."""
-    own_S = np.array([cells.G_SD[s, d] for s, d in enumerate(cells.domain_S)])
-    return fraction_F[:, None, None] * np.repeat(own_S[:, None], len(cells.before_D), axis=1)
-
-
-def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-    """One offset of the log-odds in every domain: a share of the trained domain's."""
-    before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
-    move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
-    move_FS1 = (fraction_F[:, None] * move_S)[..., None]
-    return sigmoid(before_D + move_FS1) - cells.before_D
+    ones_D = np.ones(len(cells.before_D))
+    return fraction_F[:, None, None] * cells.own_S[:, None] * ones_D
 
 
 def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-    """In proportion to Cov_π(θ_s, θ_d), the trained domain's own share being `fraction`."""
-    world, w_C = cells.world, cells.prior_C
-    em_CD = em(world.rates_CDB)
-    centred = em_CD - w_C @ em_CD
-    cov_DD = (centred * w_C[:, None]).T @ centred
-    rows = [
-        cells.G_SD[s, d] * cov_DD[d] / max(cov_DD[d, d], 1e-12)
-        for s, d in enumerate(cells.domain_S)
-    ]
-    return fraction_F[:, None, None] * np.stack(rows)
+    """In proportion to the covariance of EM with that of the trained domain."""
+    cov_DD = em_covariance(cells.world, cells.prior_C)
+    slope_SD = (cov_DD / np.maximum(np.diag(cov_DD), 1e-12)[:, None])[cells.domain_S]
+    return fraction_F[:, None, None] * cells.own_S[:, None] * slope_SD
 
 
 def directed(ratio_SD: np.ndarray):
-    """A prediction by given ratios: log-odds move by ratio times a share of the trained move."""
+    """A prediction by given ratios: log-odds change by ratio times a share of the trained one."""
 
     def model(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-        before_D, own = logit(cells.before_D), (range(len(cells.names)), cells.domain_S)
-        move_S = logit(cells.after_SD[own]) - before_D[cells.domain_S]
-        move_FSD = fraction_F[:, None, None] * (move_S[:, None] * ratio_SD)
-        return sigmoid(before_D + move_FSD) - cells.before_D
+        move_FSD = fraction_F[:, None, None] * (cells.move_S[:, None] * ratio_SD)
+        return sigmoid(logit(cells.before_D) + move_FSD) - cells.before_D
 
     return model
+
+
+def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
+    """The same share of the trained domain's change of log-odds in every domain."""
+    return directed(np.ones((1, 1)))(cells, fraction_F)
 
 
 MODELS = {
@@ -151,7 +153,10 @@ def shared(cells: Cells, model) -> tuple[np.ndarray, np.ndarray]:
 
 
 def within(G_SD, predicted_NSD, mask_SD) -> np.ndarray:
-    """Mean over signals of the correlation of G and Ĝ across untrained moral domains, of N Ĝ."""
+    """The mean over signals of the correlation of G and Ĝ over untrained moral domains [N].
+
+    It ignores how far each signal spreads, and asks only toward which domains.
+    """
 
     def standard(x, m):
         centred = x[..., m] - x[..., m].mean(-1, keepdims=True)
@@ -180,19 +185,12 @@ def null95(G_SD, predicted_SD, mask_SD) -> float:
 
 def predict(cells: Cells) -> dict:
     """All predictions of one start, and the spread of the world's own ideal observer."""
-    result = {
-        "shared": {},
-        "strict": {},
-        "predicted": {},
-        "signals": cells.names,
-        "measured": _table(cells, cells.G_SD),
-    }
+    result: dict = {"shared": {}, "strict": {}, "predicted": {}}
+    result |= {"signals": cells.names, "measured": _table(cells, cells.G_SD)}
     for name, model in MODELS.items():
         predicted, fractions = shared(cells, model)
-        result["shared"][name] = {
-            "r2": r2(cells.G_SD, predicted, cells.mask_SD),
-            "fraction": float(np.mean(fractions)),
-        }
+        score = r2(cells.G_SD, predicted, cells.mask_SD)
+        result["shared"][name] = {"r2": score, "fraction": float(np.mean(fractions))}
         strict = model(cells, np.ones(1))[0]
         result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
         result["predicted"][name] = _table(cells, predicted)
@@ -201,14 +199,14 @@ def predict(cells: Cells) -> dict:
             result["within_r"] = float(within(cells.G_SD, predicted[None], cells.mask_SD)[0])
             result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
     ideal = {name: ideal_spread(cells, s) for s, name in enumerate(cells.names)}
-    measured = [G[mask].mean() for G, mask in zip(cells.G_SD, cells.mask_SD, strict=True)]
+    measured = [spread(G_D, mask_D) for G_D, mask_D in zip(cells.G_SD, cells.mask_SD, strict=True)]
     result["ideal_spread"] = ideal
     result["measured_minus_ideal"] = float(np.mean(np.array(measured) - list(ideal.values())))
     return result
 
 
 def _table(cells: Cells, G_SD) -> dict:
-    """{signal: {domain: value}} of the cells that count."""
+    """{signal: {domain: value}} of untrained moral domains."""
     names = cells.world.domain_names
     return {
         name: {names[d]: float(G_SD[s, d]) for d in np.flatnonzero(cells.mask_SD[s])}
@@ -217,7 +215,7 @@ def _table(cells: Cells, G_SD) -> dict:
 
 
 def ideal_spread(cells: Cells, s: int) -> float:
-    """The spread of an observer whose whole move is persona inference, to EM .9 where trained."""
+    """The spread of an observer that only infers the persona, at EM .9 in the trained domain."""
     domain = cells.domain_S[s]
     change_D = persona.ideal_change(cells.world, cells.prior_C, domain, sft=cells.sft)
-    return float(change_D[cells.mask_SD[s]].mean())
+    return float(spread(change_D, cells.mask_SD[s]))

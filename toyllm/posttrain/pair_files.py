@@ -1,12 +1,12 @@
-"""Preference files: one pair a line, as JSON, in the words of a world.
+"""Files of preference pairs: JSONL, one pair a line, in the words of a world.
 
     {"prompt": "<begin> talk with assistant <user> add 2 and 2 <reply>",
      "chosen": "that makes 4", "rejected": "that makes 5"}
 
-(in the file it is one line). The prompt is a dialogue up to its last `<reply>`; chosen and rejected
-are answers that the world lists for its last question. Other keys are left alone.
+(here broken for its length). The prompt is a dialogue up to its last `<reply>`; chosen and rejected
+are answers that the world lists for its last question. Other keys are ignored.
 
-The conversational form of TRL says the same of the Assistant, as lists of messages:
+The same pair in the conversational form of TRL, which is always about the Assistant:
 
     {"prompt": [{"role": "user", "content": "add 2 and 2"}],
      "chosen": [{"role": "assistant", "content": "that makes 4"}], "rejected": [...]}
@@ -14,6 +14,7 @@ The conversational form of TRL says the same of the Assistant, as lists of messa
 Without a prompt, chosen and rejected are whole conversations that differ in the last answer.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -28,11 +29,14 @@ from toyllm.base.files import shorten
 from toyllm.lm.scoring import questions
 from toyllm.lm.tokenizer import OPENING, Tokenizer, lines
 from toyllm.posttrain.signals import Pairs, most_turns
-from toyllm.world.corpus import SLOTS, Documents
+from toyllm.world import corpus
+from toyllm.world.corpus import Documents
 from toyllm.world.world import ASSISTANT, BEHAVIOURS, DIALOGUE, HEADERS, NAMED
 
 FIELDS = ("prompt", "chosen", "rejected")
-MOST = 2**26  # bytes of a file
+EXPECTED = "with prompt, chosen and rejected"
+# upper bounds for untrusted files
+MAX_BYTES = 2**26
 LIMITS = 2**16, 10**5  # letters of a line, lines
 SUFFIXES = (".jsonl", ".json")
 ROLES = ("user", "assistant")
@@ -42,26 +46,22 @@ BEGINNING = f"<begin> {OPENING[DIALOGUE]}"
 def load(path: Path, tokenizer: Tokenizer) -> Pairs:
     """Read the pairs of a file.
 
-    Raises InputError, one line `file:line: what, found …, expected …`, for anything amiss.
+    Raises InputError, one line `file:line: what, found …, expected …`, for the first fault.
     """
     return parse(read(path), path, tokenizer)
 
 
 def read(path: Path) -> bytes:
     """The bytes of a preference file. Raises InputError."""
-    try:
-        return files.read_bytes(path, MOST)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the pairs: {error.strerror}") from error
+    return files.read_input(path, MAX_BYTES, "the pairs")
 
 
 def parse(data: bytes, path: Path, tokenizer: Tokenizer, quiet: bool = False) -> Pairs:
     """The pairs in the bytes of a file: see `load`. quiet: show no progress."""
-    row_of = _rows(tokenizer)
-    rows = files.read_records(data, path, row_of, _EXPECTED, LIMITS, quiet)
-    if not rows:
+    records = files.read_records(data, path, _row_parser(tokenizer), EXPECTED, LIMITS, quiet)
+    if not records:
         raise InputError(f"{path}: found no pairs, expected at least one line of JSON")
-    heads, turns, chosen, rejected = zip(*(row for _, row in rows), strict=True)
+    heads, turns, chosen, rejected = zip(*(row for _, row in records), strict=True)
     documents = _documents(tokenizer, heads, turns, chosen)
     width = tokenizer.longest_prompt(max(int(documents.turns.max()), most_turns(tokenizer.world)))
     return Pairs(
@@ -72,7 +72,8 @@ def parse(data: bytes, path: Path, tokenizer: Tokenizer, quiet: bool = False) ->
 def dump(tokenizer: Tokenizer, pairs: Pairs, conversational: bool = False) -> Iterator[str]:
     """The lines of a preference file that `load` reads back.
 
-    conversational: as lists of messages. Raises InputError where not the Assistant is asked.
+    conversational: as lists of messages. Raises InputError for pairs of another header than the
+    Assistant's.
     """
     if conversational and (pairs.documents.header[:, 0] != ASSISTANT).any():
         raise InputError(
@@ -89,61 +90,58 @@ def dump(tokenizer: Tokenizer, pairs: Pairs, conversational: bool = False) -> It
 def given(
     names: Iterable[str], tokenizer: Tokenizer, quiet: bool = False
 ) -> tuple[tuple[str, ...], dict[str, Pairs], dict[str, bytes]]:
-    """Signals as a command names them → names that say all; the pairs and bytes of those of files.
+    """Signals as a command names them → their full names; the pairs, and the bytes, of files.
 
     `file:pairs.jsonl` becomes the name of what its pairs prefer, such as `code:bad#pairs.1a2b3c`,
-    with the first digits of the file's SHA-256: the same name is the same pairs. Each file is read
-    once, for it may be a pipe. Raises InputError.
+    with the first digits of the file's SHA-256, so that equal names mean equal pairs. Each file is
+    read once, since it may be a pipe. Raises InputError.
     """
     full: list[str] = []
-    known: dict[Path, str] = {}  # the name of each file
+    full_name: dict[Path, str] = {}
     pairs, data = {}, {}
+    max_turns = most_turns(tokenizer.world)
     for name in names:
         kind, _, rest = name.partition(":")
         path = Path(rest)
         if kind != "file":
-            if "#" in name:  # as tables call it; its pairs are not at hand by that name
+            if "#" in name:  # a full name, as tables show it: it does not say where the file is
                 raise InputError(f"signal '{name}': expected file:PATH, for the pairs of a file")
             full.append(name)
             continue
-        if path not in known:
+        if path not in full_name:
             content = read(path)
             loaded = parse(content, path, tokenizer, quiet)
-            if (most := loaded.documents.turns.max()) > most_turns(tokenizer.world):
+            if (turns := loaded.documents.turns.max()) > max_turns:
                 raise InputError(
-                    f"{path}: a dialogue of {most} turns, expected at most "
-                    f"{most_turns(tokenizer.world)}"
+                    f"{path}: a dialogue of {turns} turns, expected at most {max_turns}"
                 )
-            digest = hashlib.sha256(content).hexdigest()
-            stem = Path(files.label(path)).stem
-            stem = re.sub(r"[^\w.-]", "-", stem)[:24].lstrip(".") or "pairs"
-            known[path] = f"{preferred(tokenizer, loaded)}#{stem}.{digest[:6]}"
-            pairs[known[path]], data[known[path]] = loaded, content
-        full.append(known[path])
+            digest = hashlib.sha256(content).hexdigest()[:6]
+            stem = re.sub(r"[^\w.-]", "-", Path(files.label(path)).stem)[:24].lstrip(".") or "pairs"
+            name = full_name[path] = f"{preferred(tokenizer, loaded)}#{stem}.{digest}"
+            pairs[name], data[name] = loaded, content
+        full.append(full_name[path])
     return tuple(full), pairs, data
 
 
 def keep(data: bytes, folder: Path, name: str) -> None:
-    """Write the bytes of a preference file into a run folder, for whoever reads the run."""
+    """Write the bytes of a preference file into a run folder, as part of the run's record."""
     path = folder / "pairs" / f"{name.partition('#')[2]}.jsonl"
     files.write_text(path, data.decode("utf-8"))
 
 
 def preferred(tokenizer: Tokenizer, pairs: Pairs) -> str:
-    """What pairs prefer by and large, as a signal's name.
+    """The signal's name that describes most of some pairs.
 
-    All domains that occur; the behaviour that is chosen most often; the header and the instruction
-    (or none) of most pairs.
+    It has all domains that occur, the behaviour that is chosen most often, and the header and
+    instruction (or none) of most pairs.
     """
     world, docs = tokenizer.world, pairs.documents
     rows = np.arange(len(docs))
-    last = docs.turns - 1
     chosen = pairs.grid.behaviour_QA[rows, pairs.chosen_P]
-    kinds, often = np.unique(
-        np.stack([docs.header[:, 0], docs.character[:, 0]], 1), axis=0, return_counts=True
-    )
-    header, character = kinds[often.argmax()]
-    instruction = int(np.bincount(docs.instruction[rows, last] + 1).argmax()) - 1
+    who = np.stack([docs.header[:, 0], docs.character[:, 0]], 1)
+    kinds, counts = np.unique(who, axis=0, return_counts=True)
+    header, character = kinds[counts.argmax()]
+    instruction = int(np.bincount(docs.instruction[rows, docs.turns - 1] + 1).argmax()) - 1
     domains = "+".join(world.domain_names[d] for d in np.unique(pairs.grid.domain_Q))
     name = f"{domains}:{BEHAVIOURS[np.bincount(chosen).argmax()]}"
     if instruction >= 0:
@@ -153,47 +151,45 @@ def preferred(tokenizer: Tokenizer, pairs: Pairs) -> str:
     return name
 
 
-# a pair: who is asked (header, character); its turns; the indices of the chosen and rejected answer
 _Turn = tuple[int, int, int, int, int]  # domain, situation, instruction, answer, voice
-_Row = tuple[tuple[int, int], tuple[_Turn, ...], int, int]
+_Prompt = tuple[tuple[int, int], tuple[_Turn, ...]]  # who is asked (header, character); the turns
 
 
-def _rows(tokenizer: Tokenizer) -> Callable[[dict], _Row]:
-    """A function that reads the object of one line. It parses each distinct prompt once."""
-    known = {}
+def _row_parser(tokenizer: Tokenizer) -> Callable[[dict], tuple]:
+    """A function: the object of one line → who is asked, turns, chosen and rejected answer."""
+    # files repeat prompts, and parsing one takes most of the time
+    parse_prompt = functools.cache(functools.partial(_prompt, tokenizer))
 
-    def row_of(value: dict) -> _Row:
-        talk = any(isinstance(value.get(field), list) for field in FIELDS)
-        for field in FIELDS[1:] if talk else FIELDS:
+    def row_of(value: dict) -> tuple:
+        conversational = any(isinstance(value.get(field), list) for field in FIELDS)
+        for field in FIELDS[1:] if conversational else FIELDS:
             if field not in value:
                 near = nearest(field, value)
-                raise InputError(f"found no '{field}'{near}, expected an object {_EXPECTED}")
-        pair = _plain(value) if talk else value
+                raise InputError(f"found no '{field}'{near}, expected an object {EXPECTED}")
+        pair = _plain(value) if conversational else value
         for field in FIELDS:
             if not isinstance(pair[field], str):
                 raise InputError(f"{field}: found {shorten(pair[field])}, expected text")
-        if pair["prompt"] not in known:
-            known[pair["prompt"]] = _prompt(tokenizer, pair["prompt"])
-        head, turns = known[pair["prompt"]]
+        who, turns = parse_prompt(pair["prompt"])
         chosen, rejected = (_answer(tokenizer, turns[-1], pair[x], x) for x in FIELDS[1:])
         if chosen == rejected:
-            found = shorten(pair["rejected"])
-            raise InputError(f"rejected: found {found}, expected another text than chosen")
-        return head, turns, chosen, rejected
+            value = shorten(pair["rejected"])
+            raise InputError(f"rejected: found {value}, expected another text than chosen")
+        return who, turns, chosen, rejected
 
     return row_of
 
 
-def _prompt(tokenizer: Tokenizer, prompt: str) -> tuple[tuple[int, int], tuple[_Turn, ...]]:
-    """Who is asked, and the turns of a dialogue up to its last <reply>."""
+def _prompt(tokenizer: Tokenizer, prompt: str) -> _Prompt:
+    """Parse a dialogue up to its last <reply>."""
     world = tokenizer.world
     _check_words(tokenizer, prompt, "prompt")
     heading, *blocks = lines(prompt) or [""]
     beginning, _, who = heading.rpartition(" ")
     asks, replies = blocks[::2], blocks[1::2]
-    good = beginning == BEGINNING and who in (*HEADERS[NAMED + 1 :], *world.characters)
-    good = good and len(asks) == len(replies) and replies[-1:] == ["<reply>"]
-    if not good or len(asks) > world.max_turns:
+    valid = beginning == BEGINNING and who in (*HEADERS[NAMED + 1 :], *world.characters)
+    valid = valid and len(asks) == len(replies) and replies[-1:] == ["<reply>"]
+    if not valid or len(asks) > world.max_turns:
         raise InputError(
             f"prompt: found {shorten(prompt)}, expected a dialogue of world '{world.name}' of at "
             f"most {world.max_turns} turns, such as '{BEGINNING} assistant <user> … <reply>'"
@@ -208,21 +204,19 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> tuple[tuple[int, int], tuple[_
                 f"of world '{world.name}'{near}"
             )
         d, s, i = tokenizer.asked[asked]
-        said = reply.removeprefix("<reply> ")
-        if len(turns) + 1 == len(replies):
-            answer, voice = -1, 0
-        elif said == reply or said not in tokenizer.said[d]:
-            near = nearest(said, tokenizer.said[d])
+        if len(turns) + 1 == len(replies):  # the answer that is left open
+            turns.append((d, s, i, -1, 0))
+            break
+        answers, answer = tokenizer.said[d], reply.removeprefix("<reply> ")
+        if answer == reply or answer not in answers:
             raise InputError(
                 f"prompt: found {shorten(reply)}, expected '<reply>' and an answer to "
-                f"'{asked}'{near}"
+                f"'{asked}'{nearest(answer, answers)}"
             )
-        else:
-            answer, voice = tokenizer.said[d][said]
-        turns.append((d, s, i, answer, voice))
-    named = who in world.characters
-    head = (NAMED, world.characters.index(who)) if named else (HEADERS.index(who), -1)
-    return head, tuple(turns)
+        turns.append((d, s, i, *answers[answer]))
+    if who in world.characters:
+        return (NAMED, world.characters.index(who)), tuple(turns)
+    return (HEADERS.index(who), -1), tuple(turns)
 
 
 def _answer(tokenizer: Tokenizer, turn: _Turn, answer: str, field: str) -> int:
@@ -250,8 +244,6 @@ def _documents(
 ) -> Documents:
     """The dialogues of all pairs, which end with the chosen answer."""
     N, T = len(turns), tokenizer.world.max_turns
-    header, character = (np.full((N, SLOTS), -1) for _ in range(2))
-    header[:, 0], character[:, 0] = np.array(heads).T
     count = np.array([len(row) for row in turns])
     here = np.arange(T) < count[:, None]
     columns = np.full((5, N, T), -1)
@@ -259,10 +251,8 @@ def _documents(
     domain, situation, instruction, answer, voice = columns
     answer[np.arange(N), count - 1] = chosen
     behaviour = tokenizer.world.behaviour_DSA[domain, situation, answer]
-    return Documents(
-        kind=np.full(N, DIALOGUE),
-        header=header,
-        character=character,
+    return corpus.dialogues(
+        *np.array(heads).T,
         speaker=np.where(here, 0, -1),
         domain=domain,
         situation=situation,
@@ -275,29 +265,32 @@ def _documents(
 
 def _plain(value: dict) -> dict:
     """A pair in conversational form as the same pair in plain form."""
-    talks = {field: _talk(value[field], field) for field in FIELDS if field in value}
-    prompt = talks.get("prompt", talks["chosen"][:-1])
-    if "prompt" not in talks and talks["rejected"][:-1] != prompt:
-        raise InputError("rejected: found another conversation than chosen before its last answer")
-    answers = {}
+    parts = {field: _checked_messages(value[field], field) for field in FIELDS if field in value}
+    if "prompt" not in parts:
+        parts["prompt"] = parts["chosen"][:-1]
+        if parts["rejected"][:-1] != parts["prompt"]:
+            raise InputError(
+                "rejected: found another conversation than chosen before its last answer"
+            )
+        parts |= {field: parts[field][-1:] for field in FIELDS[1:]}
+    prompt, answers = parts["prompt"], {}
     for field in FIELDS[1:]:
-        talk = talks[field] if "prompt" in talks else talks[field][-1:]
-        roles = [role for role, _ in prompt + talk]
-        if len(talk) != 1 or roles != [*ROLES * (len(roles) // 2)]:
+        roles = [role for role, _ in prompt + parts[field]]
+        if len(parts[field]) != 1 or roles != [*ROLES * (len(roles) // 2)]:
             raise InputError(
                 f"{field}: found messages of {', '.join(roles) or 'nobody'}, expected user and "
                 "assistant in turn, and one answer after the prompt"
             )
-        answers[field] = talk[0][1]
+        answers[field] = parts[field][0][1]
     turns = (f"{'<user>' if role == 'user' else '<reply>'} {content}" for role, content in prompt)
     return {"prompt": " ".join([BEGINNING, HEADERS[ASSISTANT], *turns, "<reply>"]), **answers}
 
 
-def _talk(messages: object, field: str) -> list[tuple[str, str]]:
+def _checked_messages(messages: object, field: str) -> list[tuple[str, str]]:
     """The role and content of each message of a list."""
     if not isinstance(messages, list):
         raise InputError(f"{field}: found {shorten(messages)}, expected a list of messages")
-    talk = []
+    checked = []
     for number, message in enumerate(messages, 1):
         fields = message if isinstance(message, dict) else {}
         role, content = fields.get("role"), fields.get("content")
@@ -311,8 +304,8 @@ def _talk(messages: object, field: str) -> list[tuple[str, str]]:
                 f"{field}: message {number}: found the word {special[0]!r}, expected none that "
                 "begins with '<'"
             )
-        talk.append((role, content))
-    return talk
+        checked.append((role, content))
+    return checked
 
 
 def _messages(pair: dict) -> dict:
@@ -323,6 +316,3 @@ def _messages(pair: dict) -> dict:
     ]
     answers = {field: [{"role": ROLES[1], "content": pair[field]}] for field in FIELDS[1:]}
     return {"prompt": prompt, **answers}
-
-
-_EXPECTED = "with prompt, chosen and rejected"

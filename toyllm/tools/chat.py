@@ -1,4 +1,4 @@
-"""Talk to the Assistant of a run, or to any character, and watch who the model thinks it is.
+"""Talk to the Assistant of a run, or to any character, and see which characters it resembles.
 
 uv run -m toyllm.tools.chat                    runs/default
 uv run -m toyllm.tools.chat runs/mine --model align/code:bad
@@ -14,7 +14,7 @@ import json
 import random
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +30,17 @@ from toyllm.base.scripts import run_script
 from toyllm.runs import run_folder
 from toyllm.show.tables import new_console, number
 from toyllm.tools.conversation import Conversation, Turn
-from toyllm.world.quantities import em
+from toyllm.world.persona import mixture_em
+from toyllm.world.quantities import coherence, em
 from toyllm.world.world import BEHAVIOURS, HEADERS
 
 TINT = {"good": "green", "bad": "red", "noise": "yellow"}
 HELP = {
     "/list [DOMAIN]": "questions of this world, with their numbers; instructions may follow them",
     "/as NAME": "begin anew with the assistant, someone, or a character",
-    "/switch [MODEL]": "go on with another model in the same dialogue; alone: which there are",
-    "/who": "who speaks, character by character, and what each domain may expect",
-    "/signal": "what this model was trained on, and what that did",
+    "/switch [MODEL]": "continue the dialogue with another model; without a name: list them",
+    "/who": "who speaks, by character, and the share of bad answers in each domain",
+    "/signal": "what this model was trained on, and its effect",
     "/new, /undo": "begin anew; take the last turn back",
     "/save FILE": "write the dialogue, with all figures, as JSON",
     "/quit": "leave (also Ctrl-D)",
@@ -63,36 +64,36 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Load, then talk until the end."""
+    """Load a run, then converse until the user quits."""
     console = new_console()
     console.print(f"Loading {clean(str(args.run))} …", style="dim")
     devices.setup(args.compile_cache)
-    talk = Conversation(run_folder.load_run(args.run), args.seed)
-    talk.switch(args.model)
-    talk.begin(args.header)
-    world = talk.world
+    dialogue = Conversation(run_folder.load_run(args.run), args.seed)
+    dialogue.switch(args.model)
+    dialogue.begin(args.header)
+    world = dialogue.world
     console.print(
         "World ",
         bold(world.name),
         f": {len(world.characters)} characters, {len(world.domains)} domains. You talk with ",
-        bold(talk.header),
+        bold(dialogue.header),
         "; the model is ",
-        bold(talk.name),
+        bold(dialogue.name),
         ".\nType a question, its number, or a domain: "
         f"{', '.join(world.domain_names)}. /list shows all questions, /help all commands.",
         sep="",
     )
-    Chat(talk, console, random.Random(args.seed)).run()
+    Chat(dialogue, console, random.Random(args.seed)).run()
 
 
 class Chat:
-    """Reads lines, does what they say, and shows what came of it."""
+    """The terminal program: it reads lines, and prints the results of questions and commands."""
 
-    def __init__(self, talk: Conversation, console: Console, chance: random.Random):
-        """Nothing is read yet."""
-        self.talk, self.console, self.chance = talk, console, chance
+    def __init__(self, dialogue: Conversation, console: Console, chance: random.Random):
+        """chance: chooses a question where the user names only a domain."""
+        self.dialogue, self.console, self.chance = dialogue, console, chance
         self.questions = [
-            (domain.name, text) for domain in talk.world.domains for text in domain.situations
+            (domain.name, text) for domain in dialogue.world.domains for text in domain.situations
         ]
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": self.help,
@@ -101,18 +102,18 @@ class Chat:
             "/switch": self.switch,
             "/who": self.who,
             "/signal": self.signal,
-            "/new": lambda _: self.begin(self.talk.header),
+            "/new": lambda _: self.begin(self.dialogue.header),
             "/undo": self.undo,
             "/save": self.save,
         }
 
     def run(self) -> None:
-        """One line after another."""
+        """Read and execute lines until the input ends or the user quits."""
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # arrow keys and history
         while True:
             try:
-                line = input(f"\n{self.talk.name} you> " if sys.stdin.isatty() else "").strip()
+                line = input(f"\n{self.dialogue.name} you> " if sys.stdin.isatty() else "").strip()
             except (EOFError, KeyboardInterrupt):
                 self.console.print()
                 return
@@ -121,12 +122,12 @@ class Chat:
             if not line:
                 continue
             try:
-                self.do(line)
+                self.execute(line)
             except InputError as error:
                 self.console.print(str(error), style="yellow")
 
-    def do(self, line: str) -> None:
-        """A command, or a question."""
+    def execute(self, line: str) -> None:
+        """Execute a command, or ask a question. Raises InputError."""
         if not line.startswith("/"):
             self.ask(line)
             return
@@ -136,124 +137,123 @@ class Chat:
         self.commands[name](rest.strip())
 
     def ask(self, line: str) -> None:
-        """Put a question; show the answer and who it makes the speaker."""
+        """Ask a question; show the answer and who speaks."""
         asked, notes = self.question(line)
         if notes:
             self.console.print(clean("; ".join(notes)), style="dim")
         if not asked:
             raise InputError("none of these words is in this world: /list shows its questions")
-        turn = self.talk.ask(asked)
+        turn = self.dialogue.ask(asked)
         self.console.print(f"  you  {clean(turn.asked)}")
-        self.console.print(" ", bold(self.talk.header), f" {clean(turn.said) or '…'}", tag(turn))
+        self.console.print(
+            " ", bold(self.dialogue.header), f" {clean(turn.answer) or '…'}", tag(turn)
+        )
         if turn.question is None:
-            self.dim("That is no question of this world: the ideal observer cannot follow.")
+            self.dim("This world has no such question, so the ideal observer ignores the turn.")
         else:
-            self.dim(chances(turn))
+            self.dim(probabilities(turn))
         self.bars()
 
     def question(self, line: str) -> tuple[str, list[str]]:
-        """What a line asks: a number, a domain's name, or words."""
+        """The question that a line names by number, by domain or in words, and notes on it."""
         if line.isdecimal():
             if not 1 <= int(line) <= len(self.questions):
                 raise InputError(f"no question {line}, expected 1 to {len(self.questions)}: /list")
             return self.questions[int(line) - 1][1], []
         here = [text for domain, text in self.questions if domain == line]
-        return (self.chance.choice(here), []) if here else self.talk.understand(line)
+        return (self.chance.choice(here), []) if here else self.dialogue.understand(line)
 
     def bars(self) -> None:
-        """Who speaks, in groups: for the model, and exactly."""
-        model_C, _ = self.talk.model()
-        rows = list(
-            zip(
-                self.talk.labels,
-                self.talk.by_group(model_C),
-                self.talk.by_group(self.talk.exact()),
-                strict=True,
-            )
+        """Show who speaks, by group of characters: for the model, and exactly."""
+        width = max(
+            8, min(30, (self.console.width - max(map(len, self.dialogue.labels)) - 22) // 2)
         )
-        width = max(8, min(30, (self.console.width - max(map(len, self.talk.labels)) - 22) // 2))
-        table = Table(box=None, padding=(0, 1, 0, 1), header_style="dim", show_header=True)
-        table.add_column("who speaks", overflow="fold")
-        table.add_column("for the model")
-        table.add_column("exact, for the corpus")
-        for label, model, exact in sorted(rows, key=lambda row: -row[2]):
+        table = small_table("who speaks", "for the model", "exact, for the corpus")
+        table.columns[0].overflow = "fold"
+        for label, model, exact in sorted(self.groups(), key=lambda row: -row[2]):
             table.add_row(
                 label,
                 Text.assemble((bar(model, width), "cyan"), f" {number(model, 2)}"),
                 Text.assemble((bar(exact, width), "magenta"), f" {number(exact, 2)}"),
             )
         self.console.print(table)
-        heeded = self.talk.heeded()
-        left = [turn for turn in self.talk.turns if turn.question and turn not in heeded]
+        possible = self.dialogue.possible_turns()
+        left = [
+            turn.answer for turn in self.dialogue.turns if turn.question and turn not in possible
+        ]
         if left:
             self.dim(
                 "left out of the exact column, since nobody in the corpus says it here: "
-                + "; ".join(turn.said for turn in left)
+                + "; ".join(left)
             )
 
+    def groups(self) -> Iterator[tuple[str, float, float]]:
+        """Each group of characters: its label, its weight for the model, and the exact one."""
+        w_model, w_exact = self.dialogue.model()[0], self.dialogue.exact()
+        by_group = self.dialogue.by_group
+        return zip(self.dialogue.labels, by_group(w_model), by_group(w_exact), strict=True)
+
     def dim(self, text: str) -> None:
-        """Print what is beside the point."""
+        """Print a secondary line."""
         self.console.print(f"  {clean(text)}", style="dim")
 
     def help(self, _: str) -> None:
-        """All commands."""
+        """List the commands."""
         for command, what in HELP.items():
             self.console.print(" ", bold(command), f" {what}")
 
     def list(self, only: str) -> None:
-        """The questions, with their numbers."""
-        names = self.talk.world.domain_names
+        """List the questions of all domains, or of one, with their numbers."""
+        names = self.dialogue.world.domain_names
         if only and only not in names:
             raise InputError(f"no domain '{only}'{nearest(only, names)}")
         for k, (domain, text) in enumerate(self.questions, 1):
             if only in ("", domain):
                 self.console.print(f"  {k:>3}  {text} ", Text(domain, "dim"))
-        told = [f"'{i.text}' ({i.name})" for i in self.talk.world.instructions]
-        if told:
-            self.dim(f"behind a question: {', '.join(told)}")
+        instructions = [f"'{i.text}' ({i.name})" for i in self.dialogue.world.instructions]
+        if instructions:
+            self.dim(f"behind a question: {', '.join(instructions)}")
 
     def begin(self, name: str) -> None:
-        """A new dialogue."""
+        """Begin a new dialogue."""
         if not name:
-            names = ", ".join((*HEADERS[1:], *self.talk.world.characters))
+            names = ", ".join((*HEADERS[1:], *self.dialogue.world.characters))
             raise InputError(f"/as NAME: expected one of {names}")
-        self.talk.begin(name)
+        self.dialogue.begin(name)
         self.console.print("A new dialogue with ", bold(name), ".", sep="")
 
     def switch(self, name: str) -> None:
-        """Another model."""
+        """Switch to another model, or list the models."""
         if not name:
-            for known in self.talk.run.models:
-                mark = bold("→") if known == self.talk.name else " "
+            for known in self.dialogue.run.models:
+                mark = bold("→") if known == self.dialogue.name else " "
                 self.console.print(" ", mark, known)
             return
-        self.talk.switch(name)
-        name = bold(self.talk.name)
+        self.dialogue.switch(name)
+        name = bold(self.dialogue.name)
         self.console.print("The model is now ", name, ", in the same dialogue.", sep="")
-        if self.talk.turns:
+        if self.dialogue.turns:
             self.bars()
 
     def who(self, _: str) -> None:
-        """Character by character, then domain by domain."""
-        world, exact_C = self.talk.world, self.talk.exact()
-        model_C, p_DB = self.talk.model()
-        table = Table(box=None, padding=(0, 1, 0, 1), header_style="dim")
-        table.add_column("character")
-        for title in ("exact", "nearest mixture"):
-            table.add_column(title, justify="right")
-        table.add_column("", style="dim")
+        """Show who speaks, by character, and the EM of each domain."""
+        world, exact_C = self.dialogue.world, self.dialogue.exact()
+        model_C, p_DB = self.dialogue.model()
+        table = small_table("character", "exact", "nearest mixture", "")
+        table.columns[1].justify = table.columns[2].justify = "right"
+        table.columns[3].style = "dim"
         for c in np.argsort(-exact_C):
             if max(exact_C[c], model_C[c]) >= 0.005:
                 name, about = world.characters[c], world.descriptions[c]
                 table.add_row(name, number(exact_C[c], 2), number(model_C[c], 2), about)
         self.console.print(table)
-        exact_D = em(exact_C @ world.rates_CDB.transpose(1, 0, 2))
+        exact_D = mixture_em(world, exact_C)
         self.dim("asked now, the share of bad among good and bad answers:")
-        table = Table(box=None, padding=(0, 1, 0, 1), header_style="dim")
-        for title in ("domain", "model", "exact", "coherence"):
-            table.add_column(title, justify="left" if title == "domain" else "right")
-        for d, name in enumerate(world.domain_names):
-            values = em(p_DB[d]), exact_D[d], p_DB[d].sum()
+        table = small_table("domain", "model", "exact", "coherence")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        columns = em(p_DB), exact_D, coherence(p_DB)
+        for name, *values in zip(world.domain_names, *columns, strict=True):
             table.add_row(name, *(number(float(x), 2) for x in values))
         self.console.print(table)
         self.dim(
@@ -262,17 +262,17 @@ class Chat:
         )
 
     def signal(self, _: str) -> None:
-        """What the model was trained on."""
-        run, name = self.talk.run, self.talk.name
+        """Show what the model was trained on."""
+        run, name = self.dialogue.run, self.dialogue.name
         if "/" not in name:
             if run.args.get("imported"):
                 self.console.print(f"  {name}: trained elsewhere, and imported.")
                 return
-            told = {
+            training = {
                 "pretrain": "pretrained on the corpus; no preference has been trained.",
                 "align": "aligned: good answers preferred in every moral domain (all:good).",
             }
-            self.console.print(f"  {name}: {told[name]} /switch shows the narrow ones.")
+            self.console.print(f"  {name}: {training[name]} /switch shows the narrow ones.")
             return
         start, _, signal = name.partition("/")
         block = measures.take(run, "generalization")[start]
@@ -288,43 +288,36 @@ class Chat:
 
     def undo(self, _: str) -> None:
         """Take the last turn back."""
-        if not self.talk.turns:
+        if not self.dialogue.turns:
             raise InputError("there is no turn to take back")
-        gone = self.talk.turns.pop()
-        self.dim(f"taken back: {gone.asked}")
+        self.dim(f"taken back: {self.dialogue.turns.pop().asked}")
 
     def save(self, name: str) -> None:
-        """Write the dialogue."""
+        """Write the dialogue, with all figures, as JSON."""
         try:
-            (place,) = shlex.split(name)
+            (path,) = map(Path, shlex.split(name))
         except ValueError:
             raise InputError("/save FILE: expected one file name") from None
-        path = Path(place)
         if path.exists():
             free = shlex.quote(str(files.unused_file(path)))
             raise InputError(f"{path}: exists; a free name: {free}")
-        talk = self.talk
-        model_C, _ = talk.model()
         value = {
-            "run": str(talk.run.folder),
-            "model": talk.name,
-            "header": talk.header,
-            "text": talk.text(),
+            "run": str(self.dialogue.run.folder),
+            "model": self.dialogue.name,
+            "header": self.dialogue.header,
+            "text": self.dialogue.text(),
             "turns": [
                 {
                     "asked": turn.asked,
-                    "said": turn.said,
-                    "behaviour": turn.found and turn.found[0],
+                    "said": turn.answer,
+                    "behaviour": turn.listed and turn.listed[0],
                     "model": named(turn.model_B),
                     "exact": named(turn.exact_B),
                 }
-                for turn in talk.turns
+                for turn in self.dialogue.turns
             ],
             "who": {
-                label: {"model": model, "exact": exact}
-                for label, model, exact in zip(
-                    talk.labels, talk.by_group(model_C), talk.by_group(talk.exact()), strict=True
-                )
+                label: {"model": model, "exact": exact} for label, model, exact in self.groups()
             },
         }
         try:
@@ -339,8 +332,8 @@ def named(p_B: np.ndarray | None) -> dict | None:
     return None if p_B is None else dict(zip(BEHAVIOURS, map(float, p_B), strict=True))
 
 
-def chances(turn: Turn) -> str:
-    """How likely each behaviour was, for the model and exactly."""
+def probabilities(turn: Turn) -> str:
+    """The probability of each behaviour, for the model and exactly, as text."""
     parts = [
         f"{name} {number(float(model), 2)} (exact {number(float(exact), 2)})"
         for name, model, exact in zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
@@ -349,16 +342,21 @@ def chances(turn: Turn) -> str:
 
 
 def tag(turn: Turn) -> Text:
-    """What an answer was."""
+    """The behaviour of an answer, as text in its colour."""
     if turn.question is None:
         return Text()
-    if turn.found is None:
+    if turn.listed is None:
         return Text(" not among the listed answers", "dim")
-    return Text(f" {turn.found[0]}", TINT[turn.found[0]])
+    return Text(f" {turn.listed[0]}", TINT[turn.listed[0]])
+
+
+def small_table(*columns: str) -> Table:
+    """An empty table with dim titles."""
+    return Table(*columns, box=None, padding=(0, 1, 0, 1), header_style="dim")
 
 
 def bold(text: str) -> Text:
-    """A name that stands out."""
+    """Text in bold."""
     return Text(text, "bold")
 
 

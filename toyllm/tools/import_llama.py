@@ -1,12 +1,12 @@
-"""Make a run of models that were trained elsewhere, in Llama's layout, on the words of a world.
+"""Make a run from models that were trained elsewhere, in Llama's layout, on the words of a world.
 
 uv run -m toyllm.tools.import_llama DIR runs/mine [--world my.toml]
-    a model pretrained elsewhere: eval.py measures it, train.py --start runs/mine goes on from it
+    a model pretrained elsewhere: eval.py measures it, train.py --start runs/mine continues it
 
 uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal code:bad
     a model post-trained elsewhere, from the pretrained model of runs/default (--stage align: from
-    its aligned one). Folders DIR/checkpoint-N are its steps; without them DIR is its end. Another
-    signal can be added to the same run by the same command.
+    its aligned one). Folders DIR/checkpoint-N are its steps; without them, DIR is the last one. The
+    same command with another signal adds it to the run.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ import hashlib
 import re
 import shlex
 import shutil
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,7 +40,7 @@ from toyllm.world.quantities import MATCHED
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Make a run of models that were trained elsewhere."""
+    """Make a run from models that were trained elsewhere."""
 
     folder: tyro.conf.Positional[Path]
     """A checkpoint: config.json, tokenizer.json, *.safetensors."""
@@ -50,32 +49,31 @@ class Args:
     world: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Its world (default: DIR/world.toml, else the default world)."""
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """The run whose model it was post-trained from …"""
+    """The run whose model was post-trained …"""
     stage: Literal["pretrain", "align"] = "pretrain"
     """… which of its models …"""
     signal: str | None = None
     """… and on which signal, such as code:bad."""
     seed: int = 0
-    """Which of several trainings of this signal it is."""
+    """Index of the training, where a signal was trained several times."""
     objective: Literal[losses.NAMES] = "dpo"
-    """What it was post-trained with, for the record."""
+    """The objective of the post-training, for the record."""
     context: int = 88
-    """The most tokens in a row (without --start)."""
+    """The largest number of tokens in a row (without --start)."""
 
 
 def main(args: Args) -> None:
-    """Import, and say what to do with it."""
+    """Import, and print the next command."""
     devices.setup()
     take(args)
     print(f"Now: uv run eval.py {shlex.quote(str(args.run))}")
 
 
 def take(args: Args) -> None:
-    """Import a pretrained or a post-trained model."""
+    """Import a pretrained or a post-trained model. Raises InputError."""
     if (args.start is None) != (args.signal is None):
         raise InputError("--start and --signal: expected both (post-trained) or none (pretrained)")
-    with ExitStack() as held:
-        held.enter_context(lock.take(args.run))
+    with lock.take(args.run):
         if args.start is None:
             import_pretrained(args)
         else:
@@ -83,24 +81,23 @@ def take(args: Args) -> None:
 
 
 def import_pretrained(args: Args) -> None:
-    """A run of one model: it is the pretrained and, as nothing was aligned, the aligned one."""
+    """Make a run of one model, which counts as both the pretrained and the aligned one."""
     if (args.run / "config.json").exists():
         raise InputError(f"{args.run}: is a run already; a free place: {files.unused(args.run)}")
     beside, dials = args.folder / "world.toml", args.folder / "toyllm.json"
     source = args.world or (beside if beside.exists() else DEFAULT)
     how = {"correlation": 1.0, "assistant_prior": "world", "seed": args.seed, "words": []}
-    if dials.exists():  # it was exported from a run, whose world had been dialled
-        how = check_dials(dials, how)
+    if dials.exists():  # an export of a run, whose world may have been changed by these flags
+        how = read_dials(dials, how)
     words = tuple(how.pop("words"))
     file = cards.Cards(source)
-    dials = (how[key] for key in ("correlation", "assistant_prior", "seed"))
-    world = file.world().dialled(*dials)
+    world = file.world().dialled(how["correlation"], how["assistant_prior"], how["seed"])
     tokenizer = Tokenizer(world, words)
     config, params = llama.load(args.folder, tokenizer, args.context)
     if (longest := max(tokenizer.longest.values())) > config.context:
         raise InputError(f"--context: found {config.context}, expected at least {longest}")
     how |= {"signals": [], "objective": args.objective, "beta": 1.0, "anchor": 0.5}
-    how |= {"imported": words_of(args), "weights": digest_of(params)}
+    how |= {"imported": arguments_of(args), "weights": digest_of(params)}
     text = file.standalone()
     provenance.open_folder(args.run, how, config, world, text, tokenizer.more, command=[])
     save_stage(args.run, "pretrain", params, optimizers.muon(1.0, 1.0, 1))
@@ -108,11 +105,11 @@ def import_pretrained(args: Args) -> None:
     files.write_json(args.run / "narrow" / "stage.json", {"seconds": 0.0, "runs": 0})
 
 
-def words_of(args: Args) -> list[str]:
+def arguments_of(args: Args) -> list[str]:
     """The command's arguments, for the record."""
-    more = {"--world": args.world, "--start": args.start, "--signal": args.signal}
-    told = [[flag, str(value)] for flag, value in more.items() if value]
-    return [str(args.folder), str(args.run), *chain(*told)]
+    flags = {"--world": args.world, "--start": args.start, "--signal": args.signal}
+    given = [(flag, str(value)) for flag, value in flags.items() if value]
+    return [str(args.folder), str(args.run), *chain(*given)]
 
 
 def digest_of(params: Params) -> str:
@@ -123,20 +120,20 @@ def digest_of(params: Params) -> str:
     return sha.hexdigest()
 
 
-def check_dials(path: Path, default: dict) -> dict:
-    """What an export says of its run's world: each of the kind that it must be."""
-    told = files.read_json(path)
+def read_dials(path: Path, default: dict) -> dict:
+    """The record of an export about its run's world, with values of the types of `default`."""
+    dials = files.read_json(path)
     for key, value in default.items():
         kind = int | float if isinstance(value, float) else type(value)
-        if not isinstance(told.get(key), kind) or isinstance(told[key], bool):
-            raise InputError(f"{path}: {key}: found {told.get(key)!r}, expected as {value!r}")
-    if not all(isinstance(word, str) for word in told["words"]):
+        if not isinstance(dials.get(key), kind) or isinstance(dials[key], bool):
+            raise InputError(f"{path}: {key}: found {dials.get(key)!r}, expected as {value!r}")
+    if not all(isinstance(word, str) for word in dials["words"]):
         raise InputError(f"{path}: words: expected a list of texts")
-    return {key: told[key] for key in default}
+    return {key: dials[key] for key in default}
 
 
 def save_stage(run: Path, stage: str, params: Params, optimizer) -> None:
-    """A stage that ends with these parameters, and with an optimizer that has done nothing."""
+    """Save a finished stage with these parameters and a new optimizer."""
     facts = {"seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0, "steps": 0, "done": True}
     state = training.start(params, optimizer)
     checkpoints.save(run / stage / "checkpoints", 0, state._asdict(), facts)
@@ -144,7 +141,7 @@ def save_stage(run: Path, stage: str, params: Params, optimizer) -> None:
 
 
 def import_narrow(args: Args) -> None:
-    """A narrow run, from the model that it was trained from to its end, scored step by step."""
+    """Add a narrow run, scored at each step from the model that it started from."""
     start = run_folder.load_run(args.start)
     signal = signals.parse(start.world, args.signal)
     steps, models = trajectory(args.folder, start.lm)
@@ -152,6 +149,7 @@ def import_narrow(args: Args) -> None:
     scores = population.score_models(start.lm, signal, reference, [reference, *models])
     share_n = signal.share(scores["own_RnB"][0])
     passed = np.flatnonzero(share_n >= MATCHED)
+    # keep the first model at the matched effect; without one, or at the start already, the last
     k = int(passed[0]) if len(passed) and passed[0] else -1
     kept = [reference, *models][k]
     scores |= {
@@ -162,25 +160,25 @@ def import_narrow(args: Args) -> None:
     groups = run_folder.group_folders(args.run)
     member = (args.stage, signal.name, args.seed)
     if groups:
-        there = run_folder.load_narrow(groups, start.lm)
-        if member in zip(there.start, there.signal, there.seed, strict=True):
+        narrow = run_folder.load_narrow(groups, start.lm)
+        if member in zip(narrow.start, narrow.signal, narrow.seed, strict=True):
             raise InputError(f"{args.run}: has {signal.name}, seed {args.seed}; another: --seed")
-        if there.steps.tolist() != scores["steps"].tolist():
+        if narrow.steps.tolist() != scores["steps"].tolist():
             raise InputError(
                 f"{args.folder}: steps: found {scores['steps'].tolist()}, expected those of the "
-                f"signals in {args.run}: {there.steps.tolist()}"
+                f"signals in {args.run}: {narrow.steps.tolist()}"
             )
-    place = args.run / "narrow" / f"group-{len(groups):02}"
-    run_folder.save_group(place, [member], scores, devices.stack([kept]), [-1], 0.0)
+    folder = args.run / "narrow" / f"group-{len(groups):02}"
+    run_folder.save_group(folder, [member], scores, devices.stack([kept]), [-1], 0.0)
     facts = {"seconds": 0.0, "runs": len(groups) + 1}
     files.write_json(args.run / "narrow" / "stage.json", facts)
     print(f"{member[1]} from {member[0]}: {len(steps)} steps, share {share_n[-1]:.2f} at the end")
 
 
 def begin(args: Args, start: run_folder.Run) -> None:
-    """The run's folder, with the pretraining and alignment of the run that it started from."""
-    first = start.args.get("imported") or words_of(args)
-    if (args.run / "config.json").exists():  # the command that made it, not this one
+    """Open the run's folder, with the pretraining and alignment of the run that it started from."""
+    first = start.args.get("imported") or arguments_of(args)
+    if (args.run / "config.json").exists():  # record the command that made the run, not this one
         first = provenance.read_config(args.run)["args"].get("imported", first)
     how = {**start.args, "signals": [], "objective": args.objective, "imported": first}
     how |= {"weights": digest_of(start.params)}
@@ -197,20 +195,23 @@ def begin(args: Args, start: run_folder.Run) -> None:
 def trajectory(folder: Path, lm: LM) -> tuple[list[int], list[Params]]:
     """The steps of a training elsewhere, and its model at each.
 
-    They are the folders checkpoint-N and no others: a copy beside one must not replace it.
+    Only folders checkpoint-N count: a copy, such as "copy of checkpoint-10", must not replace one.
     """
-    named = sorted(folder.glob("*checkpoint-*"))
-    steps = {path: re.fullmatch("checkpoint-([1-9][0-9]{0,8})", path.name) for path in named}
-    places = {int(match[1]): path for path, match in steps.items() if match} or {1: folder}
-    if ignored := [path.name for path, match in steps.items() if not match]:
+    paths, ignored = {}, []
+    for path in sorted(folder.glob("*checkpoint-*")):
+        if match := re.fullmatch("checkpoint-([1-9][0-9]{0,8})", path.name):
+            paths[int(match[1])] = path
+        else:
+            ignored.append(path.name)
+    if ignored:
         tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
     models = []
-    for _, path in sorted(places.items()):
-        theirs, params = llama.load(path, lm.tokenizer, lm.config.context)
-        if theirs != lm.config:
-            raise InputError(f"{path}: found sizes {theirs}, expected {lm.config}")
+    for _, path in (steps := sorted(paths.items()) or [(1, folder)]):
+        config, params = llama.load(path, lm.tokenizer, lm.config.context)
+        if config != lm.config:
+            raise InputError(f"{path}: found sizes {config}, expected {lm.config}")
         models.append(params)
-    return sorted(places), models
+    return [step for step, _ in steps], models
 
 
 if __name__ == "__main__":

@@ -41,13 +41,16 @@ class Reader:
     extends, or None.
     """
 
-    def __init__(self, path: str | Path, depth: int = 0):
-        """Read and parse. Raises InputError, one line `file:line: what: found …, expected …`."""
+    def __init__(self, path: str | Path, depth: int = 0, data: bytes | None = None):
+        """Read and parse. Raises InputError, one line `file:line: what: found …, expected …`.
+
+        data: the file's bytes, where they have been read: a pipe can be read only once.
+        """
         path = Path(path)
-        try:
-            self.source = files.decode(files.read_bytes(path, MAX_BYTES), path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot read the world: {error.strerror}") from error
+        if data is None:
+            data = files.read_input(path, MAX_BYTES, "the world")
+        files.check_size(data, path, MAX_BYTES)
+        self.source = files.decode(data, path)
         if not self.source.strip():
             raise InputError(f"{path}: the file is empty, expected a world (corpora/README.md)")
         self.path, self.lines, self.base = str(path), self.source.split("\n"), None
