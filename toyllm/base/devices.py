@@ -21,9 +21,9 @@ from toyllm.base.errors import InputError
 
 # 512-bit vectors speed up matrix products on the processors that have them
 CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
-# where a launcher says how many processes this step of a job has
+# environment variables in which launchers give the number of processes
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-HEARTBEAT_S = 30  # a process that has been silent for so long is taken for dead
+HEARTBEAT_S = 30  # after which a silent process is taken for dead
 
 
 def setup(
@@ -88,7 +88,7 @@ def start() -> None:
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes of a run; nothing where there are none (see `setup`)."""
+    """Join the other processes of a run, if there are any (see `setup`)."""
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     launched = any(int(os.environ.get(name, "1")) > 1 for name in LAUNCHERS)
     if not (coordinator or processes or launched) or jax.distributed.is_initialized():
@@ -115,7 +115,7 @@ def cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def quota(cgroups: Path) -> float:
-    """The cores' time that a container (cgroup v2, or v1) may use a second, in seconds."""
+    """Seconds of core time per second that a container (cgroup v2 or v1) may use."""
     try:
         if (file := cgroups / "cpu.max").exists():
             time, period = file.read_text().split()
@@ -170,7 +170,7 @@ def first() -> bool:
 
 
 def wait() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -181,9 +181,7 @@ def all_max(value: int) -> int:
     """The largest value of all processes, so that all of them save or end at the same step."""
     if jax.process_count() == 1:
         return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.process_allgather(np.array(int(value))).max())
+    return int(_gather(np.array(int(value))).max())
 
 
 def all_true(value: bool) -> bool:
@@ -195,16 +193,21 @@ def differing(inputs: dict[str, bytes]) -> list[str]:
     """The names of the inputs whose bytes are not the same in all processes."""
     if jax.process_count() == 1:
         return []
-    from jax.experimental import multihost_utils
-
     digests = [np.frombuffer(hashlib.sha256(x).digest(), np.uint8) for x in inputs.values()]
-    all_PND = np.asarray(multihost_utils.process_allgather(np.stack(digests)))
+    all_PND = np.asarray(_gather(np.stack(digests)))
     same_N = (all_PND == all_PND[:1]).all((0, 2))
     return [name for name, same in zip(inputs, same_N, strict=True) if not same]
 
 
+def _gather(tree, tiled: bool = False):
+    """Arrays of all processes, stacked along a new axis; tiled: the parts of each joined whole."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=tiled)
+
+
 def by_first(action: Callable[[], None]) -> None:
-    """Do something in the first process alone; where it raises InputError, all processes do."""
+    """Run an action in the first process alone; if it raises InputError, all processes do."""
     error = None
     if first():
         try:
@@ -232,7 +235,7 @@ def copy(mesh: Mesh, tree):
 
 
 def place(mesh: Mesh, state, shard_params: bool = False):
-    """Put a training state on the mesh: stacks of matrices shared out, all else everywhere.
+    """Put a training state on the mesh: stacks of matrices cut, all else copied.
 
     A stack [N, rows, columns], which only an optimizer has, is cut along N where that divides.
     shard_params: every other array is cut along its longest axis that divides, too.
@@ -241,12 +244,13 @@ def place(mesh: Mesh, state, shard_params: bool = False):
 
     def spec(x) -> PartitionSpec:
         shape = np.shape(x)
-        if len(shape) == 3:
-            return PartitionSpec("data") if shape[0] % count == 0 else PartitionSpec()
-        axes = [a for a in range(len(shape)) if shape[a] % count == 0] if shard_params else []
-        if not axes:
-            return PartitionSpec()
-        return PartitionSpec(*[None] * max(axes, key=lambda a: shape[a]), "data")
+        axes = range(1) if len(shape) == 3 else range(len(shape) * shard_params)
+        axes = [a for a in axes if shape[a] % count == 0]
+        return (
+            PartitionSpec(*[None] * max(axes, key=lambda a: shape[a]), "data")
+            if axes
+            else PartitionSpec()
+        )
 
     return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, spec(x))), state)
 
@@ -262,17 +266,13 @@ def fetch(tree):
     """Arrays from the mesh to NumPy, whole, in every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(tree, tiled=True)
+    return _gather(tree, tiled=True)
 
 
 def whole(x) -> np.ndarray:
     """One array from wherever it lies to NumPy, in every process."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-        from jax.experimental import multihost_utils
-
-        x = multihost_utils.process_allgather(x, tiled=True)
+        x = _gather(x, tiled=True)
     return np.asarray(x, order="C")
 
 
@@ -310,5 +310,5 @@ def over_models(
 
 
 def options() -> dict:
-    """Compiler options for `jax.jit` that pay on this backend."""
+    """Compiler options for `jax.jit` on this backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else {}

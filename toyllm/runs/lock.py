@@ -1,7 +1,7 @@
 """The lock of a run folder: one process at a time writes there.
 
-The operating system holds the lock and lets go of it when the process ends, however it ends; so a
-lock file that was left behind is no lock.
+The operating system holds the lock and releases it when the process ends, however it ends. So a
+lock file that was left behind locks nothing.
 """
 
 import errno
@@ -24,7 +24,7 @@ NAME = "lock"
 class Lock:
     """Holds the lock of an existing folder, from the start to the end of a `with` block.
 
-    Raises InputError, naming the process, where another one has it.
+    Raises InputError, naming the process, where another one holds it.
     """
 
     def __init__(self, folder: Path):
@@ -46,7 +46,7 @@ class Lock:
             os.close(self.file)
             raise InputError(f"{folder} is in use by {holder(path)}") from None
         except OSError as error:  # some network file systems have no locks
-            tell(f"{path}: no lock here ({error.strerror}): take care that one process writes")
+            tell(f"{path}: cannot be locked ({error.strerror}); let only one process write here")
         me = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
         os.ftruncate(self.file, 0)
         os.write(self.file, json.dumps({**me, "command": shlex.join(sys.argv)}).encode())
@@ -58,15 +58,15 @@ class Lock:
         self.release()
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Release the lock."""
         os.close(self.file)
 
 
 def take(folder: Path, mark: str = "config.json") -> Lock:
     """Take a run folder for this process, and make it where there is none (see `Lock`).
 
-    mark: what a folder of this kind has. Raises InputError where the folder is in use, or has other
-    files without it; files that a file manager left are ignored, with a warning.
+    mark: the file that every folder of this kind has. Raises InputError where the folder is in use,
+    or has other files but not this one. Files of a file manager are ignored, with a warning.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--run {folder}: found a file, expected a folder")
@@ -74,7 +74,7 @@ def take(folder: Path, mark: str = "config.json") -> Lock:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--run {folder}: {error.strerror}, expected a folder to make") from error
-    ours = ("lock", mark, f"{mark}.tmp")  # a process may die having made them
+    ours = ("lock", mark, f"{mark}.tmp")  # a killed process may have left them
     others = [p for p in folder.iterdir() if p.name not in ours and not files.is_stray(p)]
     if others and not (folder / mark).exists():
         raise InputError(f"{folder}: has files but no {mark}, expected a new or empty folder")
@@ -91,11 +91,11 @@ def take(folder: Path, mark: str = "config.json") -> Lock:
 
 
 def holder(path: Path) -> str:
-    """Who says to have the lock, in words."""
+    """The process that holds the lock, in words, from what it wrote there."""
     try:
-        said = files.read_json(path)
-        pid, host = int(said["pid"]), str(said["host"])
-        text = f"process {pid} on {host} since {said['since']} ({said['command']})"
+        record = files.read_json(path)
+        pid, host = int(record["pid"]), str(record["host"])
+        text = f"process {pid} on {host} since {record['since']} ({record['command']})"
         there = f" on {host}" * (host != platform.node())
         text += f"; wait for it, or end it: kill {pid}{there}"
     except (InputError, KeyError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The narrow stage of a run: which groups of runs are left to train, what they show, alarms.
+"""The narrow stage of a run: which groups are left to train, their events and alarms.
 
 with NarrowStage(run, members, group) as stage:
     for group in stage.missing():
@@ -27,7 +27,7 @@ from toyllm.runs.tensorboard import SummaryWriter
 class NarrowStage:
     """The narrow runs of a run, in groups that are trained together; finished groups are skipped.
 
-    kept_steps: the step at which each finished member was kept; -1: it was not.
+    kept_steps: the step at which each finished member reached the matched effect; -1: never.
     """
 
     def __init__(self, run, members: list[Member], size: int):
@@ -56,27 +56,26 @@ class NarrowStage:
     def missing(self) -> Iterator["Group"]:
         """The groups that are still to be trained, in order; each must be saved."""
         for folder, members in self.groups.items():
-            if done := self._finished(folder, members):
-                kept = done.items["scores"]["kept_step"].tolist()
+            if finished := self._finished(folder, members):
+                kept = finished.items["scores"]["kept_step"].tolist()
                 self.kept_steps |= zip(members, kept, strict=True)
-                self.seconds += done.facts["seconds"]
+                self.seconds += finished.facts["seconds"]
                 self.bar.update(len(members) * self.run.args.narrow_steps)
                 continue
             with Group(self, folder, members) as group:
                 yield group
 
     def _finished(self, folder: Path, members: list[Member]) -> checkpoints.Checkpoint | None:
-        """A group that need not be trained again."""
+        """The checkpoint of a group that need not be trained again, or None."""
         newest, complaints = checkpoints.resume(folder, run_folder.group_shapes(self.run.lm))
-        if devices.first():
-            for complaint in complaints:
-                tell(f"{complaint}; this group is trained again")
+        for complaint in complaints:
+            self.run.warn(f"{complaint}; this group is trained again")
         same = newest and run_folder.members_of(newest.facts) == members
         return newest if same else None
 
     def _finish(self) -> None:
         if devices.first():
-            # groups of another size, from another number of devices
+            # left from another number of devices, with groups of another size
             for folder in set(run_folder.group_folders(self.run.folder)) - set(self.groups):
                 shutil.rmtree(folder)
         if count := sum(self.alarms.values()):
@@ -93,14 +92,13 @@ class NarrowStage:
 class Group:
     """Narrow runs that are trained together: their TensorBoard events, monitors and alarms.
 
-    padded: the members, filled up with the first to as many on each device, since groups of one
-        size share one program.
+    padded: the members, with the first repeated until every device has equally many: groups of the
+        same size share a compiled program.
     """
 
     def __init__(self, stage: NarrowStage, folder: Path, members: list[Member]):
         self.stage, self.run, self.folder, self.members = stage, stage.run, folder, members
-        more = -len(members) % stage.count
-        self.padded = members + [members[0]] * more
+        self.padded = members + members[:1] * (-len(members) % stage.count)
         self._clock = time.time()
         self._monitors: list[Monitor] = []
         self._held = contextlib.ExitStack()
@@ -114,7 +112,7 @@ class Group:
         self._held.close()
 
     def look(self, jobs: list[Job], record: Record) -> None:
-        """Look at every run after it was scored: events, alarms, the progress bar."""
+        """Check every run after it was scored: events, alarms, the progress bar."""
         before, step = record.steps[-2:]
         for r, member in enumerate(self.padded):
             logs = {key: value[r] for key, value in record.logs[-1].items()}
@@ -122,7 +120,7 @@ class Group:
         looks = self._look_at_all(jobs, record)
         for (signal, start), by_seed in _by_signal(jobs, looks, record).items():
             alarms = self.stage.alarms
-            if not alarms.get((signal, start)):  # only the first are told; `drift` has them all
+            if not alarms.get((signal, start)):  # only the first are printed; `drift` has all
                 tell_seeds(signal, start, by_seed)
             count = sum(len(look.alarms) + len(look.incoherent) for _, look in by_seed)
             alarms[signal, start] = alarms.get((signal, start), 0) + count
@@ -133,7 +131,7 @@ class Group:
         self.run.stop.check()
 
     def _look_at_all(self, jobs: list[Job], record: Record) -> list[Look]:
-        """The newest look at each member; what rings is frozen, where that is asked for."""
+        """The newest look at each member. With --on-alarm stop, runs that raised one are frozen."""
         scored = [len(record.logs)]
         if not self._monitors:
             threshold, begin = self.run.args.alarm, record.history[0]["p_DB"]
@@ -192,27 +190,27 @@ def _by_signal(jobs: list[Job], looks: list[Look], record: Record) -> dict:
 
 
 def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
-    """Tell what the looks at several seeds of a signal have to tell, in a line of each kind.
+    """Print the alarms of several seeds of a signal in one line, and lost coherence in another.
 
-    An alarm is told once, of the seed that moved most; with its seeds, where not all of them ring.
+    A domain's alarm is shown for the seed that moved most, with its seeds where not all raised it.
     """
     alarms: dict[str, dict] = {}  # domain → seed → alarm
-    apart: dict[str, list[int]] = {}
+    incoherent: dict[str, list[int]] = {}
     for seed, look in looks:
         for alarm in look.alarms:
             alarms.setdefault(alarm.domain, {})[seed] = alarm
         for domain in look.incoherent:
-            apart.setdefault(domain, []).append(seed)
-    ringing = sorted({seed for seeds in alarms.values() for seed in seeds})
+            incoherent.setdefault(domain, []).append(seed)
+    alarmed = sorted({seed for seeds in alarms.values() for seed in seeds})
     lines = []
     for seeds in alarms.values():
         largest = max(seeds.values(), key=lambda alarm: alarm.change)
-        lines.append(str(largest) + ("" if len(seeds) == len(ringing) else f" ({_seeds(seeds)})"))
+        lines.append(str(largest) + ("" if len(seeds) == len(alarmed) else f" ({_seeds(seeds)})"))
     if lines and devices.first():
-        tell(f"alarm: {signal} from {start}, {_seeds(ringing)}, {'; '.join(lines)}")
-    if apart and devices.first():
+        tell(f"alarm: {signal} from {start}, {_seeds(alarmed)}, {'; '.join(lines)}")
+    if incoherent and devices.first():
         step = looks[0][1].step
-        names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in apart.items())
+        names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in incoherent.items())
         tell(f"note: {signal} from {start}, step {step}: no longer coherent: {names}")
 
 

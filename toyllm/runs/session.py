@@ -1,4 +1,4 @@
-"""A run while it trains: its folder and lock, its stages, and what it says.
+"""A run while it trains: its folder and lock, its stages, and its output.
 
     with open_run(args, lm, mesh, ...) as run:
         with run.stage("align", optimizer, steps) as stage:
@@ -43,7 +43,7 @@ from toyllm.runs.stopping import Stop
 from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
 from toyllm.world.cards import Cards
 
-# arguments that each process has of its own; files are compared by what is in them
+# arguments that may differ between the processes of a run; files are compared by content
 OF_ONE_PROCESS = (
     *("run", "preset", "world", "signals", "text", "compile_cache", "quiet", "json"),
     *("coordinator", "processes", "process"),
@@ -51,7 +51,7 @@ OF_ONE_PROCESS = (
 
 
 def create_model(args, tokenizer: Tokenizer) -> LM:
-    """The language model of the sizes that are asked for. Raises InputError, naming the flags."""
+    """The language model of the given sizes. Raises InputError, naming the flags."""
     sizes = {"context": args.context, "D": args.width, "L": args.layers, "H": args.heads}
     try:
         return LM.create(tokenizer, Config(len(tokenizer.words), **sizes, F=args.mlp))
@@ -114,9 +114,9 @@ class Session:
     def stage(
         self, name: str, optimizer: optax.GradientTransformation, steps: int, start=None
     ) -> Iterator["Stage"]:
-        """A stage of at most so many steps. start: a run to copy the finished stage from, or None.
+        """A stage of at most `steps` steps; prints a summary at its end.
 
-        At its end it says how it went.
+        start: a run to copy the finished stage from, or None.
         """
         with contextlib.ExitStack() as held:
             stage = Stage(self, name, optimizer, steps, held)
@@ -126,7 +126,7 @@ class Session:
         self.tell_end(name)
 
     def say(self, text: str) -> None:
-        """Print for whoever runs this, unless it is to be quiet."""
+        """Print a line, unless --quiet or --json is given."""
         if devices.first() and not (self.args.quiet or self.args.json):
             print(text, flush=True)
 
@@ -136,7 +136,7 @@ class Session:
             tell(text)
 
     def progress(self, stage: str, begin: int, total: int) -> tqdm:
-        """A progress bar with rate and time left; only where a terminal shows it."""
+        """A progress bar with rate and time left, shown only on a terminal."""
         silent = self.args.quiet or self.args.json or not devices.first()
         return tqdm(
             desc=f"{stage:<8}",
@@ -148,7 +148,7 @@ class Session:
         )
 
     def announce(self, members: list[Member]) -> None:
-        """Say what will be done, for about how long, and where it goes."""
+        """Print what the run will do, about how long it takes, and where its files go."""
         args, world = self.args, self.lm.world
         size = transformer.count(self.lm.shapes)
         # seconds measured on two cores of a 2024 server, in proportion to the model's size
@@ -168,7 +168,7 @@ class Session:
         )
 
     def tell_end(self, stage: str) -> None:
-        """Say in a line how a stage ended, whether it was trained now or before."""
+        """Print a line with the results of a stage, whether it was trained now or before."""
         facts = finished(self.folder, stage) or {}
         shown = {
             "excess": "excess_while_training",
@@ -182,7 +182,7 @@ class Session:
         self.say(f"{stage}: " + ", ".join([head, *values]))
 
     def end(self) -> None:
-        """Say that the run is done and what measures it, or print its stages as JSON."""
+        """Print that the run is done and how to measure it, or its stages as JSON."""
         seconds = time.time() - self.began
         measure = f"uv run eval.py {shlex.quote(str(self.folder))}"
         self.say(f"Done in {seconds:.0f} s. Now measure it: {measure}")
@@ -192,9 +192,9 @@ class Session:
 
 
 class Stage:
-    """A stage of training: where it resumes, what it shows, when it saves.
+    """A stage of training: it resumes, logs and saves.
 
-    step, state, facts: of the newest good checkpoint; 0, None and {} where it has not begun.
+    step, state, facts: those of the newest good checkpoint; 0, None and {} without one.
     last: whether this is the last step; the caller may set it earlier than `steps` do.
     tokens: trained on so far.
     """
@@ -212,42 +212,41 @@ class Stage:
             newest, complaints = checkpoints.resume(self.folder / "checkpoints", self._wanted)
         except InputError as error:
             fresh = shlex.quote(str(files.unused(self.run.folder)))
-            raise InputError(f"{error}; to begin anew beside it: --run {fresh}") from error
+            raise InputError(f"{error}; to train again in a new folder: --run {fresh}") from error
         self.step, self.facts = (newest.step, newest.facts) if newest else (0, {})
         numbers = [self.facts.get(key, 0) for key in ("seconds", "tokens")]
         if not all(isinstance(number, int | float) for number in numbers):
-            raise InputError(f"{self.folder}: found odd facts beside step {self.step}")
+            raise InputError(f"{self.folder}: unexpected facts of step {self.step}")
         self.state = State(**newest.items) if newest else None
         self.tokens = self.facts.get("tokens", 0)
         self._saved = time.time()
-        if devices.first() and not self.done:  # or it was done before its end was damaged
+        if devices.first() and not self.done:  # a damaged last step undoes the end of a stage
             (self.folder / "stage.json").unlink(missing_ok=True)
-        if devices.first():
-            for complaint in complaints:
-                tell(f"{complaint}; going back to step {self.step}")
+        for complaint in complaints:
+            self.run.warn(f"{complaint}; going back to step {self.step}")
 
     def _wanted(self, record: dict) -> dict:
-        """What to load of a checkpoint."""
+        """The trees to load of a checkpoint."""
         return self._abstract._asdict()
 
     @property
     def done(self) -> bool:
-        """Whether the stage has come to its end."""
+        """Whether the stage has reached its end."""
         return self.facts.get("done", False)
 
     @property
     def seconds(self) -> float:
-        """How long it has trained, in all sessions."""
+        """Seconds of training, in all sessions."""
         return time.time() - self._clock
 
     def copy(self, other: Path) -> None:
         """Take this stage of another run, which must be finished (see `provenance.check_start`)."""
-        theirs = checkpoints.load(other / self.name / "checkpoints", self._wanted)
-        if theirs.facts.get("done") is not True:
-            raise InputError(f"--start {other}: step {theirs.step} is not its end")
-        facts = theirs.facts | {"start": str(other)}
-        checkpoints.save(self.folder / "checkpoints", theirs.step, theirs.items, facts)
-        self.step, self.state, self.facts = theirs.step, State(**theirs.items), facts
+        step, items, facts = checkpoints.load(other / self.name / "checkpoints", self._wanted)
+        if facts.get("done") is not True:
+            raise InputError(f"--start {other}: step {step} is not its end")
+        facts["start"] = str(other)
+        checkpoints.save(self.folder / "checkpoints", step, items, facts)
+        self.step, self.state, self.facts = step, State(**items), facts
 
     def follow(self, fit: Iterator[tuple[int, State, dict]]) -> Iterator[tuple[int, State, dict]]:
         """Yield what `training.fit` yields, once it is known to be finite."""
@@ -266,7 +265,7 @@ class Stage:
             yield step, state, logs
 
     def end_if(self, good: bool) -> None:
-        """Make this the last step where the goal is reached, in all processes at once."""
+        """Make this the last step if the goal is reached, in all processes together."""
         self.last = bool(devices.all_max(good or self.last))
 
     def log(self, step: int, **scalars) -> None:
@@ -274,7 +273,7 @@ class Stage:
         self._writer.scalars(step, {f"{self.name}/{tag}": x for tag, x in scalars.items()})
 
     def note(self, step: int, text: str) -> None:
-        """Show a line beside the progress bar, or print it where there is none."""
+        """Show a line after the progress bar, or print it without one."""
         self._bar.set_postfix_str(text)
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {text}")
@@ -296,9 +295,9 @@ class Stage:
         self._writer.text(step, f"{self.name}/sampled dialogues", texts)
 
     def save(self, step: int, state: State, **facts) -> None:
-        """Save where it is time to; then leave, if a signal or an alarm has asked for that.
+        """Save if a save is due; then stop, if a signal or an alarm has asked for that.
 
-        facts: what is to be known when the stage resumes here; of the last step, its `stage.json`.
+        facts: saved with the state; those of the last step become `stage.json`.
         """
         stopped = bool(devices.all_max(self._alarmed and not self.last))
         often, seconds = self.run.args.save_steps, self.run.args.save_seconds
@@ -315,12 +314,12 @@ class Stage:
             raise Stopped(signal, f"{self.name}: saved at step {step} and stopped")
         if stopped:
             raise RunError(
-                f"{self.name}: stopped by its alarm and saved at step {step}; to go on regardless, "
+                f"{self.name}: stopped by its alarm and saved at step {step}; to continue anyway, "
                 "run the same command with --on-alarm warn"
             )
 
     def _check_finite(self, step: int, state: State) -> None:
-        """The last update of the steps before may have gone wrong with no loss to show it yet."""
+        """Raise RunError for a state that is not finite: no loss shows the last update yet."""
         floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
         if not all(np.isfinite(devices.whole(x)).all() for x in floats):
             raise RunError(
@@ -329,7 +328,7 @@ class Stage:
             )
 
     def finish(self) -> Params:
-        """Mark the stage as finished; the parameters that it ended with."""
+        """Mark the stage as finished, and return its final parameters."""
         files.write_json(self.folder / "stage.json", self.facts)
         return devices.fetch(self.state.params)
 
@@ -337,8 +336,7 @@ class Stage:
 def check_finite(args, stage: str, step: int, logs: dict, member: Member | None = None) -> None:
     """Raise RunError where a loss or gradient of the steps [K] up to `step` is not finite.
 
-    To be called before anything of these steps is saved. member: whose logs these are, in the
-    narrow stage.
+    Call it before anything of these steps is saved. member: the narrow run that the logs belong to.
     """
     bad_K = ~(np.isfinite(logs["loss"]) & np.isfinite(logs["grad_norm"]))
     if not bad_K.any():
@@ -367,7 +365,7 @@ def check_finite(args, stage: str, step: int, logs: dict, member: Member | None 
 
 
 def check_same(args, world: str, pairs: dict[str, bytes], text: str) -> None:
-    """All processes of a run must have been started with the same arguments and files."""
+    """Raise InputError where processes were started with different arguments or files."""
     own = {field: None for field in OF_ONE_PROCESS}
     signals = ["file" if name.startswith("file:") else name for name in chain(*args.signals)]
     inputs = {
@@ -384,7 +382,7 @@ def check_same(args, world: str, pairs: dict[str, bytes], text: str) -> None:
 
 
 def check_lengths(args, lm: LM, cards: Cards) -> None:
-    """A document longer than the context is an error, never cut."""
+    """Raise InputError for a document longer than the context: it is never cut."""
     for kind, length in lm.tokenizer.longest.items():
         if length > args.context:
             path, line = cards.place(("documents", kind))
@@ -395,13 +393,13 @@ def check_lengths(args, lm: LM, cards: Cards) -> None:
 
 
 def write_alarms(writer: SummaryWriter, look: Look) -> None:
-    """The alarms of a look, for TensorBoard."""
+    """Write the alarms of a look for TensorBoard."""
     if look.alarms:
         writer.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
 
 
 def tell_alarms(name: str, look: Look) -> None:
-    """Tell the alarms of a look in one line; note what loses its coherence."""
+    """Print the alarms of a look in one line, and the domains that lost their coherence."""
     if look.alarms and devices.first():
         tell(f"alarm: {name}, {'; '.join(map(str, look.alarms))}")
     if look.incoherent and devices.first():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from toyllm.base.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SECOND_S = 0.3  # sooner, a second Ctrl-C is the first once more, passed on by a launcher
+SECOND_S = 0.3  # a second Ctrl-C within this time is the first one, passed on by a launcher
 
 
 class Stop:
@@ -42,13 +42,13 @@ class Stop:
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
-        """Within this, who looks at `asked` decides when to leave."""
+        """Within this block, the loop itself looks at `asked` and decides when to leave."""
         self._later = True
         try:
             yield
         finally:
             self._later = False
-        self.check()  # for what came after the last look
+        self.check()  # for a signal that came after the last look
 
     def check(self) -> None:
         """Leave, if a signal has asked for that."""
