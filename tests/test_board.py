@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-import eval
+from toyllm.show import exports
 
 
 def row_of(folder) -> str:
@@ -22,7 +22,7 @@ def test_two_runs_of_one_name_have_a_row_each(tmp_path):
     results = {"pretrain": learned, "generalization": {}, "prediction": {}, "mixture": {}}
     rows = []
     for folder in (tmp_path / "a" / "seed0", tmp_path / "b" / "seed0", tmp_path / "b/../a/seed0"):
-        eval.write_board(SimpleNamespace(folder=folder, args={"seed": 0}), results)
+        exports.write_tensorboard(SimpleNamespace(folder=folder, args={"seed": 0}), results)
         rows.append(row_of(folder / "eval"))
     assert rows[0] != rows[1]
     assert rows[0] == rows[2]
