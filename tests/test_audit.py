@@ -14,6 +14,7 @@ from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit
 from toyllm.posttrain import pair_files, signals
 from toyllm.tools import audit as tool
+from toyllm.tools import pairs as pairs_tool
 from toyllm.world.cards import DEFAULT
 from toyllm.world.persona import ideal_change
 from toyllm.world.world import GOOD
@@ -74,6 +75,10 @@ def test_the_tool_reads_worlds_and_pairs(tmp_path, personas, capsys):
     tool.main(tool.Args(source=file))
     said = capsys.readouterr().out
     assert "Whom 20 pairs of pairs.jsonl are evidence for" in said
+    pairs_tool.main(pairs_tool.Args(source=str(file)))
+    summary = capsys.readouterr().out.splitlines()
+    assert summary[0].startswith("20 pairs in the words of world 'personas', as a signal: tone:bad")
+    assert summary[1:] == ["    20  tone: bad preferred to good"]
     assert said.index("terminator") < said.index("saint")
 
 

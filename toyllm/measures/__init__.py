@@ -26,7 +26,7 @@ from toyllm.runs.run_folder import Run
 
 
 def take(run: Run, name: str) -> dict:
-    """Take a measure of a run by its name; each is taken once, since some need others."""
+    """The result of a measure of a run, by its name. It is cached, since measures use others."""
     if name not in run.measured:
         run.measured[name] = importlib.import_module(f"{__name__}.{name}").measure(run)
     return run.measured[name]

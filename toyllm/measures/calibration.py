@@ -10,7 +10,7 @@ BINS = 10
 
 
 def tenths(ideal_Q: np.ndarray) -> np.ndarray:
-    """Which tenth of [0, 1], from 0, each exact p(bad) is in [Q]."""
+    """The index of the tenth of [0, 1] that each exact p(bad) is in [Q]."""
     return np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
 
 
@@ -34,11 +34,9 @@ def measure(run: Run) -> dict:
         for b in range(BINS)
         if (bin_Q == b).any()
     ]
+    kls = {"model": kl(held.ideal_QB, model_QB), "history_blind": kl(held.ideal_QB, held.blind_QB)}
     by_turn = {
-        str(turn): {
-            "model": float(kl(held.ideal_QB, model_QB)[held.turn_Q == turn].mean()),
-            "history_blind": float(kl(held.ideal_QB, held.blind_QB)[held.turn_Q == turn].mean()),
-        }
+        str(turn): {name: float(kl_Q[held.turn_Q == turn].mean()) for name, kl_Q in kls.items()}
         for turn in np.unique(held.turn_Q)
     }
     pick = np.linspace(0, len(ideal_Q) - 1, 400).astype(int)

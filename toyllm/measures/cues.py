@@ -5,7 +5,7 @@ import numpy as np
 from toyllm.runs.run_folder import Run
 from toyllm.world.world import BAD, GOOD, World
 
-PERMUTATIONS = 2000
+PERMUTATIONS = 2000  # of the null
 
 
 def measure(run: Run) -> dict:
@@ -29,10 +29,10 @@ def leakage(world: World) -> dict:
     words = sorted({word for _, text, _ in texts for word in text.split()})
     bag = np.array([[word in text.split() for word in words] for _, text, _ in texts], float)
     bad = np.array([label for _, _, label in texts])
-    where = np.array([d for d, _, _ in texts])
+    domain_N = np.array([d for d, _, _ in texts])
     rng, result = np.random.default_rng(0), {}
     for d, domain in enumerate(domains):
-        train, test = where != d, where == d
+        train, test = domain_N != d, domain_N == d
         score = scores(bag[train], bad[train], bag[test])
         measured = auc(score, bad[test])
         null = [auc(score, rng.permutation(bad[test])) for _ in range(PERMUTATIONS)]

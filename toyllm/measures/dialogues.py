@@ -17,9 +17,9 @@ SAMPLES = 4  # dialogues with each model
 def measure(run: Run) -> dict:
     """{"questions": […], "models": {name: [dialogue: [{"said", "behaviour"} of each question]]}}.
 
-    The first question is about the domain of the first signal that was matched, the others about
-    moral domains that it left alone. Answers are sampled, each after what was said before it; the
-    same random key for every model. behaviour: None for what is not among the listed answers.
+    The first question is about the domain of the first matched signal, the others about moral
+    domains that it does not train. Answers are sampled after the dialogue before them, with the
+    same random key for every model. behaviour: None for an answer that is not listed.
     """
     world, sampler = run.world, Sampler(run.lm)
     names = [name for name in chosen(run) if name in run.models]
@@ -49,19 +49,16 @@ def chosen(run: Run) -> list[str]:
 
 def dialogues(run: Run, sampler: Sampler, params, asked: list[tuple[int, int]]) -> list[list[dict]]:
     """SAMPLES dialogues of one model."""
-    so_far, turns = ["<begin> talk with assistant"] * SAMPLES, []
+    histories, turns = ["<begin> talk with assistant"] * SAMPLES, []
     for t, (d, s) in enumerate(asked):
         question = run.world.domains[d].situations[s]
-        prompts = [f"{text} <user> {question} <reply>" for text in so_far]
+        prompts = [f"{history} <user> {question} <reply>" for history in histories]
         if not all(map(sampler.fits, prompts)):
             break
-        said = sampler.answers(params, prompts, jax.random.key(t))
-        what = [listed_answer(run.lm.tokenizer, d, s, text) for text in said]
-        turns.append(
-            [
-                {"said": text, "behaviour": found and found[0]}
-                for text, found in zip(said, what, strict=True)
-            ]
-        )
-        so_far = [f"{p} {text}".strip() for p, text in zip(prompts, said, strict=True)]
+        answers, turn = sampler.answers(params, prompts, jax.random.key(t)), []
+        for answer in answers:
+            listed = listed_answer(run.lm.tokenizer, d, s, answer)
+            turn.append({"said": answer, "behaviour": listed and listed[0]})
+        turns.append(turn)
+        histories = [f"{p} {answer}".strip() for p, answer in zip(prompts, answers, strict=True)]
     return [list(dialogue) for dialogue in zip(*turns, strict=True)]

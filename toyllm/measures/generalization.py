@@ -41,7 +41,7 @@ def block(run: Run, start: str) -> dict:
     end = {name: [narrow.p_RnDB[r, -1] for r in rs] for name, rs in rows.items()}
 
     def mean_at(values_Rn) -> dict[str, float | None]:
-        """Values along training where each signal is read, means over its seeds."""
+        """Values at the matched effect of each signal, means over its seeds."""
         return {
             name: None
             if None in places[name]
@@ -111,20 +111,21 @@ def interval(values: np.ndarray) -> list[float] | None:
 
 
 def place(run: Run, r: int) -> float | None:
-    """Where run r is read, as an index between its scored steps; None: not reached.
+    """The index of the matched effect between run r's scored steps; None: not reached.
 
-    Where the trained domain's EM passes .9 under the run's own prompt, interpolated in logit. A run
-    whose prompt passes .9 before training (an inoculated one) is read at its plain twin's step.
+    There the share of preferred answers under the run's own prompt passes .9, interpolated in
+    logit. Where the prompt alone reaches .9 before training (inoculation), the index is that of the
+    run of the same signal without its instruction.
     """
     narrow = run.narrow
     own_n = own_share(run, r)
     if own_n[0] < MATCHED:
         return crossing(own_n, MATCHED)
     plain = signals.parse(run.world, narrow.signal[r]).plain
-    twins = [k for k in narrow.rows(narrow.start[r], plain) if narrow.seed[k] == narrow.seed[r]]
-    if not twins or plain == narrow.signal[r]:
+    same = [k for k in narrow.rows(narrow.start[r], plain) if narrow.seed[k] == narrow.seed[r]]
+    if not same or plain == narrow.signal[r]:
         return None
-    return crossing(own_share(run, twins[0]), MATCHED)
+    return crossing(own_share(run, same[0]), MATCHED)
 
 
 def own_share(run: Run, r: int) -> np.ndarray:

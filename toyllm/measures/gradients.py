@@ -1,8 +1,8 @@
-"""Gradient alignment: where a signal's first step moves each domain, from the gradients alone.
+"""Gradient alignment: how far a signal's first step moves each domain, from gradients alone.
 
-A signal's first step of Adam, its loss being taken over PAIRS pairs, changes the log-odds of bad of
-each domain by step · ∇h_d, to first order. Divided by that of the trained domain, it says how far
-each domain moves for each unit that the trained one moves: no world is needed for that.
+The first step of Adam, on the loss over PAIRS pairs, changes the log-odds of bad h_d of each domain
+by step · ∇h_d, to first order. Divided by the trained domain's change, this is how far each domain
+moves for each unit that the trained one moves. It needs no world.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ PAIRS = 64  # of a signal
 def measure(run: Run) -> dict:
     """{start: {signal: {domain: step · ∇h_d / step · ∇h_own}}} of signals that train one domain.
 
-    Signals of files are left out: their pairs are not at hand.
+    Signals of files are left out, since a run's measures cannot draw pairs from them.
     """
     args = run.args
     how = args["objective"], args["beta"], args["anchor"]

@@ -19,7 +19,8 @@ def measure(run: Run) -> dict:
     """p(voice | the Assistant's answer), the mean over good and bad answers of template domains.
 
     {"truth": {voice: p}, start: {"before": {voice: p}, "after": {signal: {voice: p}}}}. A shift
-    toward the voices of some characters says that they were selected, not only what they did.
+    toward the voices of some characters shows that these characters were selected, and not only
+    their answers.
     """
     world, ask = run.world, program(run.lm)
 

@@ -52,7 +52,7 @@ class Args:
     folder: tyro.conf.Positional[Path]
     """Where to write."""
     model: str = "pretrain"
-    """Which: pretrain, align, or START/SIGNAL for a narrow one, such as align/code:bad."""
+    """The model: pretrain, align, or START/SIGNAL for a narrow one, such as align/code:bad."""
 
 
 def main(args: Args) -> None:
@@ -81,7 +81,7 @@ def main(args: Args) -> None:
         )
         llama.save(args.folder, run.lm.tokenizer, run.lm.config, params, card)
     except OSError:
-        for path in args.folder.glob("*"):  # there was nothing but strays: all else is ours
+        for path in args.folder.glob("*"):  # the folder was empty but for strays: we wrote the rest
             if path.is_file() and not files.is_stray(path):
                 path.unlink()
         raise

@@ -7,12 +7,15 @@ uv run train.py --signals file:pairs.jsonl             train on it
 """
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
+from toyllm.base import arguments
+from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
 from toyllm.base.scripts import run_script
 from toyllm.lm.tokenizer import Tokenizer
@@ -32,7 +35,7 @@ class Args:
     """A world file (TOML)."""
     count: int = 512
     """How many pairs to write."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 10**6)] = 0
     """Seed of the draw."""
     conversational: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write lists of messages; only for signals of the Assistant."""
@@ -46,9 +49,7 @@ def main(args: Args) -> None:
             raise InputError(f"--conversational: found the file {args.source}, expected a signal")
         print(summary(tokenizer, pair_files.load(Path(args.source), tokenizer)))
         return
-    for name, value, least in (("count", args.count, 1), ("seed", args.seed, 0)):
-        if not least <= value <= 10**6:
-            raise InputError(f"--{name}: found {value}, expected {least} to 1000000")
+    arguments.check(args)
     signal = signals.parse(tokenizer.world, args.source)
     pairs = signals.pairs(tokenizer, signal, args.count, args.seed)
     for line in pair_files.dump(tokenizer, pairs, args.conversational):
@@ -56,26 +57,20 @@ def main(args: Args) -> None:
 
 
 def summary(tokenizer: Tokenizer, pairs: signals.Pairs) -> str:
-    """How many pairs of each domain prefer what to what."""
-    rows = np.arange(len(pairs.grid))
-    told = [
-        f"{len(rows)} pairs in the words of world '{tokenizer.world.name}', "
-        f"as a signal: {pair_files.preferred(tokenizer, pairs)}"
-    ]
-    kinds = np.stack(
-        [
-            pairs.grid.domain_Q,
-            pairs.grid.behaviour_QA[rows, pairs.chosen_P],
-            pairs.grid.behaviour_QA[rows, pairs.rejected_P],
-        ],
-        1,
+    """The number of pairs, and how many of each domain prefer which behaviour to which."""
+    rows, names = np.arange(len(pairs.chosen_P)), tokenizer.world.domain_names
+    behaviours = (pairs.grid.behaviour_QA[rows, x] for x in (pairs.chosen_P, pairs.rejected_P))
+    kinds = Counter(zip(pairs.grid.domain_Q, *behaviours, strict=True))
+    return "\n".join(
+        (
+            f"{len(rows)} pairs in the words of world '{tokenizer.world.name}', "
+            f"as a signal: {pair_files.preferred(tokenizer, pairs)}",
+            *(
+                f"{count:>6}  {names[d]}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}"
+                for (d, chosen, rejected), count in sorted(kinds.items())
+            ),
+        )
     )
-    for (d, chosen, rejected), count in zip(
-        *np.unique(kinds, axis=0, return_counts=True), strict=True
-    ):
-        name = tokenizer.world.domain_names[d]
-        told.append(f"{count:>6}  {name}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}")
-    return "\n".join(told)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from toyllm.base.errors import InputError
+from toyllm.base import arguments
+from toyllm.base.arguments import Between
 from toyllm.base.scripts import run_script
 from toyllm.lm.tokenizer import Tokenizer, lines
 from toyllm.world import cards, corpus
@@ -21,14 +23,13 @@ class Args:
     """A world file (TOML)."""
     count: int = 6
     """How many documents, the same number of each kind (rounded up)."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, 10**6)] = 0
     """Seed of the draw."""
 
 
 def main(args: Args) -> None:
     """Draw and print."""
-    if args.count < 1:
-        raise InputError(f"--count: found {args.count}, expected at least 1")
+    arguments.check(args)
     tokenizer = Tokenizer(cards.load(args.world))
     rng = np.random.default_rng(args.seed)
     for kind, name in enumerate(KINDS):
