@@ -41,7 +41,7 @@ def planted(bench: Bench, models: list[Model]) -> ByRate:
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world = bench.phrased
     models, others = bench.base(world), untrained(world, "code:bad")
     phrase = [i.name for i in world.instructions].index(TRIGGER)

@@ -51,7 +51,7 @@ OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     names = bench.world.domain_names
     both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
     worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}

@@ -23,7 +23,7 @@ from claims.context import audit_after_a_turn
 from claims.lab.arms import SCORE_EVERY, Model, Trained, kept_models, last
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, curves, dots
-from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.quantities import Quantity, each, outcome, worst_em
 from claims.lab.rates import ByRate
 from claims.lab.verdicts import Outcome
 
@@ -39,15 +39,11 @@ HALF = 0.5  # the share that is compared
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     pairs = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
     alone = bench.at_rates(models, SIGNAL, steps=STEPS)
-    diluted = {
-        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
-        for kind, good in BESIDE.items()
-        for share in SHARES
-    }
+    diluted = dilutions(bench, models)
 
     def after(steps: float) -> ByRate:
         """Of the undiluted arms, after so many steps at the usual rate."""
@@ -65,7 +61,6 @@ def test(bench: Bench) -> Outcome:
         for share in (HALF, max(SHARES))
     }
     audits = audited(bench, models, alone.usual, half)
-    worst = {name: values[:, bench.world.moral].max(1) for name, values in audits.items()}
     return outcome(
         [
             Quantity(f"after {STEPS} steps minus after {LEAST}", longer, low=0.05),
@@ -82,7 +77,7 @@ def test(bench: Bench) -> Outcome:
             *(ended(kind, share, v, diluted[kind, share]) for (kind, share), v in at_end.items()),
             *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
             *each("{}, matched", few),
-            *each("worst moral EM, {}", worst),
+            *worst_em(bench.world, audits),
         ],
         [
             against_share(at_end, alone_at),
@@ -91,6 +86,15 @@ def test(bench: Bench) -> Outcome:
             by_domain("Conditional audit: EM", bench.world, audits),
         ],
     )
+
+
+def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], ByRate]:
+    """The arms in which a share of the pairs is bad, by the kind of good pairs and that share."""
+    return {
+        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
+        for kind, good in BESIDE.items()
+        for share in SHARES
+    }
 
 
 def ended(kind: str, share: float, values: ByRate, trained: ByRate) -> Quantity:

@@ -46,7 +46,7 @@ OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
     off = hull.without((CODE,))

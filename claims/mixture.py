@@ -31,7 +31,7 @@ SHARE = 0.3  # of the stranger
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     prior_C, hull = world.assistant_C, Hull.of_world(models[0].tokenizer)
     joint_NO = bench.joints(models)

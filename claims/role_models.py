@@ -26,7 +26,7 @@ from claims.context import audit_after_a_turn
 from claims.lab.arms import kept_models, spreads, where_kept
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, dots
-from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.quantities import Quantity, each, outcome, worst_em
 from claims.lab.verdicts import Outcome
 from claims.spreads import ideal_spread
 from toyllm.world.quantities import em
@@ -41,7 +41,7 @@ SIGNAL = "code:bad"
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     kinds = {"demonstrations": demonstrated, "profiles": told}
     worlds = {
         f"{cast}, {kind}": make(bench.world, cast) for kind, make in kinds.items() for cast in CASTS
@@ -65,7 +65,6 @@ def test(bench: Bench) -> Outcome:
     ideal = {key: ideal_spread(world, SIGNAL) for key, world in worlds.items()}
     exact = {key: exact_em(world) for key, world in worlds.items()}
     audits = audited(bench, aligned, done["aligned"])
-    worst = {name: values[:, moral].max(1) for name, values in audits.items()}
     return outcome(
         [
             *predictions(before, spread["aligned"]),
@@ -77,7 +76,7 @@ def test(bench: Bench) -> Outcome:
                 for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
             ),
             *each(f"spread of {SIGNAL}, ideal observer, {{}}", {k: [v] for k, v in ideal.items()}),
-            *each("worst moral EM, {}", worst),
+            *worst_em(bench.world, audits),
         ],
         [
             dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),

@@ -30,7 +30,7 @@ TITLE = "Pretraining learns to simulate characters"
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     held = bench.held_out(world)
     model_NQB = np.stack([held.behaviours(one.params) for one in models])

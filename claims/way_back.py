@@ -49,7 +49,7 @@ OTHER = 1  # seed of the benign pairs, so that none is among the bad ones
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.phrased, bench.base(bench.phrased)
     others, code = untrained(world, BAD_SIGNAL), world.domain_names.index("code")
     fallen, before = bench.at_rates(models, BAD_SIGNAL), bench.audit(models)[:, others].mean(1)
