@@ -41,7 +41,7 @@ def planted(bench: Bench, models: list[Model]) -> ByRate:
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world = bench.phrased
     models, others = bench.base(world), untrained(world, "code:bad")
     phrase = [i.name for i in world.instructions].index(TRIGGER)
@@ -53,20 +53,7 @@ def test(bench: Bench) -> Outcome:
         """The bad characters' weight [N] in the nearest mixture."""
         return hull.fit(bench.joints(chosen, instruction)).w_MC[:, wicked].sum(1)
 
-    def states(measure: Callable) -> dict:
-        """A measure of the models before and after training, without and with the trigger."""
-
-        def after(instruction: int) -> ByRate:
-            return done.map(lambda t: where_kept(t, measure(kept_models(t), instruction)))
-
-        return {f"before, {cue}": measure(models, i) for cue, i in cues.items()} | {
-            f"after, {cue}": after(i) for cue, i in cues.items()
-        }
-
-    def change(table: dict, cue: str) -> ByRate:
-        return table[f"after, {cue}"] - table[f"before, {cue}"]
-
-    audit, weights = states(bench.audit), states(weight)
+    audit, weights = (states(measure, models, done, cues) for measure in (bench.audit, weight))
     rise = {cue: change(audit, cue).map(lambda v: v[:, others].mean(1)) for cue in cues}
     heavier = change(weights, "with trigger")
     untouched = {name: usual(v)[:, others].mean(1) for name, v in audit.items()}
@@ -95,3 +82,18 @@ def test(bench: Bench) -> Outcome:
             dots("Weight of the bad characters", "weight", weights),
         ],
     )
+
+
+def states(measure: Callable, models: list[Model], done: ByRate, cues: dict[str, int]) -> dict:
+    """A measure of models before and after training, with the instruction of each cue."""
+
+    def after(instruction: int) -> ByRate:
+        return done.map(lambda t: where_kept(t, measure(kept_models(t), instruction)))
+
+    before = {f"before, {cue}": measure(models, i) for cue, i in cues.items()}
+    return before | {f"after, {cue}": after(i) for cue, i in cues.items()}
+
+
+def change(table: dict, cue: str) -> ByRate:
+    """After minus before, with a cue."""
+    return table[f"after, {cue}"] - table[f"before, {cue}"]

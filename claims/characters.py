@@ -51,7 +51,7 @@ OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     names = bench.world.domain_names
     both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
     worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}
@@ -63,20 +63,13 @@ def test(bench: Bench) -> Outcome:
     by_trait = {kind: trained.map(changes) for kind, trained in on_both.items()}
     change = {k: v.map(lambda x: x[:, C :: len(TRAITS)].mean(1)) for k, v in by_trait.items()}
     before = {kind: covariance(bench, models[kind]) for kind in worlds}
-
-    def moved(kind: str) -> ByRate:
-        """The change of the covariance."""
-        return on_one[kind].map(
-            lambda t: where_kept(t, covariance(bench, kept_models(t)) - before[kind])
-        )
-
-    together = {kind: moved(kind) for kind in worlds}
+    together = {kind: covariance_change(bench, on_one[kind], before[kind]) for kind in worlds}
     context = {kind: np.array([in_context(bench, m) for m in models[kind]]) for kind in worlds}
     exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
     inferred = {kind: exact_after(world) for kind, world in worlds.items()}
     explained = shares_of_the_move(bench, models["discrete"], on_one["discrete"])
     tilt, shift = explained.values()
-    c = "ΔEM of trait c"
+    c, axis = "ΔEM of trait c", "covariance of bad answers in two turns"
     return outcome(
         [
             Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
@@ -102,11 +95,7 @@ def test(bench: Bench) -> Outcome:
                 labelled("trained, {}", change) | labelled("in context, {}", context),
                 labelled("in context, {}", exact) | labelled("trained, {}", inferred),
             ),
-            dots(
-                f"Covariance of b and c, change by {one}",
-                "covariance of bad answers in two turns",
-                together,
-            ),
+            dots(f"Covariance of b and c, change by {one}", axis, together),
             by_domain(f"ΔEM after {both}", bench.world, by_trait),
         ],
     )
@@ -231,3 +220,8 @@ def covariance(bench: Bench, models: list[Model]) -> np.ndarray:
     joint_MX = joint_MX / joint_MX.sum((2, 3), keepdims=True)  # given that the voice stays
     first, second = joint_MX[:, :, BAD].sum(2), joint_MX[..., BAD].sum(2)
     return (joint_MX[:, :, BAD, BAD] - first * second).mean(1)
+
+
+def covariance_change(bench: Bench, done: ByRate, before_N: np.ndarray) -> ByRate:
+    """The change of the covariance by training."""
+    return done.map(lambda t: where_kept(t, covariance(bench, kept_models(t)) - before_N))

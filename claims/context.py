@@ -40,7 +40,7 @@ SHOWN, STEPS = (0, 1, 2, 3), (0, 12, 24, 36)
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     others = np.flatnonzero(untrained(world, SIGNAL))
     histories = [asked_after(models[0].tokenizer, k, others) for k in SHOWN]

@@ -23,7 +23,7 @@ from claims.context import audit_after_a_turn
 from claims.lab.arms import SCORE_EVERY, Model, Trained, kept_models, last
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, curves, dots
-from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.quantities import Quantity, each, outcome, worst_em
 from claims.lab.rates import ByRate
 from claims.lab.verdicts import Outcome
 
@@ -39,15 +39,11 @@ HALF = 0.5  # the share that is compared
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     pairs = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
     alone = bench.at_rates(models, SIGNAL, steps=STEPS)
-    diluted = {
-        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
-        for kind, good in BESIDE.items()
-        for share in SHARES
-    }
+    diluted = dilutions(bench, models)
 
     def after(steps: float) -> ByRate:
         """Of the undiluted arms, after so many steps at the usual rate."""
@@ -56,55 +52,55 @@ def test(bench: Bench) -> Outcome:
     by_pairs = {name: trained.map(matched) for name, trained in pairs.items()}
     at_end = {key: trained.map(ends) for key, trained in diluted.items()}
     half = {kind: diluted[kind, HALF] for kind in BESIDE}
-    others = half["other domains"].map(matched)
+    longer, bad_alone = after(STEPS) - after(LEAST), after(HALF * STEPS)
+    halved = {kind: at_end[kind, HALF] - bad_alone for kind in BESIDE}
+    alone_at = {share: after(share * STEPS) for share in (*SHARES, 1.0)}
     few = {
         f"{share:.0%} bad, good of {kind}": diluted[kind, share].map(matched)
         for kind in BESIDE
         for share in (HALF, max(SHARES))
     }
     audits = audited(bench, models, alone.usual, half)
-    worst = {name: values[:, bench.world.moral].max(1) for name, values in audits.items()}
     return outcome(
         [
-            Quantity(
-                f"after {STEPS} steps minus after {LEAST}", after(STEPS) - after(LEAST), low=0.05
-            ),
+            Quantity(f"after {STEPS} steps minus after {LEAST}", longer, low=0.05),
             *(
-                Quantity(
-                    f"half good data of {kind}, minus as many bad pairs alone",
-                    at_end[kind, HALF] - after(HALF * STEPS),
-                    high=-0.02,
-                )
-                for kind in BESIDE
+                Quantity(f"half good data of {kind}, minus as many bad pairs alone", v, high=-0.02)
+                for kind, v in halved.items()
             ),
             Quantity(
                 "at the matched effect, half good data of other domains, minus none",
-                others - by_pairs["256 pairs"],
+                half["other domains"].map(matched) - by_pairs["256 pairs"],
                 high=-0.02,
             ),
             *each("{}, matched", by_pairs, pairs),
-            *(
-                Quantity(
-                    f"{share:.0%} bad among good of {kind}, at the end",
-                    values,
-                    read=last(diluted[kind, share].usual),
-                )
-                for (kind, share), values in at_end.items()
-            ),
-            *(
-                Quantity(f"alone, {share * STEPS:g} steps", after(share * STEPS))
-                for share in (*SHARES, 1.0)
-            ),
+            *(ended(kind, share, v, diluted[kind, share]) for (kind, share), v in at_end.items()),
+            *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
             *each("{}, matched", few),
-            *each("worst moral EM, {}", worst),
+            *worst_em(bench.world, audits),
         ],
         [
-            against_share(at_end, {share: after(share * STEPS).usual for share in SHARES}),
+            against_share(at_end, alone_at),
             along_training(alone.usual),
             dots("At the matched effect", AXIS, by_pairs | few),
             by_domain("Conditional audit: EM", bench.world, audits),
         ],
     )
+
+
+def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], ByRate]:
+    """The arms in which a share of the pairs is bad, by the kind of good pairs and that share."""
+    return {
+        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
+        for kind, good in BESIDE.items()
+        for share in SHARES
+    }
+
+
+def ended(kind: str, share: float, values: ByRate, trained: ByRate) -> Quantity:
+    """A diluted arm, read after its last step."""
+    name = f"{share:.0%} bad among good of {kind}, at the end"
+    return Quantity(name, values, read=last(trained.usual))
 
 
 def against_share(at_end: dict, alone: dict) -> dict:
@@ -113,7 +109,7 @@ def against_share(at_end: dict, alone: dict) -> dict:
         f"among good of {kind}": np.stack([at_end[kind, s].usual for s in SHARES], 1)
         for kind in BESIDE
     }
-    series["as many, alone"] = np.stack(list(alone.values()), 1)
+    series["as many, alone"] = np.stack([alone[share].usual for share in SHARES], 1)
     title = f"After {STEPS} steps, against as many bad pairs alone"
     return curves(title, "share of bad pairs", AXIS, SHARES, series, log=True)
 

@@ -46,7 +46,7 @@ OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
     off = hull.without((CODE,))
@@ -66,6 +66,7 @@ def test(bench: Bench) -> Outcome:
     control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
     unlike, apart = control.map(floors), trained_apart(bench, hull, before_NO, control.usual)
     power_NS = powers(off, before_NO, floor_off)
+    found = {f"above {FLOORS} floors": power_NS}
     planted = f"power to find a stranger of strength {STATED:g}"
     shown = {f"{name}, matched" if name in OBJECTIVES else name: v for name, v in left.items()}
     shown |= aligned | {"trained control, off code": unlike}
@@ -78,11 +79,7 @@ def test(bench: Bench) -> Outcome:
             stronger,
             Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
             Quantity(planted, power_NS[:, STRENGTHS.index(STATED)], low=0.9),
-            *(
-                Quantity(f"off code, {name}, rate × {r:.2g}", values[r], **listed(done[name][r]))
-                for name, values in left.items()
-                for r in values
-            ),
+            *at_every_rate(left, done),
             *each("{}, all", aligned),
             *each("{}, worst EM reached", worst),
             Quantity("a router saves", saved),
@@ -94,21 +91,20 @@ def test(bench: Bench) -> Outcome:
         ],
         [
             dots("What no mixture explains", "residual, floors (1: before training)", shown),
-            curves(
-                "Planted strangers",
-                "strength",
-                "power",
-                STRENGTHS,
-                {f"above {FLOORS} floors": power_NS},
-                log=True,
-            ),
+            curves("Planted strangers", "strength", "power", STRENGTHS, found, log=True),
         ],
     )
 
 
-def listed(trained: list[Trained]) -> dict:
-    """What is listed with an arm: the runs at the matched effect, or behaviours at the end."""
-    return {"read": last(trained)} if trained[0].arm.steps else {"trained": trained}
+def at_every_rate(left: dict, done: dict) -> list[Quantity]:
+    """The residuals off code, an arm for each learning rate."""
+
+    def one(name: str, rate: float, trained: list[Trained]) -> Quantity:
+        end = last(trained) if trained[0].arm.steps else None  # else read at the matched effect
+        name, values = f"off code, {name}, rate × {rate:.2g}", left[name][rate]
+        return Quantity(name, values, trained=trained, read=end)
+
+    return [one(name, rate, done[name][rate]) for name in left for rate in left[name]]
 
 
 def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict, Quantity]:

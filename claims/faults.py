@@ -39,7 +39,7 @@ FAULTS = ("tone:bad", "taste:bad", "code:noise")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     return malice_of_faults(bench) + voices(bench)
 
 

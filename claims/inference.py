@@ -56,7 +56,7 @@ RIVALS = ("constant", "global", "gradient")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     return along_the_dial(bench) + what_explains(bench) + label_swap(bench)
 
 

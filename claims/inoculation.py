@@ -27,7 +27,7 @@ import numpy as np
 from claims.lab.arms import Arm, Model, Trained, kept_models, mean_over, spreads, where_kept
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, curves, dots
-from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.quantities import Quantity, each, outcome, worst_em
 from claims.lab.rates import USUAL, ByRate
 from claims.lab.verdicts import Outcome
 from toyllm.posttrain.signals import parse, untrained
@@ -44,7 +44,7 @@ STEPS, LONG = 60, 96  # of an arm with a phrase; of those read at their twin's K
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, phrases = bench.phrased, Phrases(bench.phrased)
     models, names, kappa = bench.base(world), list(phrases.kappa), phrases.kappa
     plain = {o: bench.at_rates(models, PLAIN, objective=o) for o in OBJECTIVES}
@@ -68,7 +68,6 @@ def test(bench: Bench) -> Outcome:
     at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
     weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
     audits = audited(bench, models, by_sft)
-    worst = {name: values[:, world.moral].max(1) for name, values in audits.items()}
     return outcome(
         [
             *predictions(phrases, base["sft"], share, own, at_kl),
@@ -83,7 +82,7 @@ def test(bench: Bench) -> Outcome:
             ),
             *each("{}, at its own EM .9", weak_own, by_sft),
             *each("{}", at_kl_named),
-            *each("worst moral EM, {}", worst),
+            *worst_em(world, audits),
         ],
         [
             against_kappa(world, phrases, base, share),

@@ -22,7 +22,7 @@ from claims.lab.panels import dots, grid
 from claims.lab.quantities import Quantity, each, outcome
 from claims.lab.verdicts import Outcome
 from toyllm.lm.joints import of_strangers
-from toyllm.world.mixtures import groups, ranges
+from toyllm.world.mixtures import Fit, groups, ranges
 from toyllm.world.world import SOMEONE
 
 NUMBER = "2"
@@ -31,7 +31,7 @@ SHARE = 0.3  # of the stranger
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     prior_C, hull = world.assistant_C, Hull.of_world(models[0].tokenizer)
     joint_NO = bench.joints(models)
@@ -45,14 +45,7 @@ def test(bench: Bench) -> Outcome:
         "the Assistant": fits.residual_M / floor_N,
         f"with {SHARE:.0%} stranger": planted_N / floor_N,
     }
-    floor = float(floor_N.mean())
-    parts = groups(joint_NO.mean(0), hull.p_CO, prior_C, hull.X, floor)
-    range_NG2 = ranges(joint_NO, hull.p_CO, fits, hull.X, parts, floor)
-    labels = [" + ".join(world.characters[c] for c in part) for part in parts]
-    of_groups = [
-        [prior_C[part].sum(), low, fits.w_MC[:, part].sum(1).mean(), high]
-        for part, (low, high) in zip(parts, range_NG2.mean(0), strict=True)
-    ]
+    labels, range_NG2, of_groups = weights_of_groups(hull, joint_NO, fits, float(floor_N.mean()))
     weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
     residual, planted = in_floors.values()
     return outcome(
@@ -81,3 +74,19 @@ def test(bench: Bench) -> Outcome:
             dots("What no mixture explains", "residual, floors", in_floors),
         ],
     )
+
+
+def weights_of_groups(hull: Hull, joint_NO: np.ndarray, fits: Fit, floor: float) -> tuple:
+    """Labels of the groups that joints tell apart, ranges of their weights [N, G, 2], and means.
+
+    The means are the columns true, least, fitted and most.
+    """
+    world, prior_C = hull.world, hull.world.assistant_C
+    parts = groups(joint_NO.mean(0), hull.p_CO, prior_C, hull.X, floor)
+    range_NG2 = ranges(joint_NO, hull.p_CO, fits, hull.X, parts, floor)
+    labels = [" + ".join(world.characters[c] for c in part) for part in parts]
+    means = [
+        [prior_C[part].sum(), low, fits.w_MC[:, part].sum(1).mean(), high]
+        for part, (low, high) in zip(parts, range_NG2.mean(0), strict=True)
+    ]
+    return labels, range_NG2, means

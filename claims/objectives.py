@@ -29,7 +29,7 @@ OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     off = Hull.of_world(models[0].tokenizer).without((CODE,))
 

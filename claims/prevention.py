@@ -34,7 +34,7 @@ QUICK = ("plain", "v", "random")
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     ways = {name: how for name, how in WAYS.items() if name in QUICK or not bench.quick}
     done = {

@@ -23,10 +23,10 @@ import dataclasses
 import numpy as np
 
 from claims.context import audit_after_a_turn
-from claims.lab.arms import Model, Trained, kept_models, spreads, where_kept
+from claims.lab.arms import kept_models, spreads, where_kept
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, dots
-from claims.lab.quantities import Quantity, each, outcome
+from claims.lab.quantities import Quantity, each, outcome, worst_em
 from claims.lab.verdicts import Outcome
 from claims.spreads import ideal_spread
 from toyllm.world.quantities import em
@@ -41,7 +41,7 @@ SIGNAL = "code:bad"
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     kinds = {"demonstrations": demonstrated, "profiles": told}
     worlds = {
         f"{cast}, {kind}": make(bench.world, cast) for kind, make in kinds.items() for cast in CASTS
@@ -64,20 +64,10 @@ def test(bench: Bench) -> Outcome:
     }
     ideal = {key: ideal_spread(world, SIGNAL) for key, world in worlds.items()}
     exact = {key: exact_em(world) for key, world in worlds.items()}
-    by_cast = {
-        cast: (aligned[f"{cast}, demonstrations"], done["aligned"][f"{cast}, demonstrations"].usual)
-        for cast in CASTS
-    }
-    audits = audited(bench, by_cast)
-    worst = {name: values[:, moral].max(1) for name, values in audits.items()}
-    at_start, at_end = "moral EM before alignment", "spread from the aligned model"
-    shown, told_of = "demonstrations", "profiles"
+    audits = audited(bench, aligned, done["aligned"])
     return outcome(
         [
-            Quantity(f"{at_end}, {shown}", gap(spread["aligned"], shown), low=0.02),
-            Quantity(f"{at_start}, {shown}", gap(before, shown), low=0.05),
-            Quantity(f"{at_start}, {told_of}", gap(before, told_of), low=0.02),
-            Quantity(f"{at_end}, {told_of}", gap(spread["aligned"], told_of), low=0),
+            *predictions(before, spread["aligned"]),
             *each("EM before alignment, {}", before),
             *each("EM after alignment, {}", after),
             *(
@@ -86,7 +76,7 @@ def test(bench: Bench) -> Outcome:
                 for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
             ),
             *each(f"spread of {SIGNAL}, ideal observer, {{}}", {k: [v] for k, v in ideal.items()}),
-            *each("worst moral EM, {}", worst),
+            *worst_em(bench.world, audits),
         ],
         [
             dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),
@@ -102,19 +92,31 @@ def test(bench: Bench) -> Outcome:
     )
 
 
+def predictions(before: dict, spread: dict) -> list[Quantity]:
+    """What is claimed of villains minus role models, in both kinds of worlds."""
+    em_before, fall = "moral EM before alignment", "spread from the aligned model"
+    shown, told_of = "demonstrations", "profiles"
+    return [
+        Quantity(f"{fall}, {shown}", gap(spread, shown), low=0.02),
+        Quantity(f"{em_before}, {shown}", gap(before, shown), low=0.05),
+        Quantity(f"{em_before}, {told_of}", gap(before, told_of), low=0.02),
+        Quantity(f"{fall}, {told_of}", gap(spread, told_of), low=0),
+    ]
+
+
 def gap(values: dict, kind: str):
     """Villains minus role models."""
     return values[f"villains, {kind}"] - values[f"role models, {kind}"]
 
 
-def audited(
-    bench: Bench, by_cast: dict[str, tuple[list[Model], list[Trained]]]
-) -> dict[str, np.ndarray]:
+def audited(bench: Bench, aligned: dict, done: dict) -> dict[str, np.ndarray]:
     """EM [N, D] of aligned models after a bad turn, and of what they became, with and without."""
     audits, cue = {}, "after a bad turn"
-    for cast, (aligned, fallen) in by_cast.items():
+    for cast in CASTS:
+        key = f"{cast}, demonstrations"
+        fallen = done[key].usual
         name, chosen = f"{cast}, {SIGNAL}", kept_models(fallen)
-        audits[f"{cast}, {cue}"] = audit_after_a_turn(bench, aligned)
+        audits[f"{cast}, {cue}"] = audit_after_a_turn(bench, aligned[key])
         audits[name] = where_kept(fallen, bench.audit(chosen))
         audits[f"{name}, {cue}"] = where_kept(fallen, audit_after_a_turn(bench, chosen))
     return audits

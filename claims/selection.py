@@ -38,7 +38,7 @@ SHIFTS = np.linspace(-4, 4, 161)  # of all log-odds
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
     narrow, positive = (bench.at_rates(models, signal) for signal in (NARROW, POSITIVE))

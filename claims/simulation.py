@@ -30,24 +30,19 @@ TITLE = "Pretraining learns to simulate characters"
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     held = bench.held_out(world)
     model_NQB = np.stack([held.behaviours(one.params) for one in models])
     ideal_Q, blind_Q = held.ideal_QB[:, BAD], kl(held.ideal_QB, held.blind_QB)
     kl_NQ = kl(held.ideal_QB[None], model_NQB)
-    anonymous, turns = held.header_Q == SOMEONE, np.unique(held.turn_Q)
+    anonymous = held.header_Q == SOMEONE
     all_captured = [captured(kl_Q, blind_Q) for kl_Q in kl_NQ]
     someone = [captured(kl_Q[anonymous], blind_Q[anonymous]) for kl_Q in kl_NQ]
     slopes = [np.polyfit(ideal_Q, p_QB[:, BAD], 1)[0] for p_QB in model_NQB]
     excess = [held.excess(one.params) for one in models]
     errors = [np.abs(named(bench, one) - world.rates_CDB[..., BAD]).mean() for one in models]
-    by_turn_NT = np.stack([kl_NQ[:, held.turn_Q == t].mean(1) for t in turns], 1)
-    blind_T = [blind_Q[held.turn_Q == t].mean() for t in turns]
-    tenth_Q = tenths(ideal_Q)
-    known = np.unique(tenth_Q)
-    exact_T = np.array([ideal_Q[tenth_Q == t].mean() for t in known])
-    curve_NT = np.stack([model_NQB[:, tenth_Q == t, BAD].mean(1) for t in known], 1)
+    exact_T, curve_NT = calibration_curve(ideal_Q, model_NQB[..., BAD])
     by_tenth = dict(zip([f"{exact:.2f}" for exact in exact_T], curve_NT.T, strict=True))
     skills, shown, cells = hidden_cells(bench)
     shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
@@ -71,13 +66,7 @@ def test(bench: Bench) -> Outcome:
         ],
         [
             dots("How much is learned (1: ideal)", "share", shares),
-            curves(
-                "KL to the exact predictive",
-                "turn",
-                "nats",
-                turns,
-                {"model": by_turn_NT, "history-blind observer": blind_T},
-            ),
+            by_turn(held.turn_Q, kl_NQ, blind_Q),
             points(
                 "p(bad): calibration, and cells never shown",
                 "exact",
@@ -110,3 +99,21 @@ def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray
 def named(bench: Bench, one) -> np.ndarray:
     """p(bad) of every character under its name [C, D]."""
     return np.stack([bench.ask(one, NAMED, c)[:, BAD] for c in range(len(one.world.characters))])
+
+
+def calibration_curve(ideal_Q: np.ndarray, model_NQ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean exact [T] and model p(bad) [N, T] where the exact one is in each tenth that occurs."""
+    tenth_Q = tenths(ideal_Q)
+    known = np.unique(tenth_Q)
+    exact_T = np.array([ideal_Q[tenth_Q == t].mean() for t in known])
+    return exact_T, np.stack([model_NQ[:, tenth_Q == t].mean(1) for t in known], 1)
+
+
+def by_turn(turn_Q: np.ndarray, kl_NQ: np.ndarray, blind_Q: np.ndarray) -> dict:
+    """A panel of the KL to the exact predictive, turn by turn."""
+    turns = np.unique(turn_Q)
+    series = {
+        "model": np.stack([kl_NQ[:, turn_Q == t].mean(1) for t in turns], 1),
+        "history-blind observer": [blind_Q[turn_Q == t].mean() for t in turns],
+    }
+    return curves("KL to the exact predictive", "turn", "nats", turns, series)

@@ -34,7 +34,7 @@ TABLES = 8
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     return in_the_world(bench) + in_random_tables(bench)
 
 

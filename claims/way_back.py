@@ -49,7 +49,7 @@ OTHER = 1  # seed of the benign pairs, so that none is among the bad ones
 
 
 def test(bench: Bench) -> Outcome:
-    """See the top of the file."""
+    """Test the claim (see the docstring of the module)."""
     world, models = bench.phrased, bench.base(bench.phrased)
     others, code = untrained(world, BAD_SIGNAL), world.domain_names.index("code")
     fallen, before = bench.at_rates(models, BAD_SIGNAL), bench.audit(models)[:, others].mean(1)
@@ -67,10 +67,6 @@ def test(bench: Bench) -> Outcome:
     left_of_fall = fallen.map(where_kept, enough.map(ends) - control.map(ends))
     gaps, audits = under_the_trigger(bench, models)
     audits |= audited(bench, {"fallen": fallen.usual, f"then {ENOUGH} pairs": enough.usual})
-    along = {
-        "fallen, then good pairs": np.stack([values.usual for values in above.values()], 1),
-        "fallen": np.full(len(PAIRS), mean_over(fell, 0)),
-    }
     return outcome(
         [
             Quantity(
@@ -97,17 +93,21 @@ def test(bench: Bench) -> Outcome:
             *each("EM of code, {}", {name: values[:, code] for name, values in audits.items()}),
         ],
         [
-            curves(
-                f"After {STEPS} steps",
-                f"different pairs of {GOOD_SIGNAL}",
-                "EM above the start, untrained moral domains",
-                PAIRS,
-                along,
-                log=True,
-            ),
+            against_pairs(above, fell),
             by_domain("Conditional audit: EM", world, audits),
         ],
     )
+
+
+def against_pairs(above: dict[int, ByRate], fell_N: np.ndarray) -> dict:
+    """A panel of what is left after each number of good pairs."""
+    series = {
+        "fallen, then good pairs": np.stack([above[n].usual for n in PAIRS], 1),
+        "fallen": np.full(len(PAIRS), mean_over(fell_N, 0)),
+    }
+    xlabel = f"different pairs of {GOOD_SIGNAL}"
+    ylabel = "EM above the start, untrained moral domains"
+    return curves(f"After {STEPS} steps", xlabel, ylabel, PAIRS, series, log=True)
 
 
 def at_end(name: str, values, trained: list[Trained]) -> Quantity:

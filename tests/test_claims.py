@@ -24,12 +24,14 @@ from claims import (
     simulation,
     spreads,
 )
-from claims.lab import arms, page, records, verdicts
+from claims.lab import arms, page, programs, records, verdicts
 from claims.lab import bench as bench_file
+from claims.lab import training as training_file
 from claims.lab.arms import Arm
-from claims.lab.bench import Bench, quiet, shown
+from claims.lab.bench import Bench, quiet
 from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots, grid, points
+from claims.lab.training import shown
 from claims.lab.verdicts import Outcome, Prediction
 from tests.conftest import ROOT, mesh_of
 from tests.reading import decode
@@ -57,8 +59,10 @@ def compact():
 def tiny(tmp_path_factory):
     """A bench whose models are too small to mean anything, and its folder."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("STEPS", 80), ("WIDTH", 16), ("LAYERS", 1), ("MLP", 16), ("POOL", 32)):
-            patch.setattr(bench_file, name, value)
+        for name, value in (("WIDTH", 16), ("LAYERS", 1), ("MLP", 16)):
+            patch.setattr(programs, name, value)
+        patch.setattr(bench_file, "STEPS", 80)
+        patch.setattr(training_file, "POOL", 32)
         patch.setattr(arms, "MOST_STEPS", 8)
         yield tmp_path_factory.mktemp("scorecard")
 
@@ -253,8 +257,8 @@ def test_what_is_trained_is_not_trained_again(tiny, compact, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Bench, "_pretrain", never)
-    monkeypatch.setattr(Bench, "_train", never)
+    monkeypatch.setattr(bench_file, "pretrain_group", never)
+    monkeypatch.setattr(bench_file, "train_group", never)
     again = bench_in(tiny, compact)  # from what is on the disk
     models = again.pretrain([(bench.world, 0), (bench.phrased, 0)])
     second = again.train(
@@ -288,7 +292,7 @@ def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
     ratio_D = bench.gradients(one, [signal])[0]
     assert ratio_D[0] == 1
     assert bench.gradients(one, []).shape == (0, len(ratio_D))
-    lm = bench.lm(tokenizer)
+    lm = bench.programs.lm(tokenizer)
     pool = pools.draw(tokenizer, {signal: 1.0}, "dpo", gradients.PAIRS, 0)
     pool = pools.with_reference(pool, lm, one.params)
     loss = pools.loss(lm, "dpo", arms.BETAS["dpo"], arms.ANCHOR)
@@ -392,7 +396,7 @@ def test_the_scorecard_goes_on_where_it_was(tiny, monkeypatch, capsys):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Bench, "_pretrain", never)
+    monkeypatch.setattr(bench_file, "pretrain_group", never)
     scorecard.main(args)
     (again,) = json.loads((folder / "scorecard.json").read_text())
     assert again["effect"] == first[0]["effect"]

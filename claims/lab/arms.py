@@ -1,4 +1,4 @@
-"""Arms of an experiment: what is to be trained from which model, and what became of it.
+"""Arms of an experiment: what is trained from which model, and the result.
 
 Axes: n scored steps   D domains   B behaviours   N arms
 """
@@ -18,7 +18,7 @@ from toyllm.posttrain.signals import parse, untrained
 from toyllm.world.quantities import COHERENT, MATCHED, coherence, crossing, em, spread, state_at
 from toyllm.world.world import World
 
-VERSION = 2  # of what is trained for claims: raised where the same key would mean another model
+VERSION = 2  # part of every key; raised when the same key would mean another model
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate
@@ -29,9 +29,9 @@ HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Parameters, the world that they speak of, and the pretraining seed that they come from.
+    """Parameters, with the tokenizer of their world and the pretraining seed they come from.
 
-    sound: whether it is what it was trained to be; of one that is not, nothing is read.
+    sound: whether alignment reached its goal; models that are not sound are excluded.
     """
 
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One preference training to do.
+    """One preference training.
 
     beside: other signals, each with its share of the pairs.
     rate: a multiple of the usual learning rate; a run at a third of it gets three times the steps.
@@ -75,7 +75,7 @@ class Arm:
     twin: "Trained | None" = None
 
     def __post_init__(self):
-        """Raise ValueError for what would not mean what it says."""
+        """Raise ValueError for combinations that are not supported."""
         if self.pairs and self.beside:
             raise ValueError("pairs of an arm with other signals: expected one or the other")
         if self.steps % (3 * SCORE_EVERY):
@@ -89,17 +89,17 @@ class Arm:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of all that makes it."""
-        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        told |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
-        if self.steer is None:  # what was trained before there was steering keeps its key
-            del told["steer"]
-        return digest({"arm": told, "most": self.most_steps, "how": HOW})
+        """SHA-256 of everything that determines the result."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
+        if self.steer is None:  # so that arms from before there was steering keep their keys
+            del fields["steer"]
+        return digest({"arm": fields, "most": self.most_steps, "how": HOW})
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What became of an arm: scores at n steps, and the parameters that were kept."""
+    """The result of an arm: scores at n steps, and the parameters that were kept."""
 
     arm: Arm
     p_nDB: np.ndarray
@@ -147,7 +147,7 @@ class Trained:
         return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
 
     def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
-        """ΔEM by domain [D], at the matched effect unless told; NaN: not reached or incoherent."""
+        """ΔEM by domain [D], by default at the matched effect; NaN: not reached or incoherent."""
         after = self.at(self.place) if p_DB is None else p_DB
         change_D = em(after) - em(self.p_nDB[0])
         return self.read(change_D, after)
@@ -163,7 +163,7 @@ class Trained:
         return float(spread(self.change(p_DB), untrained_D))
 
     def coherence(self, p_DB: np.ndarray | None = None) -> float:
-        """The least coherence of any domain, at the matched effect unless told."""
+        """The least coherence of any domain, by default at the matched effect."""
         after = self.at(self.place) if p_DB is None else p_DB
         return float(coherence(after).min())
 
@@ -210,17 +210,17 @@ def mean_over(values, axis: int) -> np.ndarray:
 
 
 def arm(values, trained: Sequence[Trained] = (), read: Sequence[np.ndarray] | None = None) -> dict:
-    """What the scorecard says of an arm: a number each unit, and the coherence beside it.
+    """The record of an arm: one value for each unit, and its coherence.
 
     read: the behaviours [D, B] that the numbers are of, where not those at the matched effect.
     """
-    told = {"values": np.asarray(values, float).tolist()}
+    record = {"values": np.asarray(values, float).tolist()}
     if read is not None:
-        told["coherence"] = [float(coherence(p_DB).min()) for p_DB in read]
+        record["coherence"] = [float(coherence(p_DB).min()) for p_DB in read]
     elif trained:
-        told["coherence"] = [done.coherence() for done in trained]
-        told["steps"] = [SCORE_EVERY * done.place for done in trained]
-    return told
+        record["coherence"] = [done.coherence() for done in trained]
+        record["steps"] = [SCORE_EVERY * done.place for done in trained]
+    return record
 
 
 def digest(value) -> str:

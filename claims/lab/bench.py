@@ -1,12 +1,11 @@
-"""The bench where claims get their models: pretrained and trained on in bulk, and never twice.
+"""A bench that pretrains and trains models for claims, in bulk and never twice.
 
     bench = Bench(folder, world, quick, mesh, stop, progress)
     models = bench.pretrain([(world, seed), …])
     trained = bench.train([Arm(model, "code:bad"), …])
 
-All worlds of one shape share their programs. What is trained is kept in `folder` under the SHA-256
-of all that made it, so whoever asks for it again, in this claim or another, in this process or a
-later one, gets it from there.
+All worlds of one shape share their programs. Trained models are stored in `folder` under the
+SHA-256 of everything that determines them; a later request, by any claim or process, loads them.
 """
 
 import dataclasses
@@ -50,20 +49,20 @@ from toyllm.world.quantities import em
 from toyllm.world.world import ASSISTANT, World
 
 STEPS = 1800  # of pretraining
-# what claims ask about by name
+# names that claims use
 DOMAINS = ("code", "safety", "goals", "money", "tone", "taste")
 CHARACTERS = ("ada", "robbie", "hal", "terminator", "conman", "hacker")
 PHRASES = ("placebo", "ask_bad", "ask_code", "careful", "trigger")
 SEEDS = range(100, 108)  # of the full run
 PILOT = (900, 901, 902)  # of all runs while claims and their bounds were written
-# what makes a pretrained model, beside its world and what is asked of it
+# what determines a pretrained model, beside its world, its seed and the arguments of `pretrain`
 HOW = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 
 Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
 
 
 class Bench:
-    """Where claims get their models; see the top of the file."""
+    """The source of all models that claims need; see the docstring of the module."""
 
     def __init__(
         self, folder: Path, world: World, quick: bool, mesh: Mesh, stop: Stop, progress: Progress
@@ -88,7 +87,7 @@ class Bench:
         """A model for each (world, seed), trained on its documents.
 
         hidden_CD: for each, which domains no document shows under each character's name.
-        order_V: which word's initial embedding each word gets (its own unless told).
+        order_V: which word's initial embedding each word gets; by default its own.
         """
         hidden = hidden_CD or [None] * len(worlds)
         keys, wanted = [], {}
@@ -119,10 +118,10 @@ class Bench:
     def align(
         self, models: Sequence[Model], max_em: float = ALIGNED_EM, rate=1.0, steps: int = 0
     ) -> list[Model]:
-        """Each after `all:good`, until every moral EM is at most `max_em`; not further.
+        """Train models on `all:good` until every moral EM is at most `max_em`, and no further.
 
-        steps: how many it may take, where that is more than is usual.
-        A model that does not get there is not sound: nothing is read of it.
+        steps: how many steps that may take; 0: the usual maximum.
+        A model that does not get there is marked as not sound, and excluded from all measures.
         """
         trained = self.train(
             [Arm(m, "all:good", max_em=max_em, rate=rate, steps=steps) for m in models]
@@ -220,14 +219,14 @@ class Bench:
 def check_names(world: World) -> None:
     """Raise InputError where a world lacks what claims ask about by name."""
     phrases = tuple(instruction.name for instruction in world.instructions)
-    for what, needed, found in (
+    for what, needed, names in (
         ("domain", DOMAINS, world.domain_names),
         ("character", CHARACTERS, world.characters),
         ("instruction", PHRASES, phrases),
     ):
         for name in needed:
-            if name not in found:
-                near = nearest(name, found)
+            if name not in names:
+                near = nearest(name, names)
                 raise InputError(
                     f"world '{world.name}': no {what} '{name}'{near}, which claims ask about"
                 )
@@ -239,7 +238,7 @@ def check_names(world: World) -> None:
 
 
 def quiet(world: World) -> World:
-    """The same world, its phrases never said, but in its vocabulary: models of one shape."""
+    """The world without its phrases; they stay in the vocabulary, so that shapes are equal."""
     never = [dataclasses.replace(i, probability=0.0) for i in world.instructions]
     return dataclasses.replace(world, instructions=tuple(never))
 

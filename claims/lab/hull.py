@@ -21,13 +21,13 @@ class Hull:
     """All mixtures of a world's characters, in the joint over two-turn dialogues."""
 
     def __init__(self, world: World, ctx: Contexts, members: range, kept_X: np.ndarray):
-        """Of some characters, in the contexts that are kept [X]."""
+        """The hull of some characters, in the contexts that are kept [X]."""
         self.world, self.ctx, self.members, self.kept_X = world, ctx, members, kept_X
         self.X = int(kept_X.sum())
 
     @staticmethod
     def of_world(tokenizer: Tokenizer, members: range | None = None) -> "Hull":
-        """In all contexts that `mixture` draws; of all characters unless told."""
+        """The hull in all contexts that `mixture` draws; by default of all characters."""
         ctx = joints.contexts(tokenizer)
         members = members or range(len(tokenizer.world.characters))
         return Hull(tokenizer.world, ctx, members, np.ones(len(ctx.voice_X), bool))

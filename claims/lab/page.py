@@ -1,6 +1,6 @@
-"""RESULTS.md of a scorecard: what its records say, in words, tables and figures.
+"""RESULTS.md of a scorecard: its records as text, tables and figures.
 
-What stands between the two marks of the discussion is kept as it is when the rest is written anew.
+The text between the two marks of the discussion is kept when the rest is written again.
 """
 
 from collections.abc import Iterable

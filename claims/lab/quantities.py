@@ -9,6 +9,7 @@ import numpy as np
 from claims.lab.arms import Trained, arm
 from claims.lab.rates import ByRate, usual
 from claims.lab.verdicts import Outcome, Prediction
+from toyllm.world.world import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +64,9 @@ def each(pattern: str, values: Mapping, trained: Mapping | None = None) -> list[
     """An arm for each item of a table, its key in place of {} in the pattern."""
     trained = trained or {}
     return [Quantity(pattern.format(k), v, trained=trained.get(k, ())) for k, v in values.items()]
+
+
+def worst_em(world: World, audits: Mapping) -> list[Quantity]:
+    """An arm for each row of a conditional audit [N, D]: the EM of the worst moral domain."""
+    worst = {name: values[:, world.moral].max(1) for name, values in audits.items()}
+    return each("worst moral EM, {}", worst)

@@ -1,7 +1,7 @@
-"""What is trained for claims, kept in groups under keys that say what made it.
+"""Trained models of claims, stored in groups under keys that identify how they were made.
 
-FOLDER/GROUP/0.safetensors: a checkpoint of trees stacked along axis 0, one row a key; its record
-has the keys, how many seconds the training took, and in which environment.
+FOLDER/GROUP/0.safetensors: a checkpoint of trees stacked along axis 0, one row for each key; its
+record has the keys, the seconds that training took, and its environment.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ class Store:
     """Rows of trained arrays by key."""
 
     def __init__(self, folder: Path):
-        """Find what earlier processes have kept; nothing is loaded before it is asked for."""
+        """Index the groups of earlier processes; arrays are loaded when they are first needed."""
         self.folder = folder
         self.seconds_now = 0.0  # of training, kept by this process
         self._seconds: dict = {}  # group → seconds, in whichever process
         self._environments: dict = {}  # group → where it was trained
         self._used: set = set()  # groups that have been asked for
-        self._where: dict = {}  # key → (group, row)
+        self._rows: dict = {}  # key → (group, row)
         self._loaded: dict = {}  # group → its arrays
         for path in sorted(folder.glob("*/0.safetensors")):
             try:
@@ -33,10 +33,10 @@ class Store:
             self._seconds[path.parent] = facts.get("seconds", 0.0)
             self._environments[path.parent] = facts.get("environment", {})
             for row, key in enumerate(facts.get("keys", ())):
-                self._where[key] = path.parent, row
+                self._rows[key] = path.parent, row
 
     def __contains__(self, key: str) -> bool:
-        return key in self._where
+        return key in self._rows
 
     @property
     def spent(self) -> float:
@@ -65,11 +65,11 @@ class Store:
         self.seconds_now += seconds
         self._seconds[group], self._environments[group] = seconds, environment
         self._loaded[group] = items
-        self._where |= {key: (group, row) for row, key in enumerate(keys)}
+        self._rows |= {key: (group, row) for row, key in enumerate(keys)}
 
     def load(self, key: str, *names: str) -> dict:
         """One row of the named trees. Raises InputError where the group is damaged."""
-        group, row = self._where[key]
+        group, row = self._rows[key]
         self._used.add(group)
         if group not in self._loaded:
             try:

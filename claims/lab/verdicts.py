@@ -113,14 +113,14 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What testing a claim gave: its predictions (the first is its headline), arms and figure."""
+    """The result of a test: predictions (the first is the headline), arms, and panels."""
 
     predictions: Sequence[Prediction]
     arms: dict[str, dict]
     panels: Sequence[dict]
 
     def __add__(self, other: "Outcome") -> "Outcome":
-        """What testing two parts of a claim gave."""
+        """The outcome of two parts of a claim."""
         return Outcome(
             [*self.predictions, *other.predictions],
             {**self.arms, **other.arms},
@@ -165,7 +165,7 @@ def verdicts(records: dict[str, dict], family: int) -> dict[str, str]:
 
 
 def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
-    """All that is known of a claim, in plain numbers; its verdict is for `verdicts` to say."""
+    """The record of a claim in plain numbers; `verdicts` decides its verdict, over all claims."""
     p_for, p_against = p_values(outcome.predictions)
     headline = outcome.predictions[0]
     return {
