@@ -602,7 +602,7 @@ def test_texts_without_words_are_skipped_with_a_warning(tmp_path, capsys):
 def test_processes_that_were_started_differently_all_end(monkeypatch, change, told):
     digests = []
 
-    def gather(mine):
+    def gather(mine, tiled=False):
         digests.append(mine)
         return np.stack([digests[0], mine])
 

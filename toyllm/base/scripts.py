@@ -45,22 +45,21 @@ def run_script(action: Callable[[], None]) -> None:
         name = error.filename or (output_fails(error) and "standard output")
         why = f"{name}: {error.strerror}" if name else str(error)
         status, line = 1, f"{why}; fix this, then rerun: {again}"
-    except jax.errors.JaxRuntimeError as error:
-        why = " ".join(str(error).split())[:100]
-        status = 1
-        if jax.distributed.is_initialized():
+    except Exception as error:
+        status, why = 1, " ".join(str(error).split())[:100]
+        of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        # where a process dies, the others fail in several ways; gloo carries their messages on CPUs
+        if jax.distributed.is_initialized() and (of_jax or "gloo" in str(error)):
             line = f"another process of this run has ended or cannot be reached ({why}); what was "
             line += f"saved is kept; start all of them again, this one with: {again}"
-        elif "RESOURCE_EXHAUSTED" in why:
+        elif jax.distributed.is_initialized():
+            traceback.print_exc()
+            line = repr(error)
+        elif of_jax and "RESOURCE_EXHAUSTED" in why:
             line = f"the device has too little free memory ({why}); end what else uses it, or "
             line += f"choose smaller sizes or JAX_PLATFORMS=cpu; then: {again}"
         else:
             raise
-    except Exception as error:
-        if not jax.distributed.is_initialized():
-            raise
-        traceback.print_exc()
-        status, line = 1, repr(error)
     if not status:
         return
     tell(line)
