@@ -72,7 +72,7 @@ def test_the_scorer_asks_as_the_whole_batch_does(personas, personas_codec, lab):
     add_LD = np.full((lm.config.L + 1, lm.config.D), 0.1, np.float32)
     for model, add in ((lm, None), (lm.steered(add_LD), add_LD)):
         logp = scoring.answer_logprobs(model, params, asked.prompt_QT, asked.answer_QAU)
-        close(scorer.logprobs(params, asked, add), logp, FORWARD)
+        close(np.exp(scorer.logprobs(params, asked, add)), np.exp(logp), FORWARD)
         p_QB = scoring.behaviours(logp, asked.behaviour_QA)
         close(scorer(params, asked, add), p_QB, FORWARD)
     everything = scoring.questions(personas_codec, docs)
