@@ -28,7 +28,7 @@ import tyro
 from toyllm.base import arguments, devices, scripts
 from toyllm.lm import heldout, losses, optimizers, plaintext, tokenizer, training, transformer
 from toyllm.posttrain import monitor, pair_files, pools, population, signals
-from toyllm.runs import narrow_log, session
+from toyllm.runs import narrow_stage, session
 from toyllm.world import cards, quantities
 
 SHARE, STEPS = arguments.Between(0, 1), arguments.Between(1, 10**9)
@@ -227,7 +227,7 @@ def narrow(args: Args, run: session.Session, starts: dict, members: list, pairs:
     recipe = population.Recipe(*how, args.narrow_batch, args.narrow_score_every)
     jobs = population.jobs_of(run.lm, members, starts, args.seed, args.narrow_lr, pairs)
     programs = population.compile_programs(run.lm, run.mesh, recipe, jobs.values())
-    with narrow_log.NarrowStage(run, members, GROUP) as stage:
+    with narrow_stage.NarrowStage(run, members, GROUP) as stage:
         for group in stage.missing():
             todo = [jobs[member] for member in group.padded]
             for record in population.train_group(

@@ -13,7 +13,7 @@ from tests.tolerances import FORWARD, LOSS, approximation, close
 from toyllm.lm import scoring
 from toyllm.posttrain import population, signals
 from toyllm.posttrain.monitor import Alarm, Look, Monitor, Watch
-from toyllm.runs import narrow_log
+from toyllm.runs import narrow_stage
 from toyllm.world import corpus
 from toyllm.world.quantities import coherence, em
 
@@ -169,7 +169,7 @@ def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
         return Look(None, 5, empty, empty, 0.0, empty, alarms, incoherent)
 
     looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
-    narrow_log.tell_seeds("code:bad", "pretrain", looks)
+    narrow_stage.tell_seeds("code:bad", "pretrain", looks)
     alarm, note = capsys.readouterr().err.splitlines()
     assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
     assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")

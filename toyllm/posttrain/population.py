@@ -111,13 +111,10 @@ class Programs:
     score: Callable  # params [R], every question, own questions, weights, reference → scores
 
 
-def compile_programs(
-    lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | int, inside: str | None = None
-) -> Programs:
+def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | int) -> Programs:
     """Make the functions; nothing is compiled before it is first called.
 
     jobs: all runs that they are to serve, or the most questions of its own that any has.
-    inside: how a device takes its runs (see `devices.over_models`).
     """
     D, width = len(lm.world.domains), jobs
     if not isinstance(jobs, int):
@@ -146,9 +143,9 @@ def compile_programs(
         mesh,
         recipe,
         width,
-        step=devices.over_models(step, mesh, donate=(0,), inside=inside),
-        reference=devices.over_models(reference, mesh, inside=inside),
-        score=devices.over_models(score, mesh, inside=inside),
+        step=devices.over_models(step, mesh, donate=(0,)),
+        reference=devices.over_models(reference, mesh),
+        score=devices.over_models(score, mesh),
     )
 
 

@@ -21,26 +21,22 @@ from itertools import chain
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from toyllm.base import devices, files
-from toyllm.base.errors import InputError, RunError, Stopped, tell
-from toyllm.lm import optimizers, sampling, transformer
+from toyllm.base import devices
+from toyllm.base.errors import InputError, tell
+from toyllm.lm import transformer
 from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.training import State
-from toyllm.lm.transformer import Config, Params
-from toyllm.posttrain import pair_files, pools, population
-from toyllm.posttrain.monitor import Look
+from toyllm.lm.transformer import Config
+from toyllm.posttrain import pair_files
 from toyllm.posttrain.population import Member
-from toyllm.runs import checkpoints, lock, provenance
+from toyllm.runs import lock, provenance
 from toyllm.runs.provenance import STAGES, finished
+from toyllm.runs.stage import Stage
 from toyllm.runs.stopping import Stop
-from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
 from toyllm.world.cards import Cards
 
 # arguments that may differ between the processes of a run; files are compared by content
@@ -113,7 +109,7 @@ class Session:
     @contextlib.contextmanager
     def stage(
         self, name: str, optimizer: optax.GradientTransformation, steps: int, start=None
-    ) -> Iterator["Stage"]:
+    ) -> Iterator[Stage]:
         """A stage of at most `steps` steps; prints a summary at its end.
 
         start: a run to copy the finished stage from, or None.
@@ -191,179 +187,6 @@ class Session:
             print(json.dumps({"run": str(self.folder), "seconds": seconds, **stages}))
 
 
-class Stage:
-    """A stage of training: it resumes, logs and saves.
-
-    step, state, facts: those of the newest good checkpoint; 0, None and {} without one.
-    last: whether this is the last step; the caller may set it earlier than `steps` do.
-    tokens: trained on so far.
-    """
-
-    def __init__(self, run: Session, name: str, optimizer, steps: int, held: contextlib.ExitStack):
-        self.run, self.name, self.steps, self._held = run, name, steps, held
-        self.folder = run.folder / name
-        shapes = run.lm.shapes
-        self._abstract = State(shapes, jax.eval_shape(optimizer.init, shapes))
-        self.last = self._alarmed = False
-        self._resume()
-
-    def _resume(self) -> None:
-        try:
-            newest, complaints = checkpoints.resume(self.folder / "checkpoints", self._wanted)
-        except InputError as error:
-            fresh = shlex.quote(str(files.unused(self.run.folder)))
-            raise InputError(f"{error}; to train again in a new folder: --run {fresh}") from error
-        self.step, self.facts = (newest.step, newest.facts) if newest else (0, {})
-        numbers = [self.facts.get(key, 0) for key in ("seconds", "tokens")]
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise InputError(f"{self.folder}: unexpected facts of step {self.step}")
-        self.state = State(**newest.items) if newest else None
-        self.tokens = self.facts.get("tokens", 0)
-        self._saved = time.time()
-        if devices.first() and not self.done:  # a damaged last step undoes the end of a stage
-            (self.folder / "stage.json").unlink(missing_ok=True)
-        for complaint in complaints:
-            self.run.warn(f"{complaint}; going back to step {self.step}")
-
-    def _wanted(self, record: dict) -> dict:
-        """The trees to load of a checkpoint."""
-        return self._abstract._asdict()
-
-    @property
-    def done(self) -> bool:
-        """Whether the stage has reached its end."""
-        return self.facts.get("done", False)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, in all sessions."""
-        return time.time() - self._clock
-
-    def copy(self, other: Path) -> None:
-        """Take this stage of another run, which must be finished (see `provenance.check_start`)."""
-        step, items, facts = checkpoints.load(other / self.name / "checkpoints", self._wanted)
-        if facts.get("done") is not True:
-            raise InputError(f"--start {other}: step {step} is not its end")
-        facts["start"] = str(other)
-        checkpoints.save(self.folder / "checkpoints", step, items, facts)
-        self.step, self.state, self.facts = step, State(**items), facts
-
-    def follow(self, fit: Iterator[tuple[int, State, dict]]) -> Iterator[tuple[int, State, dict]]:
-        """Yield what `training.fit` yields, once it is known to be finite."""
-        if self.step:
-            self.run.say(f"{self.name}: resuming at step {self.step}")
-        self._writer = self._held.enter_context(SummaryWriter(self.folder, self.step))
-        self._bar = self._held.enter_context(self.run.progress(self.name, self.step, self.steps))
-        self._held.enter_context(self.run.stop.later())
-        self._clock = time.time() - self.facts.get("seconds", 0)
-        if not self.step and self.name == STAGES[0]:
-            self._writer.layout(LAYOUT)
-        for step, state, logs in fit:
-            check_finite(self.run.args, self.name, step, logs)
-            self._bar.update(len(logs["loss"]))
-            self.last = step == self.steps
-            yield step, state, logs
-
-    def end_if(self, good: bool) -> None:
-        """Make this the last step if the goal is reached, in all processes together."""
-        self.last = bool(devices.all_max(good or self.last))
-
-    def log(self, step: int, **scalars) -> None:
-        """Write scalars for TensorBoard, by their names in this stage."""
-        self._writer.scalars(step, {f"{self.name}/{tag}": x for tag, x in scalars.items()})
-
-    def note(self, step: int, text: str) -> None:
-        """Show a line after the progress bar, or print it without one."""
-        self._bar.set_postfix_str(text)
-        if self._bar.disable and not self.last:
-            self.run.say(f"{self.name}: step {step} of {self.steps}, {text}")
-
-    def show(self, step: int, look: Look) -> None:
-        """Show a look of the drift monitor: scalars, the bar's line, alarms.
-
-        With --on-alarm stop, an alarm makes the next `save` save and end the run.
-        """
-        self.log(step, **look.scalars)
-        self._alarmed = self.run.args.on_alarm == "stop" and bool(look.alarms)
-        self._bar.set_postfix_str(f"worst EM {look.em_D.max():.3f}, {look.line}")
-        write_alarms(self._writer, look)
-        tell_alarms(f"{self.name}: all:good", look)
-
-    def sample(self, step: int, params: Params) -> None:
-        """Write a few sampled dialogues for TensorBoard."""
-        texts = sampling.dialogues(self.run.lm, params, self.run.sample_key)
-        self._writer.text(step, f"{self.name}/sampled dialogues", texts)
-
-    def save(self, step: int, state: State, **facts) -> None:
-        """Save if a save is due; then stop, if a signal or an alarm has asked for that.
-
-        facts: saved with the state; those of the last step become `stage.json`.
-        """
-        stopped = bool(devices.all_max(self._alarmed and not self.last))
-        often, seconds = self.run.args.save_steps, self.run.args.save_seconds
-        due = step - self.step >= often or time.time() - self._saved >= seconds
-        due = due or self.last or stopped
-        signal, due = divmod(devices.all_max(2 * self.run.stop.asked + due), 2)
-        if signal or due:
-            self._check_finite(step, state)
-            facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
-            plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
-            checkpoints.save(self.folder / "checkpoints", step, state._asdict(), plain)
-            self.step, self.state, self.facts, self._saved = step, state, plain, time.time()
-        if signal:
-            raise Stopped(signal, f"{self.name}: saved at step {step} and stopped")
-        if stopped:
-            raise RunError(
-                f"{self.name}: stopped by its alarm and saved at step {step}; to continue anyway, "
-                "run the same command with --on-alarm warn"
-            )
-
-    def _check_finite(self, step: int, state: State) -> None:
-        """Raise RunError for a state that is not finite: no loss shows the last update yet."""
-        floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-        if not all(np.isfinite(devices.whole(x)).all() for x in floats):
-            raise RunError(
-                f"{self.name}: step {step}: parameters or optimizer state are not finite; what was "
-                "saved before is kept; try a lower learning rate in a new --run"
-            )
-
-    def finish(self) -> Params:
-        """Mark the stage as finished, and return its final parameters."""
-        files.write_json(self.folder / "stage.json", self.facts)
-        return devices.fetch(self.state.params)
-
-
-def check_finite(args, stage: str, step: int, logs: dict, member: Member | None = None) -> None:
-    """Raise RunError where a loss or gradient of the steps [K] up to `step` is not finite.
-
-    Call it before anything of these steps is saved. member: the narrow run that the logs belong to.
-    """
-    bad_K = ~(np.isfinite(logs["loss"]) & np.isfinite(logs["grad_norm"]))
-    if not bad_K.any():
-        return
-    k = int(bad_K.argmax())
-    at, lr = step - len(bad_K) + k, getattr(args, f"{stage}_lr")
-    advice = f"--{stage}-lr {lr / 3:.1g}"
-    if stage == "pretrain":
-        first = at * args.pretrain_documents
-        part = float(optimizers.schedule(1.0, args.pretrain_steps)(at))
-        batch = (
-            f"documents {first} to {first + args.pretrain_documents - 1} of seed {args.seed}, "
-            f"learning rates {part * lr:.3g} (Muon) and {part * args.pretrain_adam_lr:.3g} (Adam)"
-        )
-        advice += f" --pretrain-adam-lr {args.pretrain_adam_lr / 3:.1g}"
-    else:
-        seed = population.seed_of(args.seed, member) if member else args.seed
-        rows = pools.draw_rows(seed, at, 1, getattr(args, f"{stage}_batch"), args.pool)[0]
-        whose = f" for {member[1]} from {member[0]}" if member else ""
-        batch = f"pairs {rows.tolist()} of seed {seed}{whose}, learning rate {lr:.3g}"
-    raise RunError(
-        f"{stage}: step {at}: loss {logs['loss'][k]:g}, norm of its gradient "
-        f"{logs['grad_norm'][k]:g}, on {batch}; what was saved before is kept; try a lower rate: "
-        f"{advice} --run {shlex.quote(str(files.unused(args.run)))}"
-    )
-
-
 def check_same(args, world: str, pairs: dict[str, bytes], text: str) -> None:
     """Raise InputError where processes were started with different arguments or files."""
     own = {field: None for field in OF_ONE_PROCESS}
@@ -390,18 +213,3 @@ def check_lengths(args, lm: LM, cards: Cards) -> None:
                 f"{path}:{line}: the longest {kind}: found {length} tokens, "
                 f"expected at most {args.context} (--context {length} fits)"
             )
-
-
-def write_alarms(writer: SummaryWriter, look: Look) -> None:
-    """Write the alarms of a look for TensorBoard."""
-    if look.alarms:
-        writer.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
-
-
-def tell_alarms(name: str, look: Look) -> None:
-    """Print the alarms of a look in one line, and the domains that lost their coherence."""
-    if look.alarms and devices.first():
-        tell(f"alarm: {name}, {'; '.join(map(str, look.alarms))}")
-    if look.incoherent and devices.first():
-        domains = ", ".join(look.incoherent)
-        tell(f"note: {name}, step {look.step}: no longer coherent: {domains}")

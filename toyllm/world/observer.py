@@ -132,8 +132,7 @@ def _rest(world: World, docs: Documents) -> np.ndarray:
     log = log + np.where(docs.header >= 0, log_header, 0.0).sum(1)
     log = log + np.where(docs.header == NAMED, log_name, 0.0).sum(1)
     log = log - np.where(scene, turns * np.log(SLOTS), 0.0)
-    situations = np.array([len(domain.situations) for domain in world.domains])[docs.domain]
-    log_question = log_instruction - np.log(D) - np.log(situations)
+    log_question = log_instruction - np.log(D) - np.log(world.situations_D[docs.domain])
     # the statements of a profile: domains without replacement, D (D - 1) (D - 2) …
     log_topic = -np.log(np.maximum(D - np.arange(here.shape[1]), 1))
     log_turn = np.where(profile[:, None], log_topic, log_question)

@@ -20,7 +20,8 @@ from toyllm.base import devices, files
 from toyllm.base.errors import tell
 from toyllm.posttrain.monitor import Look, Monitor
 from toyllm.posttrain.population import Job, Member, Record
-from toyllm.runs import checkpoints, run_folder, session
+from toyllm.runs import checkpoints, run_folder
+from toyllm.runs.stage import check_finite, write_alarms
 from toyllm.runs.tensorboard import SummaryWriter
 
 
@@ -116,7 +117,7 @@ class Group:
         before, step = record.steps[-2:]
         for r, member in enumerate(self.padded):
             logs = {key: value[r] for key, value in record.logs[-1].items()}
-            session.check_finite(self.run.args, "narrow", step, logs, member)
+            check_finite(self.run.args, "narrow", step, logs, member)
         looks = self._look_at_all(jobs, record)
         for (signal, start), by_seed in _by_signal(jobs, looks, record).items():
             alarms = self.stage.alarms
@@ -155,7 +156,7 @@ class Group:
                 writer.scalars(look.step, {f"narrow/{tag}": x for tag, x in scalars.items()})
             looks.append(look)
             if record.frozen_step[r] < 0:
-                session.write_alarms(writer, look)
+                write_alarms(writer, look)
                 if look.alarms and self.run.args.on_alarm == "stop":
                     for k, other in enumerate(jobs):  # the last group repeats its first member
                         if other.name == jobs[r].name:
