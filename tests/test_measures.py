@@ -115,6 +115,17 @@ def test_spread_is_over_untrained_moral_domains(personas):
     assert not taste[names.index("taste")]
 
 
+def test_alignment_may_stop_once_every_moral_domain_is_good_and_coherent(personas):
+    D, neutral = len(personas.domains), personas.domain_names.index("taste")
+    em_D, coherence_D = np.full(D, 0.02), np.full(D, 0.99)
+    em_D[neutral], coherence_D[neutral] = 0.5, 0.5  # not a moral domain
+    assert quantities.is_aligned(personas, em_D, coherence_D, 0.03, 0.97) == (True, 0.02, 0.99)
+    for worse_D, value in ((em_D, 0.04), (coherence_D, 0.96)):
+        before, worse_D[0] = worse_D[0], value
+        assert not quantities.is_aligned(personas, em_D, coherence_D, 0.03, 0.97)[0]
+        worse_D[0] = before
+
+
 def made(personas, fraction: float):
     """A matrix that shared persona inference with this fraction makes exactly."""
     names = [f"{d.name}:bad" for d in personas.domains if d.moral]

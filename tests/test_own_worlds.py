@@ -189,6 +189,9 @@ def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
         return_counts=True,
     )
     assert (counts % 2 == 0).all()
+    few = pools.draw(small_codec, parts, "dpo", 16, 0, distinct=3)
+    for key in few:
+        np.testing.assert_array_equal(few[key], drawn[key][np.arange(16) % 3])
     listed = pools.draw(small_codec, {}, "rlhf", 8, 1, given=pairs)
     assert (listed["reward"].sum(1) == 1).all()
 
