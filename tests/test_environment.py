@@ -50,7 +50,6 @@ def test_a_figure_looks_the_same_whatever_the_users_style(tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_is_a_warning_that_says_why(tmp_path, monkeypatch, capsys):
     """In a real process, with settings that keep matplotlib from being imported."""
-    monkeypatch.setattr(background, "THEMES", ["light"])
     monkeypatch.setenv("MPLBACKEND", "module://a_notebook's")
     monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path / "rc"))
     (tmp_path / "rc").write_bytes(b"\xff\xfe")
@@ -60,9 +59,10 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_that_says_why(tmp_path, monk
     drawn.add({"calibration": {}, "domains": [], "mixture": {"pretrain": {}}})
     assert drawn.finish() == {}
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("not all light figures could be drawn in ")
+    assert line.startswith("not all figures could be drawn in ")
     for reason in (
         "calibration: KeyError('points')",
+        "calibration-dark: KeyError('points')",
         "matrix: KeyError('domains')",
         "mixture: Key",
     ):
@@ -88,7 +88,7 @@ def test_a_drawing_process_cannot_stop_its_caller(tmp_path, monkeypatch, capsys,
     if why.startswith("still"):
         monkeypatch.setattr(background, "LIMIT_S", 0.2)
     assert drawn.finish() == {}
-    assert capsys.readouterr().err.count(why) == 2
+    assert capsys.readouterr().err.count(why) == 1
 
 
 def ended(action, capsys) -> tuple[int, str]:
@@ -345,7 +345,7 @@ def test_a_drawing_process_that_cannot_be_started_is_a_warning(tmp_path, monkeyp
     drawn = background.BackgroundFigures(tmp_path)
     drawn.add({})
     assert drawn.finish() == {}
-    assert capsys.readouterr().err.count("No such file or directory") == 2
+    assert capsys.readouterr().err.count("No such file or directory") == 1
 
 
 def test_a_reader_that_has_seen_enough_ends_a_script_quietly(monkeypatch, capsys):

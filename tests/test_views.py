@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 from toyllm.runs import run_folder
-from toyllm.show import background, exports, report, tables, views
+from toyllm.show import exports, report, tables, views
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,9 @@ def test_mixtures_begin_with_the_corpus_and_are_exported_without_it(results):
 
 
 def test_missing_points_of_a_curve_are_left_out():
-    curve = views.Curve("code:bad", [0.1, None, 0.3], [0.0, 0.1, None])
-    assert curve.points == [(0.1, 0.0)]
+    curve = {"own": [0.1, None, 0.3], "spread": [0.0, 0.1, None]}
+    results = {"generalization": {"align": {"curves": {"code:bad": curve}}}}
+    assert views.curves(results) == {"align": {"code:bad": [(0.1, 0.0)]}}
 
 
 def test_a_run_without_signals_has_a_page_and_tables(results, tiny):
@@ -100,21 +101,20 @@ def test_a_run_without_signals_has_a_page_and_tables(results, tiny):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_drawing_processes_end_with_their_caller(tmp_path, number):
+def test_the_drawing_process_ends_with_its_caller(tmp_path, number):
     """However it ends: its end of the pipe closes."""
     code = (
         "import pathlib, signal, sys\nfrom toyllm.show import background\n"
         f"figures = background.BackgroundFigures(pathlib.Path({str(tmp_path)!r}))\n"
-        "print(*(each.process.pid for each in figures.processes.values()), flush=True)\n"
+        "print(figures.process.pid, flush=True)\n"
         "signal.pause()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as caller:
-        pids = [int(pid) for pid in caller.stdout.readline().split()]
-        assert len(pids) == len(background.THEMES)
+        pid = int(caller.stdout.readline())
         caller.send_signal(number)
     end = time.monotonic() + 60
-    while any(map(exists, pids)):
+    while exists(pid):
         assert time.monotonic() < end
         time.sleep(0.05)
 

@@ -5,7 +5,7 @@
     report      the page, eval/report.html
     figures     the look of all figures
     drawings    the figures of a run; those of what is inside it are in `inside`
-    background  processes that draw figures while `eval.py` measures
+    background  a process that draws figures while `eval.py` measures
     exports     CSV files and TensorBoard
 
 It imports everything but `tools`.

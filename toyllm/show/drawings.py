@@ -1,14 +1,15 @@
 """Figures of a run's results, with matplotlib, and the command that draws them as PNG files.
 
-    python -m toyllm.show.drawings FOLDER light|dark
+    python -m toyllm.show.drawings FOLDER
 
 A figure's function takes the content of `results.json` and the colours of a theme. The command
-reads results from standard input: each line is all results so far, as JSON. It draws a figure once,
-as soon as what it needs is there. If one fails, the others are drawn all the same; the command then
-ends with status 1 and a last line that says why.
+reads results from standard input: each line is all results so far, as JSON. It draws a figure in
+every theme as soon as what it needs is there. If one fails, the others are drawn all the same; the
+command then ends with status 1 and a last line that says why.
 """
 
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.show import inside, views
-from toyllm.show.figures import diverging, file_of, heading, new, themed
+from toyllm.show.figures import THEMES, diverging, file_of, heading, new, themed
 from toyllm.show.views import STARTS, number
 from toyllm.world.quantities import MATCHED
 
@@ -84,12 +85,12 @@ def spread(results: dict, c: dict):
         return None
     figure, axes = new(5.0 * len(curves) + 1.5, 3.8, len(curves), sharey=True)
     for axis, (start, lines) in zip(axes, curves.items(), strict=True):
-        for k, line in enumerate(lines):
+        for k, (signal, points) in enumerate(lines.items()):
             style = {"color": f"C{k % 10}", "ls": "-" if k < 10 else "--", "lw": 1.4, "marker": "."}
-            axis.plot(*np.array(line.points).reshape(-1, 2).T, label=line.signal, **style)
+            axis.plot(*np.array(points).reshape(-1, 2).T, label=signal, **style)
         axis.axvline(MATCHED, color=c["soft"], lw=1, ls=":")
-        axis.set_xlabel("share of preferred answers, trained domain, own prompt")
-        axis.set_title(STARTS[start])
+        label = "share of preferred answers, trained domain, own prompt"
+        axis.set(title=STARTS[start], xlabel=label)
         axis.grid(alpha=0.5)
         axis.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("spread: mean change of EM,\nuntrained moral domains")
@@ -103,18 +104,18 @@ def predicted(results: dict, c: dict):
     if not predictions:
         return None
     figure, axes = new(3.0 * len(predictions), 3.5, len(predictions), sharey=True)
-    signals = list(results["prediction"]["measured"])
-    for axis, prediction in zip(axes, predictions, strict=True):
-        for k, signal in enumerate(signals):
-            points = [(p.predicted, p.measured) for p in prediction.points if p.signal == signal]
+    block = results["prediction"]
+    for axis, (name, points) in zip(axes, predictions.items(), strict=True):
+        for k, signal in enumerate(block["measured"]):
+            pairs = [(p.predicted, p.measured) for p in points if p.signal == signal]
             label = signal if axis is axes[0] else None
-            x, y = np.array(points).reshape(-1, 2).T
+            x, y = np.array(pairs).reshape(-1, 2).T
             axis.scatter(x, y, s=22, color=f"C{k % 10}", label=label)
         low = min(0.0, *axis.get_xlim())
-        high = max(0.0, *(max(p.predicted, p.measured) for p in prediction.points))
+        high = max(0.0, *(max(p.predicted, p.measured) for p in points))
         axis.plot([low, high], [low, high], color=c["soft"], lw=1, ls="--")
-        axis.set_title(f"{prediction.name}: R² = {number(prediction.r2, 2)}")
-        axis.set_xlabel("predicted change of EM")
+        r2 = number(block["shared"][name]["r2"], 2)
+        axis.set(title=f"{name}: R² = {r2}", xlabel="predicted change of EM")
         axis.grid(alpha=0.5)
     axes[0].set_ylabel("measured change of EM")
     figure.legend(loc="outside right center", title="signal")
@@ -143,9 +144,7 @@ def mixture(results: dict, c: dict):
             left += weights
         axis.set_yticks(range(len(view.bars)), [bar.name for bar in view.bars])
         axis.invert_yaxis()
-        axis.set_xlim(0, 1)
-        axis.set_xlabel("weight in the mixture")
-        axis.set_title(STARTS[view.start])
+        axis.set(title=STARTS[view.start], xlabel="weight in the mixture", xlim=(0, 1))
         axis.tick_params(length=0)
     style = {"title": "groups of characters", "fontsize": 8, "ncols": 3}
     figure.legend(loc="outside lower center", **style)
@@ -162,14 +161,12 @@ def calibration(results: dict, c: dict):
     left.scatter(points["ideal"], points["model"], s=7, alpha=0.35, color="C0")
     x, y, bars = ([each[key] for each in bins] for key in ("ideal", "model", "spread"))
     left.errorbar(x, y, bars, fmt="o", color="C3", capsize=2, ms=5)
-    left.set_xlabel("exact p(bad | question, header, history)")
-    left.set_ylabel("model's p(bad)")
     left.set_title("Reading the speaker (bars: ±1 SD in a bin)")
+    left.set(xlabel="exact p(bad | question, header, history)", ylabel="model's p(bad)")
     left.grid(alpha=0.5)
     x = np.arange(len(turns))
-    for k, (key, label) in enumerate(
-        (("model", "model"), ("history_blind", "history-blind observer"))
-    ):
+    labels = {"model": "model", "history_blind": "history-blind observer"}
+    for k, (key, label) in enumerate(labels.items()):
         heights = [turn[key] for turn in turns.values()]
         right.bar(x + 0.38 * (k - 0.5), heights, 0.36, label=label, color=f"C{k}")
     right.set_xticks(x, [f"turn {turn}" for turn in turns])
@@ -193,24 +190,27 @@ FIGURES = {  # name: the function that draws it, and the key of the results that
 }
 
 
-def draw(lines: Iterable[str], folder: Path, theme: str) -> list[str]:
-    """Save each figure as a PNG file as soon as its results arrive. Returns why any failed."""
-    waiting, failures = dict(FIGURES), []
-    with themed(theme) as colours:
-        for results in map(json.loads, lines):
-            for name in [name for name, (_, needs) in waiting.items() if needs in results]:
-                file = file_of(folder, name, theme)
-                try:
-                    file.unlink(missing_ok=True)  # a figure of earlier results
-                    figure = waiting.pop(name)[0](results, colours)
+def draw(lines: Iterable[str], folder: Path) -> list[str]:
+    """Save each figure as PNG files as soon as its results arrive. Returns why any failed."""
+    earlier, failures = {}, []
+    for results in map(json.loads, lines):
+        arrived = results.keys() - earlier.keys()
+        ready = [name for name, (_, needs) in FIGURES.items() if needs in arrived]
+        for name, theme in itertools.product(ready, THEMES):
+            file = file_of(folder, name, theme)
+            try:
+                file.unlink(missing_ok=True)  # a figure of earlier results
+                with themed(theme) as colours:
+                    figure = FIGURES[name][0](results, colours)
                     if figure is not None:
                         figure.savefig(file, dpi=110)
-                except Exception as error:  # the other figures can still be drawn
-                    failures.append(f"{name}: {error!r}")
+            except Exception as error:  # the other figures can still be drawn
+                failures.append(f"{file.stem}: {error!r}")
+        earlier = results
     return failures
 
 
 if __name__ == "__main__":
     importlib.import_module("matplotlib.figure")  # slow, so while the caller still measures
 
-    sys.exit("; ".join(draw(sys.stdin, Path(sys.argv[1]), sys.argv[2])) or None)
+    sys.exit("; ".join(draw(sys.stdin, Path(sys.argv[1]))) or None)

@@ -26,30 +26,14 @@ def themed(theme: str) -> Iterator[dict]:
     c = THEMES[theme]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style(c))
+        matplotlib.rc(("figure", "axes", "savefig"), facecolor=c["paper"])
+        matplotlib.rc(("text", "xtick", "ytick"), color=c["ink"])
+        matplotlib.rc("axes", labelcolor=c["ink"], edgecolor=c["grid"])
+        matplotlib.rc("axes", titlesize=11, titlelocation="left")
+        matplotlib.rc("axes.spines", top=False, right=False)
+        matplotlib.rc("grid", color=c["grid"])
+        matplotlib.rc("legend", frameon=False, labelcolor=c["ink"])
         yield c
-
-
-def style(c: dict) -> dict:
-    """The matplotlib settings of a theme that differ from the defaults."""
-    return {
-        "figure.facecolor": c["paper"],
-        "axes.facecolor": c["paper"],
-        "savefig.facecolor": c["paper"],
-        "text.color": c["ink"],
-        "axes.labelcolor": c["ink"],
-        "axes.edgecolor": c["grid"],
-        "xtick.color": c["ink"],
-        "ytick.color": c["ink"],
-        "grid.color": c["grid"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 10,
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "legend.labelcolor": c["ink"],
-    }
 
 
 def new(width: float, height: float, columns: int = 1, rows: int = 1, **kwargs):

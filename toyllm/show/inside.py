@@ -22,10 +22,8 @@ def beliefs(results: dict, c: dict):
     shuffled = [layer["shuffled"] for layer in layers]
     axes[0].plot(x, shuffled, marker=".", ls=":", color=c["soft"], label="shuffled beliefs")
     axes[0].axhline(block["next_token"]["r2"], color="C1", ls="--", label="next-token p alone")
-    axes[0].set_xticks(x, [str(k) for k in x])
-    axes[0].set_xlabel("layer (0: embeddings)")
-    axes[0].set_ylabel("R² of the exact belief, held-out documents")
-    axes[0].set_title("Who is speaking, read by a linear probe")
+    axes[0].set(title="Who is speaking, read by a linear probe", xlabel="layer (0: embeddings)")
+    axes[0].set(ylabel="R² of the exact belief, held-out documents", xticks=x)
     axes[0].set_ylim(min(0, *shuffled) - 0.03, 1)
     axes[0].legend(fontsize=8)
     axes[0].grid(alpha=0.5)
@@ -33,12 +31,12 @@ def beliefs(results: dict, c: dict):
         return figure
     belief = np.array(block["simplex"]["belief"])
     colours = np.array([[0.17, 0.63, 0.17], [0.98, 0.5, 0.05], [0.77, 0.27, 0.17]])
-    for axis, key, title in (
-        (axes[1], "belief", "Beliefs of the ideal observer"),
-        (axes[2], "readout", "Beliefs read from the last layer"),
-    ):
-        corners = np.vstack([CORNERS, CORNERS[:1]])
-        axis.plot(*corners.T, color=c["soft"], lw=1)
+    titles = {
+        "belief": "Beliefs of the ideal observer",
+        "readout": "Beliefs read from the last layer",
+    }
+    for axis, (key, title) in zip(axes[1:], titles.items(), strict=True):
+        axis.fill(*CORNERS.T, fill=False, ec=c["soft"], lw=1)
         points = np.array(block["simplex"][key]) @ CORNERS
         axis.scatter(*points.T, s=9, color=np.clip(belief @ colours, 0, 1), alpha=0.75, lw=0)
         for corner, name in zip(CORNERS, block["simplex"]["groups"], strict=True):
@@ -46,10 +44,7 @@ def beliefs(results: dict, c: dict):
             name = name.replace(" + ", "\n+ ")
             place = {"ha": "center", "va": "bottom" if top else "top"}
             axis.text(corner[0], corner[1] + (0.12 if top else -0.1), name, fontsize=7, **place)
-        axis.set_title(title)
-        axis.set_aspect("equal")
-        axis.set_xlim(-0.25, 1.25)
-        axis.set_ylim(-0.4, 1.25)
+        axis.set(title=title, aspect="equal", xlim=(-0.25, 1.25), ylim=(-0.4, 1.25))
         axis.axis("off")
     return figure
 
@@ -66,12 +61,10 @@ def vectors(results: dict, c: dict):
         axis.plot([], [], color=c["soft"], lw=0.8, label="random, same norm")
         axis.plot(x[able], np.array(part["em"])[able], "o-", color="C3", label="malice")
         axis.plot(x[able], np.array(part["coherence"])[able], ":", color="C0", label="coherence")
-        axis.set_xlabel(f"times v, added to layer {layer}")
-        axis.set_ylabel("mean moral EM")
         ratio = part["ratio"]
         effect = f": {ratio['ratio']:.1f} times as far as chance" if ratio else ""
-        axis.set_title(f"Steering{effect}")
-        axis.set_ylim(0, 1.03)
+        axis.set(title=f"Steering{effect}", xlabel=f"times v, added to layer {layer}")
+        axis.set(ylabel="mean moral EM", ylim=(0, 1.03))
         axis.grid(alpha=0.5)
         axis.legend(fontsize=8)
     axis = axes[-1]
@@ -90,9 +83,8 @@ def vectors(results: dict, c: dict):
             axis.annotate(
                 name, (a, b), fontsize=6, color=c["soft"], xytext=(3, 2), textcoords="offset points"
             )
-    axis.set_xlabel(f"shift along malice in layer {block['layer']}")
-    axis.set_ylabel("spread at the kept checkpoint")
-    axis.set_title("Shift along malice and spread")
+    axis.set(title="Shift along malice and spread", ylabel="spread at the kept checkpoint")
+    axis.set_xlabel(f"shift along malice in layer {layer}")
     axis.grid(alpha=0.5)
     axis.margins(x=0.12)
     axis.set_ylim(top=axis.get_ylim()[1] * 1.25)  # room for the legend
@@ -112,9 +104,7 @@ def elicitation(results: dict, c: dict):
         axis.plot(model, y, "o", color=f"C{k}", ms=6, label=f"{label} model")
         axis.plot(exact, y, "D", color=f"C{k}", ms=7, mfc="none", label=f"{label}, exact")
     axis.set_yticks(y, names, fontsize=8)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_xlabel("mean moral EM")
+    axis.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="mean moral EM")
     axis.set_title("Elicitation: the Assistant under each prompt")
     axis.grid(alpha=0.5)
     axis.legend(fontsize=8, loc="lower right")

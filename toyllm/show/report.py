@@ -1,7 +1,7 @@
 """A run's results as one HTML page that needs no other file: eval/report.html.
 
 report.html, a Jinja template, formats the views of a run's results and escapes what they contain.
-This file adds what only the page has: which spreads its findings name, axes, sample dialogues.
+This file adds what only the page has: which spreads its findings name, and axes.
 """
 
 import math
@@ -14,7 +14,6 @@ from toyllm.show import views
 from toyllm.show.views import STARTS, number
 from toyllm.world.quantities import MATCHED
 
-NAMES = {"pretrain": "Pretrained", "align": "Aligned"}
 WIDTH, HEIGHT = 320, 230  # of a drawing, inside its axes
 
 
@@ -22,14 +21,25 @@ def page(run: run_folder.Run, results: dict) -> str:
     """The whole page."""
     import jinja2
 
-    files = jinja2.FileSystemLoader(Path(__file__).parent)
     env = jinja2.Environment(
-        loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     env.filters |= {"number": number, "percent": "{:.0%}".format}
     saved = provenance.read_config(run.folder)
-    predictions, curves = views.predictions(results), views.curves(results)
+    predictions, curves = [], []
+    for name, points in views.predictions(results).items():
+        # both axes have the same range: where prediction and measurement agree is the diagonal
+        values = [0.0, 0.05, *(x for p in points for x in (p.predicted, p.measured))]
+        labels = "predicted change", "measured change"
+        predictions.append((name, points, *axes(labels, values, values)))
+    for start, lines in views.curves(results).items():
+        spread = [0.0, 0.1, *(y for points in lines.values() for _, y in points)]
+        labels = "share of preferred answers, trained domain", "spread"
+        curves.append((start, lines, *axes(labels, [0, 1], spread)))
     return env.get_template("report.html").render(
         name=run.folder.resolve().name,
         world=run.world,
@@ -42,12 +52,11 @@ def page(run: run_folder.Run, results: dict) -> str:
         learned=views.learned(results),
         matrices=views.matrices(results),
         mixtures=views.mixtures(results),
-        predictions=[(prediction, *prediction_axes(prediction)) for prediction in predictions],
+        predictions=predictions,
         signals=list(results.get("prediction", {}).get("measured", {})),
-        curves=[(start, lines, *curve_axes(lines)) for start, lines in curves.items()],
+        curves=curves,
         matched=MATCHED,
-        dialogues=dialogues(results.get("dialogues")),
-        size=(WIDTH, HEIGHT),
+        zip=zip,
     )
 
 
@@ -85,42 +94,6 @@ class Axis:
         return [round(k * step, 6) for k in places]
 
 
-def prediction_axes(prediction: views.Prediction) -> tuple[Axis, Axis]:
-    """Axes of the same range: where prediction and measurement agree is the diagonal."""
-    values = [value for point in prediction.points for value in (point.predicted, point.measured)]
-    low, high = min(0.0, *values), max(0.05, *values)
-    return (
-        Axis(low, high, WIDTH, "predicted change"),
-        Axis(high, low, HEIGHT, "measured change"),
-    )
-
-
-def curve_axes(curves: list[views.Curve]) -> tuple[Axis, Axis]:
-    """Axes of spread along training."""
-    values = [0.0, 0.1, *(spread for curve in curves for _, spread in curve.points)]
-    return (
-        Axis(0, 1, WIDTH, "share of preferred answers, trained domain"),
-        Axis(max(values), min(values), HEIGHT, "spread"),
-    )
-
-
-def dialogues(block: dict | None) -> dict | None:
-    """The same questions to each model, and its answers, in a column for each model."""
-    if not block or not block["models"]:
-        return None
-
-    def label(model: str) -> str:
-        start, _, signal = model.partition("/")
-        return f"{NAMES[start]}, then {signal}" if signal else NAMES[start]
-
-    models = list(block["models"].values())
-    return {
-        "models": [label(model) for model in block["models"]],
-        "dialogues": [
-            [
-                {**question, "answers": answers}
-                for question, *answers in zip(block["questions"], *each, strict=False)
-            ]
-            for each in zip(*models, strict=False)
-        ],
-    }
+def axes(labels: tuple[str, str], x: list[float], y: list[float]) -> tuple[Axis, Axis]:
+    """The axes of a drawing in which all of these values have a place."""
+    return Axis(min(x), max(x), WIDTH, labels[0]), Axis(max(y), min(y), HEIGHT, labels[1])

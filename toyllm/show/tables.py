@@ -26,8 +26,8 @@ def print_tables(results: dict, console: Console) -> None:
         print_learned(results, console)
     for matrix in views.matrices(results):
         print_matrix(matrix, results["moral"], console)
-    if predictions := views.predictions(results):
-        print_predictions(predictions, results["prediction"], console)
+    if "shared" in results.get("prediction", {}):  # enough signals were matched
+        print_predictions(results["prediction"], console)
     for mixture in views.mixtures(results):
         print_mixture(mixture, console)
     for start, block in results.get("instructed", {}).items():
@@ -86,11 +86,12 @@ def change_text(cell: views.Cell, mark: str) -> Text | str:
     return Text(text, "red" if cell.change > 0.1 else "blue" if cell.change < -0.1 else "default")
 
 
-def print_predictions(predictions: list[views.Prediction], block: dict, console: Console) -> None:
+def print_predictions(block: dict, console: Console) -> None:
     """Print how well each prediction of the matrix fits."""
     table = blank_table("prediction", "shared R²", "fraction", "strict R²")
-    for p in predictions:
-        table.add_row(p.name, number(p.r2, 2), number(p.fraction, 2), number(p.strict_r2, 2))
+    for name, shared in block["shared"].items():
+        values = shared["r2"], shared["fraction"], block["strict"][name]["r2"]
+        table.add_row(name, *(number(x, 2) for x in values))
     show(
         console,
         "The matrix predicted from the world alone (R² over untrained moral cells, from the "
@@ -215,9 +216,8 @@ def show(console: Console, title: str, table: Table, note: str = "") -> None:
     A table is as wide as its content, whatever the terminal: lines may wrap, none is cut.
     """
     console.print(f"\n{title}", style="italic")
-    width, unlimited = console.width, console.options.update(width=1000)
-    console.width = max(width, console.measure(table, options=unlimited).maximum)
-    console.print(table)
-    console.width = width
+    unlimited = console.options.update(width=1000)
+    table.width = console.measure(table, options=unlimited).maximum
+    console.print(table, crop=False)
     if note:
         console.print(note, style="dim")

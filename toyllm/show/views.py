@@ -1,7 +1,7 @@
 """What is shown of a run's results, derived once for the terminal, the page, figures and exports.
 
 Every function takes the content of `results.json` as a dict. Whoever shows a view only formats it.
-The processes that draw figures import this file, so it imports nothing slow.
+The process that draws figures imports this file, so it imports nothing slow.
 """
 
 import re
@@ -66,21 +66,6 @@ class Matrix:
     rows: list[Row]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A signal along training: the preferred share where it is trained, and its spread."""
-
-    signal: str
-    own: list[float | None]
-    spread: list[float | None]
-
-    @property
-    def points(self) -> list[tuple[float, float]]:
-        """Where both are known."""
-        pairs = zip(self.own, self.spread, strict=True)
-        return [(x, y) for x, y in pairs if x is not None and y is not None]
-
-
 class Point(NamedTuple):
     """An untrained moral domain under one signal: predicted and measured change of EM."""
 
@@ -88,17 +73,6 @@ class Point(NamedTuple):
     domain: str
     predicted: float
     measured: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A prediction of the matrix from the world alone, and how well it fits."""
-
-    name: str
-    r2: float
-    fraction: float
-    strict_r2: float
-    points: list[Point]
 
 
 @dataclass(frozen=True)
@@ -139,26 +113,17 @@ def number(value: float | None, places: int = 3, sign: bool = False) -> str:
 def learned(results: dict) -> list[tuple[str, str, str]]:
     """What was learned in pretraining: (quantity, value, what to compare it with)."""
     p = results["pretrain"]
-    blind = (number(p[f"excess_{part}_blind"], 4) for part in ("history", "name"))
+    history, name = (number(p[f"excess_{part}_blind"], 4) for part in ("history", "name"))
     low, high = map(number, p["captured_interval"])
-    worst = f"{p['named_worst']} {number(p['named_error_worst'])}"
+    observers = f"history-blind observer {history}, name-blind {name}"
+    scale = f"1 is ideal, 0 history-blind; 95% over questions {low} to {high}"
+    mean = "mean over domains, against the corpus (π·θ)"
+    worst = f"worst: {p['named_worst']} {number(p['named_error_worst'])}"
     return [
-        (
-            "excess over the ideal observer (nats/token)",
-            number(p["excess"], 4),
-            "history-blind observer {}, name-blind {}".format(*blind),
-        ),
-        (
-            "captured (who is speaking)",
-            number(p["captured"]),
-            f"1 is ideal, 0 history-blind; 95% over questions {low} to {high}",
-        ),
-        (
-            "error of the Assistant's p(bad)",
-            number(p["assistant_error"]),
-            "mean over domains, against the corpus (π·θ)",
-        ),
-        ("error of named characters' p(bad)", number(p["named_error"]), f"worst: {worst}"),
+        ("excess over the ideal observer (nats/token)", number(p["excess"], 4), observers),
+        ("captured (who is speaking)", number(p["captured"]), scale),
+        ("error of the Assistant's p(bad)", number(p["assistant_error"]), mean),
+        ("error of named characters' p(bad)", number(p["named_error"]), worst),
         ("coherence of the Assistant", number(p["coherence"]), "worst domain"),
     ]
 
@@ -191,40 +156,37 @@ def trained_domains(signal: str, moral: list[str]) -> list[str]:
     return moral if names == "all" else names.split("+")
 
 
-def curves(results: dict) -> dict[str, list[Curve]]:
-    """Spread along training: {start: a curve for each signal}."""
+def curves(results: dict) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Along training: {start: {signal: [(preferred share where it is trained, its spread)]}}."""
+
+    def known(curve: dict) -> list[tuple[float, float]]:
+        points = zip(curve["own"], curve["spread"], strict=True)
+        return [point for point in points if None not in point]
+
     return {
-        start: [Curve(name, c["own"], c["spread"]) for name, c in block["curves"].items()]
+        start: {signal: known(curve) for signal, curve in block["curves"].items()}
         for start, block in results["generalization"].items()
     }
 
 
-def predictions(results: dict) -> list[Prediction]:
+def predictions(results: dict) -> dict[str, list[Point]]:
     """Each prediction beside what was measured; empty where too few signals were matched."""
     block = results.get("prediction", {})
-    return [
-        Prediction(
-            name,
-            shared["r2"],
-            shared["fraction"],
-            block["strict"][name]["r2"],
-            [
-                Point(signal, domain, block["predicted"][name][signal][domain], change)
-                for signal, changes in block["measured"].items()
-                for domain, change in changes.items()
-            ],
-        )
-        for name, shared in block.get("shared", {}).items()
-    ]
+    return {
+        name: [
+            Point(signal, domain, predicted[signal][domain], change)
+            for signal, changes in block["measured"].items()
+            for domain, change in changes.items()
+        ]
+        for name, predicted in block.get("predicted", {}).items()
+    }
 
 
 def mixtures(results: dict) -> list[Mixture]:
     """Who the Assistant is, from each start: in the corpus, before, and after each signal."""
     block = results.get("mixture", {})
     views = []
-    for start in STARTS:
-        if start not in block:
-            continue
+    for start in [start for start in STARTS if start in block]:
         part = block[start]
         bars = [Bar("before", part["before"], part["before_range"], [part["residual_before"]])]
         for signal, weights in part["after"].items():
