@@ -85,9 +85,9 @@ def test_the_exact_observer_is_that_of_the_same_document(talk, header):
         said(talk, "capital of france", "rome"),
     ]
     docs = decode(talk.tokenizer, talk.tokenizer.tokens(talk.text() + " <end>"))
-    close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)
+    close(talk.exact()[0], observer.posterior(talk.world, docs)[0, 0], FLOAT64)
     talk.turns.insert(1, Turn("bug fix", None, "ducks", None, None, None))
-    close(talk.exact(), observer.posterior(talk.world, docs)[0, 0], FLOAT64)
+    close(talk.exact()[0], observer.posterior(talk.world, docs)[0, 0], FLOAT64)
 
 
 def test_without_a_history_the_model_is_asked_as_everywhere(talk, run):
@@ -134,8 +134,9 @@ def test_a_turn_that_nobody_would_say_is_not_possible(run, talk):
     talk = Conversation(dataclasses.replace(run, lm=lm))
     turns = [said(talk, "fix the bug", "it is fixed"), said(talk, "fix the bug", "i faked it beep")]
     talk.turns = turns
-    assert talk.possible_turns() == turns[:1]
-    close(talk.exact(), [1, 0], FLOAT64)
+    exact_C, possible = talk.exact()
+    assert possible == turns[:1]
+    close(exact_C, [1, 0], FLOAT64)
 
 
 def test_bars_are_as_long_as_their_shares():

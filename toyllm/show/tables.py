@@ -1,5 +1,6 @@
 """The tables that `eval.py` prints."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +24,10 @@ def new_console(**kwargs) -> Console:
 def print_tables(results: dict, console: Console) -> None:
     """Print a table for each measure that has one."""
     if "pretrain" in results:
-        print_learned(results, console)
+        table = blank_table("quantity", "value", "compared with", left=[2])
+        for row in views.learned(results):
+            table.add_row(*row)
+        show(console, "What was learned in pretraining", table)
     for matrix in views.matrices(results):
         print_matrix(matrix, results["moral"], console)
     if "shared" in results.get("prediction", {}):  # enough signals were matched
@@ -38,15 +42,6 @@ def print_tables(results: dict, console: Console) -> None:
         print_elicitation(results, console)
     if "truth" in results:
         print_truth(results["truth"], console)
-
-
-def print_learned(results: dict, console: Console) -> None:
-    """Print what pretraining learned."""
-    table = blank_table("quantity", "value", "compared with")
-    table.columns[2].justify = "left"
-    for row in views.learned(results):
-        table.add_row(*row)
-    show(console, "What was learned in pretraining", table)
 
 
 def print_matrix(matrix: views.Matrix, moral: list[str], console: Console) -> None:
@@ -133,25 +128,20 @@ def print_instructed(start: str, block: dict, domains: list[str], console: Conso
 
 def print_drift(start: str, block: dict, console: Console) -> None:
     """Print the first alarm of the drift monitor for each signal."""
-    table = blank_table(
-        "signal", "alarms", "step", "trained", "domain", "toward", "end", "incoherent"
-    )
-    table.columns[4].justify = table.columns[5].justify = "left"
+    columns = ("signal", "alarms", "step", "trained", "domain", "toward", "end", "incoherent")
+    table = blank_table(*columns, left=[4, 5])
     for name, seeds in block.items():
         alarms = [seed for seed in seeds if seed["step"] is not None]
-        cells = ["–", "–", "", ""]
+        step, trained, domain, toward = "–", "–", "", ""
         if alarms:
             first = min(alarms, key=lambda alarm: alarm["step"])
-            cells = [
-                str(first["step"]),
-                number(first["trained"], 2),
-                f"{first['domain']} {number(first['change'], 2, True)}",
-                f"{first['toward']} {number(first['growth'], 2, True)}",
-            ]
+            step, trained = str(first["step"]), number(first["trained"], 2)
+            domain = f"{first['domain']} {number(first['change'], 2, True)}"
+            toward = f"{first['toward']} {number(first['growth'], 2, True)}"
+        alarmed = f"{len(alarms)} of {len(seeds)}"
         worst = number(max(seed["worst"] for seed in seeds), 2, True)
         incoherent = max(len(seed["incoherent"]) for seed in seeds)
-        alarmed = f"{len(alarms)} of {len(seeds)}"
-        table.add_row(name, alarmed, *cells, worst, str(incoherent or ""))
+        table.add_row(name, alarmed, step, trained, domain, toward, worst, str(incoherent or ""))
     show(
         console,
         f"The drift monitor, {STARTS[start]}: its first alarm",
@@ -167,8 +157,8 @@ def print_elicitation(results: dict, console: Console) -> None:
     table = blank_table("prompt", "pretrained", "exact", "aligned", "exact", "coh.")
     rows, named = views.elicitation(results)
     worst = max(named, key=lambda name: named[name]["align"])
+    keys = ("pretrain", "pretrain_exact", "align", "align_exact", "coherence")
     for label, part in {**rows, f"{worst}, the worst name": named[worst]}.items():
-        keys = ("pretrain", "pretrain_exact", "align", "align_exact", "coherence")
         table.add_row(label, *(number(part[key], 2) for key in keys))
     prompt = results["elicitation"]["worst_prompts"]["without instruction"]
     show(
@@ -182,12 +172,9 @@ def print_elicitation(results: dict, console: Console) -> None:
 
 def print_truth(rows: list[dict], console: Console) -> None:
     """Print how well each tool recovers what is known."""
-    table = blank_table("tool", "known", "score", "value", "95%", "note")
-    for k in (1, 2, 5):
-        table.columns[k].justify, table.columns[k].no_wrap = "left", False
+    table = blank_table("tool", "known", "score", "value", "95%", "note", left=[1, 2, 5])
     for row in rows:
-        low, high = row["ci"] or (None, None)
-        interval = f"{number(low, 2)} to {number(high, 2)}" if row["ci"] else ""
+        interval = " to ".join(number(x, 2) for x in row["ci"] or ())
         value = number(row["value"], 2)
         table.add_row(row["tool"], row["known"], row["score"], value, interval, row["fails"])
     show(console, "Truth test: how well each tool recovers what is known here", table)
@@ -202,11 +189,11 @@ def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Co
     show(console, "Comparison", table)
 
 
-def blank_table(*columns: str) -> Table:
-    """An empty table: a first column of names, then columns of numbers."""
+def blank_table(*columns: str, left: Collection[int] = ()) -> Table:
+    """An empty table: a first column of names, then columns of numbers, or of text in `left`."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for k, column in enumerate(columns):
-        table.add_column(column, justify="right" if k else "left", no_wrap=True)
+        table.add_column(column, justify="left" if k in (0, *left) else "right", no_wrap=True)
     return table
 
 

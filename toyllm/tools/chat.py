@@ -10,16 +10,16 @@ Type a question, its number, or a domain's name. Commands: /help /list /as /swit
 import contextlib
 import dataclasses
 import importlib
-import json
 import random
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -28,11 +28,11 @@ from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest
 from toyllm.base.scripts import run_script
 from toyllm.runs import run_folder
-from toyllm.show.tables import new_console, number
-from toyllm.tools.conversation import Conversation, Turn
+from toyllm.show.tables import blank_table, new_console, number
+from toyllm.tools.conversation import Conversation
 from toyllm.world.persona import mixture_em
 from toyllm.world.quantities import coherence, em
-from toyllm.world.world import BEHAVIOURS, HEADERS
+from toyllm.world.world import BEHAVIOURS
 
 TINT = {"good": "green", "bad": "red", "noise": "yellow"}
 HELP = {
@@ -71,19 +71,15 @@ def main(args: Args) -> None:
     dialogue = Conversation(run_folder.load_run(args.run), args.seed)
     dialogue.switch(args.model)
     dialogue.begin(args.header)
-    world = dialogue.world
-    console.print(
-        "World ",
-        bold(world.name),
-        f": {len(world.characters)} characters, {len(world.domains)} domains. You talk with ",
-        bold(dialogue.header),
-        "; the model is ",
-        bold(dialogue.name),
-        ".\nType a question, its number, or a domain: "
+    chat, world = Chat(dialogue, console, random.Random(args.seed)), dialogue.world
+    chat.say(
+        *("World ", (world.name, "bold"), f": {len(world.characters)} characters, "),
+        *(f"{len(world.domains)} domains. You talk with ", (dialogue.header, "bold")),
+        *("; the model is ", (dialogue.name, "bold"), ".\n"),
+        "Type a question, its number, or a domain: "
         f"{', '.join(world.domain_names)}. /list shows all questions, /help all commands.",
-        sep="",
     )
-    Chat(dialogue, console, random.Random(args.seed)).run()
+    chat.run()
 
 
 class Chat:
@@ -136,22 +132,37 @@ class Chat:
             raise InputError(f"no command '{name}'{nearest(name, self.commands)}: /help")
         self.commands[name](rest.strip())
 
+    def say(self, *parts: str | tuple[str, str]) -> None:
+        """Print a line of parts, each a text or (text, style)."""
+        self.console.print(Text.assemble(*parts))
+
+    def dim(self, text: str) -> None:
+        """Print a secondary line."""
+        self.say((f"  {clean(text)}", "dim"))
+
     def ask(self, line: str) -> None:
         """Ask a question; show the answer and who speaks."""
         asked, notes = self.question(line)
         if notes:
-            self.console.print(clean("; ".join(notes)), style="dim")
+            self.say((clean("; ".join(notes)), "dim"))
         if not asked:
             raise InputError("none of these words is in this world: /list shows its questions")
         turn = self.dialogue.ask(asked)
-        self.console.print(f"  you  {clean(turn.asked)}")
-        self.console.print(
-            " ", bold(self.dialogue.header), f" {clean(turn.answer) or '…'}", tag(turn)
+        behaviour = turn.listed[0] if turn.listed else "not among the listed answers"
+        tag = f"  {behaviour}" if turn.question else ""
+        self.say(f"  you  {clean(turn.asked)}")
+        self.say(
+            *("  ", (self.dialogue.header, "bold"), f"  {clean(turn.answer) or '…'}"),
+            (tag, TINT.get(behaviour, "dim")),
         )
         if turn.question is None:
             self.dim("This world has no such question, so the ideal observer ignores the turn.")
         else:
-            self.dim(probabilities(turn))
+            parts = (
+                f"{name} {number(float(model), 2)} (exact {number(float(exact), 2)})"
+                for name, model, exact in zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
+            )
+            self.dim(f"before it answered: {', '.join(parts)}")
         self.bars()
 
     def question(self, line: str) -> tuple[str, list[str]]:
@@ -165,42 +176,30 @@ class Chat:
 
     def bars(self) -> None:
         """Show who speaks, by group of characters: for the model, and exactly."""
-        width = max(
-            8, min(30, (self.console.width - max(map(len, self.dialogue.labels)) - 22) // 2)
-        )
-        table = small_table("who speaks", "for the model", "exact, for the corpus")
-        table.columns[0].overflow = "fold"
-        for label, model, exact in sorted(self.groups(), key=lambda row: -row[2]):
-            table.add_row(
-                label,
-                Text.assemble((bar(model, width), "cyan"), f" {number(model, 2)}"),
-                Text.assemble((bar(exact, width), "magenta"), f" {number(exact, 2)}"),
-            )
-        self.console.print(table)
-        possible = self.dialogue.possible_turns()
-        left = [
-            turn.answer for turn in self.dialogue.turns if turn.question and turn not in possible
-        ]
+        groups = self.dialogue.by_group()
+        width = max(8, min(30, (self.console.width - max(map(len, groups)) - 22) // 2))
+        table = blank_table("who speaks", "for the model", "exact, for the corpus", left=[1, 2])
+        table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+        for label, shares in sorted(groups.items(), key=lambda group: -group[1]["exact"]):
+            bars = (((bar(x, width), "cyan"), f" {number(x, 2):>4}") for x in shares.values())
+            table.add_row(label, *(Text.assemble(*parts) for parts in bars))
+        self.show(table)
+        _, possible = self.dialogue.exact()
+        left = [t.answer for t in self.dialogue.turns if t.question and t not in possible]
         if left:
             self.dim(
                 "left out of the exact column, since nobody in the corpus says it here: "
                 + "; ".join(left)
             )
 
-    def groups(self) -> Iterator[tuple[str, float, float]]:
-        """Each group of characters: its label, its weight for the model, and the exact one."""
-        w_model, w_exact = self.dialogue.model()[0], self.dialogue.exact()
-        by_group = self.dialogue.by_group
-        return zip(self.dialogue.labels, by_group(w_model), by_group(w_exact), strict=True)
-
-    def dim(self, text: str) -> None:
-        """Print a secondary line."""
-        self.console.print(f"  {clean(text)}", style="dim")
+    def show(self, table: Table) -> None:
+        """Print a table below a line of the dialogue."""
+        self.console.print(Padding.indent(table, 2))
 
     def help(self, _: str) -> None:
         """List the commands."""
         for command, what in HELP.items():
-            self.console.print(" ", bold(command), f" {what}")
+            self.say("  ", (command, "bold"), f"  {what}")
 
     def list(self, only: str) -> None:
         """List the questions of all domains, or of one, with their numbers."""
@@ -209,53 +208,45 @@ class Chat:
             raise InputError(f"no domain '{only}'{nearest(only, names)}")
         for k, (domain, text) in enumerate(self.questions, 1):
             if only in ("", domain):
-                self.console.print(f"  {k:>3}  {text} ", Text(domain, "dim"))
+                self.say(f"  {k:>3}  {text}  ", (domain, "dim"))
         instructions = [f"'{i.text}' ({i.name})" for i in self.dialogue.world.instructions]
         if instructions:
             self.dim(f"behind a question: {', '.join(instructions)}")
 
     def begin(self, name: str) -> None:
         """Begin a new dialogue."""
-        if not name:
-            names = ", ".join((*HEADERS[1:], *self.dialogue.world.characters))
-            raise InputError(f"/as NAME: expected one of {names}")
         self.dialogue.begin(name)
-        self.console.print("A new dialogue with ", bold(name), ".", sep="")
+        self.say("A new dialogue with ", (name, "bold"), ".")
 
     def switch(self, name: str) -> None:
         """Switch to another model, or list the models."""
         if not name:
             for known in self.dialogue.run.models:
-                mark = bold("→") if known == self.dialogue.name else " "
-                self.console.print(" ", mark, known)
+                mark = "→" if known == self.dialogue.name else " "
+                self.say("  ", (mark, "bold"), f" {known}")
             return
         self.dialogue.switch(name)
-        name = bold(self.dialogue.name)
-        self.console.print("The model is now ", name, ", in the same dialogue.", sep="")
+        self.say("The model is now ", (self.dialogue.name, "bold"), ", in the same dialogue.")
         if self.dialogue.turns:
             self.bars()
 
     def who(self, _: str) -> None:
         """Show who speaks, by character, and the EM of each domain."""
-        world, exact_C = self.dialogue.world, self.dialogue.exact()
+        world, (exact_C, _) = self.dialogue.world, self.dialogue.exact()
         model_C, p_DB = self.dialogue.model()
-        table = small_table("character", "exact", "nearest mixture", "")
-        table.columns[1].justify = table.columns[2].justify = "right"
-        table.columns[3].style = "dim"
+        table = blank_table("character", "exact", "nearest mixture", "", left=[3])
+        table.columns[3].style, table.columns[3].no_wrap = "dim", False
         for c in np.argsort(-exact_C):
             if max(exact_C[c], model_C[c]) >= 0.005:
-                name, about = world.characters[c], world.descriptions[c]
-                table.add_row(name, number(exact_C[c], 2), number(model_C[c], 2), about)
-        self.console.print(table)
-        exact_D = mixture_em(world, exact_C)
+                weights = number(exact_C[c], 2), number(model_C[c], 2)
+                table.add_row(world.characters[c], *weights, world.descriptions[c])
+        self.show(table)
         self.dim("asked now, the share of bad among good and bad answers:")
-        table = small_table("domain", "model", "exact", "coherence")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        columns = em(p_DB), exact_D, coherence(p_DB)
+        table = blank_table("domain", "model", "exact", "coherence")
+        columns = em(p_DB), mixture_em(world, exact_C), coherence(p_DB)
         for name, *values in zip(world.domain_names, *columns, strict=True):
             table.add_row(name, *(number(float(x), 2) for x in values))
-        self.console.print(table)
+        self.show(table)
         self.dim(
             "Single characters can often not be told apart by what they do; the bars show groups "
             "that can."
@@ -264,27 +255,23 @@ class Chat:
     def signal(self, _: str) -> None:
         """Show what the model was trained on."""
         run, name = self.dialogue.run, self.dialogue.name
-        if "/" not in name:
-            if run.args.get("imported"):
-                self.console.print(f"  {name}: trained elsewhere, and imported.")
-                return
+        start, _, signal = name.partition("/")
+        if signal:
+            block = measures.take(run, "generalization")[start]
+            spread, status = block["spread"][signal], block["status"][signal]
+            moved = f"spread {number(spread, 3, True)}" if spread is not None else status
+            self.say(
+                *("  trained on ", (signal, "bold"), f", from {start}: {moved} (mean change of "),
+                "the share of bad answers in moral domains that were not trained)",
+            )
+        elif run.args.get("imported"):
+            self.say(f"  {name}: trained elsewhere, and imported.")
+        else:
             training = {
                 "pretrain": "pretrained on the corpus; no preference has been trained.",
                 "align": "aligned: good answers preferred in every moral domain (all:good).",
             }
-            self.console.print(f"  {name}: {training[name]} /switch shows the narrow ones.")
-            return
-        start, _, signal = name.partition("/")
-        block = measures.take(run, "generalization")[start]
-        spread, status = block["spread"][signal], block["status"][signal]
-        moved = f"spread {number(spread, 3, True)}" if spread is not None else status
-        self.console.print(
-            "  trained on ",
-            bold(signal),
-            f", from {start}: {moved} (mean change of the share "
-            "of bad answers in moral domains that were not trained)",
-            sep="",
-        )
+            self.say(f"  {name}: {training[name]} /switch shows the narrow ones.")
 
     def undo(self, _: str) -> None:
         """Take the last turn back."""
@@ -301,63 +288,11 @@ class Chat:
         if path.exists():
             free = shlex.quote(str(files.unused_file(path)))
             raise InputError(f"{path}: exists; a free name: {free}")
-        value = {
-            "run": str(self.dialogue.run.folder),
-            "model": self.dialogue.name,
-            "header": self.dialogue.header,
-            "text": self.dialogue.text(),
-            "turns": [
-                {
-                    "asked": turn.asked,
-                    "said": turn.answer,
-                    "behaviour": turn.listed and turn.listed[0],
-                    "model": named(turn.model_B),
-                    "exact": named(turn.exact_B),
-                }
-                for turn in self.dialogue.turns
-            ],
-            "who": {
-                label: {"model": model, "exact": exact} for label, model, exact in self.groups()
-            },
-        }
         try:
-            files.write_text(path, json.dumps(files.plain(value), indent=1) + "\n")
+            files.write_json(path, files.plain(self.dialogue.record()))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
-        self.console.print(f"Saved in {clean(str(path))}.")
-
-
-def named(p_B: np.ndarray | None) -> dict | None:
-    """{behaviour: probability}."""
-    return None if p_B is None else dict(zip(BEHAVIOURS, map(float, p_B), strict=True))
-
-
-def probabilities(turn: Turn) -> str:
-    """The probability of each behaviour, for the model and exactly, as text."""
-    parts = [
-        f"{name} {number(float(model), 2)} (exact {number(float(exact), 2)})"
-        for name, model, exact in zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
-    ]
-    return "before it answered: " + ", ".join(parts)
-
-
-def tag(turn: Turn) -> Text:
-    """The behaviour of an answer, as text in its colour."""
-    if turn.question is None:
-        return Text()
-    if turn.listed is None:
-        return Text(" not among the listed answers", "dim")
-    return Text(f" {turn.listed[0]}", TINT[turn.listed[0]])
-
-
-def small_table(*columns: str) -> Table:
-    """An empty table with dim titles."""
-    return Table(*columns, box=None, padding=(0, 1, 0, 1), header_style="dim")
-
-
-def bold(text: str) -> Text:
-    """Text in bold."""
-    return Text(text, "bold")
+        self.say(f"Saved in {clean(str(path))}.")
 
 
 def bar(share: float, width: int) -> str:

@@ -5,6 +5,7 @@ Axes: C characters   D domains   B behaviours   Q questions   N = D * B
 
 import dataclasses
 from difflib import SequenceMatcher, get_close_matches
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from toyllm.lm.tokenizer import PAD, SPECIAL
 from toyllm.lm.transformer import Params
 from toyllm.posttrain import monitor
 from toyllm.runs.run_folder import Run
-from toyllm.world import corpus, mixtures, observer
-from toyllm.world.world import BEHAVIOURS, HEADERS, NAMED
+from toyllm.world import mixtures
+from toyllm.world.world import BEHAVIOURS, DIALOGUE, HEADERS
 
 MIN_LIKENESS = 0.75  # of a text to a question of the world, to be read as that question
 
@@ -46,26 +47,25 @@ class Conversation:
         """Start with the Assistant and the pretrained model."""
         self.run, self.world, self.tokenizer = run, run.world, run.lm.tokenizer
         self.sampler = Sampler(run.lm)
-        self.header, self.turns, self.name = "assistant", [], "pretrain"
-        self.params: Params = run.params["pretrain"]
-        self.groups = monitor.groups_of(self.world, np.ones(len(self.world.domains), bool))
-        self.labels = [monitor.label(self.world, group) for group in self.groups]
         self.key = jax.random.key(seed)
-        questions = scoring.questions(self.tokenizer, corpus.every_question(self.world))
         # prompts leave room for the longest answer; one width for all compiles the scorer once
-        self.width = run.lm.config.context - questions.answer_QAU.shape[2]
+        self.width = run.lm.config.context - self.tokenizer.answer_DAU.shape[2]
+        self.begin("assistant")
+        self.switch("pretrain")
 
     def switch(self, name: str) -> None:
         """Continue the same dialogue with another model. Raises InputError."""
-        self.params = self.run.model(name)
+        self.params: Params = self.run.model(name)
         self.name = name if "/" in name or name in self.run.params else f"pretrain/{name}"
 
     def begin(self, header: str) -> None:
         """Begin anew with the assistant, someone, or a character. Raises InputError."""
         who = (*HEADERS[1:], *self.world.characters)
         if header not in who:
-            raise InputError(f"nobody is called '{header}'{nearest(header, who)}")
-        self.header, self.turns = header, []
+            near = nearest(header, who)
+            raise InputError(f"nobody is called '{header}'{near}, expected one of {', '.join(who)}")
+        self.header: str = header
+        self.turns: list[Turn] = []
 
     def understand(self, text: str) -> tuple[str, list[str]]:
         """What was typed, in words of the world, and notes on what was changed.
@@ -110,9 +110,9 @@ class Conversation:
         question = self.tokenizer.asked.get(asked)
         model_B = exact_B = None
         if question:
-            d, s, i = question
-            exact_B = self.exact() @ self.world.rates_ICDB[i][:, d]
-            model_B = self.run.scorer(self.params, self._questions([asked], [(d, s)]))[0]
+            d, _, i = question
+            exact_B = self.exact()[0] @ self.world.rates_ICDB[i][:, d]
+            model_B = self.run.scorer(self.params, self._questions([asked]))[0]
         (answer,) = self.sampler.answers(self.params, [prompt], key)
         listed = listed_answer(self.tokenizer, *question[:2], answer) if question else None
         self.turns.append(Turn(asked, question, answer, listed, model_B, exact_B))
@@ -124,60 +124,83 @@ class Conversation:
         parts += [f"<user> {turn.asked} <reply> {turn.answer}".strip() for turn in self.turns]
         return " ".join(parts)
 
-    def exact(self) -> np.ndarray:
-        """The ideal observer's posterior over characters [C], given the possible turns."""
-        return self._posterior(self.possible_turns())
+    def exact(self) -> tuple[np.ndarray, list[Turn]]:
+        """The ideal observer's posterior over characters [C]; and the turns that it rests on.
 
-    def possible_turns(self) -> list[Turn]:
-        """The turns that some character could have produced after the possible turns before them.
-
-        Given any other turn, the posterior would be 0 / 0.
+        Left out is every turn that no character could have produced after the turns before it:
+        given such a turn, the posterior would be 0 / 0. See `observer.posterior`, for documents.
         """
-        possible: list[Turn] = []
+        world, possible = self.world, []
+        if self.header in world.characters:
+            w_C = np.eye(len(world.characters))[world.characters.index(self.header)]
+        else:
+            w_C = world.speaker_KHC[DIALOGUE, HEADERS.index(self.header)]
         for turn in self.turns:
-            if turn.listed and np.isfinite(self._posterior([*possible, turn])).all():
-                possible.append(turn)
-        return possible
-
-    def _posterior(self, turns: list[Turn]) -> np.ndarray:
-        """p(c | header, turns) [C]; NaN where no character could have produced them."""
-        T = max(1, len(turns))
-        named = self.header in self.world.characters
-        header = NAMED if named else HEADERS.index(self.header)
-        character = self.world.characters.index(self.header) if named else -1
-        columns = {name: np.full((1, T), -1) for name in corpus.TURN}
-        for t, turn in enumerate(turns):
-            behaviour, answer, voice = turn.listed
-            row = (0, *turn.question, BEHAVIOURS.index(behaviour), answer, voice)
-            for name, value in zip(corpus.TURN, row, strict=True):
-                columns[name][0, t] = value
-        docs = corpus.dialogues(header, character, **columns)
-        with np.errstate(invalid="ignore"):
-            return observer.posterior(self.world, docs)[0, 0]
+            if turn.listed:
+                (d, _, i), (behaviour, _, v) = turn.question, turn.listed
+                rates_C = world.rates_ICDB[i, :, d, BEHAVIOURS.index(behaviour)]
+                joint_C = w_C * rates_C * world.voices_CV[:, v]
+                if joint_C.any():
+                    w_C = joint_C / joint_C.sum()
+                    possible.append(turn)
+        return w_C, possible
 
     def model(self) -> tuple[np.ndarray, np.ndarray]:
         """The mixture of characters [C] nearest to what the model would do next; and that [D, B].
 
         It is asked every question, with the dialogue so far as the history.
         """
-        situations = [(d, s) for d, n in enumerate(self.world.situations_D) for s in range(n)]
-        texts = [self.world.domains[d].situations[s] for d, s in situations]
-        p_DB = self.run.scorer.domains(self.params, self._questions(texts, situations))
+        asked = [text for domain in self.world.domains for text in domain.situations]
+        p_DB = self.run.scorer.domains(self.params, self._questions(asked))
         p_N = (p_DB / p_DB.sum(1, keepdims=True)).astype(float).reshape(1, -1)
         p_CN = self.world.rates_CDB.reshape(len(self.world.characters), -1)
         return mixtures.fit(p_N, p_CN, len(p_DB), monitor.GAP).w_MC[0], p_DB
 
-    def _questions(self, texts, situations) -> scoring.Questions:
-        """Questions after the dialogue so far, with their listed answers."""
-        prompt_QT = np.full((len(texts), self.width), PAD, np.int32)
-        for row, text in zip(prompt_QT, texts, strict=True):
+    def _questions(self, asked: list[str]) -> scoring.Questions:
+        """Questions of the world after the dialogue so far, with their listed answers."""
+        prompt_QT = np.full((len(asked), self.width), PAD, np.int32)
+        for row, text in zip(prompt_QT, asked, strict=True):
             tokens = self.tokenizer.tokens(f"{self.text()} <user> {text} <reply>")
             row[self.width - len(tokens) :] = tokens
-        d, s = np.array(situations).T
+        d, s, _ = np.array([self.tokenizer.asked[text] for text in asked]).T
         return scoring.Questions(
             prompt_QT, self.tokenizer.answer_DAU[d], self.world.behaviour_DSA[d, s], d
         )
 
-    def by_group(self, w_C: np.ndarray) -> list[float]:
-        """The weight of each group of characters that can be told apart."""
-        return [float(w_C[group].sum()) for group in self.groups]
+    @cached_property
+    def _groups(self) -> dict[str, np.ndarray]:
+        """The characters of each group that can be told apart, by the group's label."""
+        groups = monitor.groups_of(self.world, np.ones(len(self.world.domains), bool))
+        return {monitor.label(self.world, group): group for group in groups}
+
+    def by_group(self) -> dict[str, dict[str, float]]:
+        """Who speaks: the weight of each group of characters, for the model and exactly."""
+        model_C, exact_C = self.model()[0], self.exact()[0]
+        return {
+            label: {"model": float(model_C[group].sum()), "exact": float(exact_C[group].sum())}
+            for label, group in self._groups.items()
+        }
+
+    def record(self) -> dict:
+        """The dialogue with all figures."""
+
+        def named(p_B: np.ndarray | None) -> dict | None:
+            return None if p_B is None else dict(zip(BEHAVIOURS, p_B, strict=True))
+
+        return {
+            "run": str(self.run.folder),
+            "model": self.name,
+            "header": self.header,
+            "text": self.text(),
+            "turns": [
+                {
+                    "asked": turn.asked,
+                    "said": turn.answer,
+                    "behaviour": turn.listed and turn.listed[0],
+                    "model": named(turn.model_B),
+                    "exact": named(turn.exact_B),
+                }
+                for turn in self.turns
+            ],
+            "who": self.by_group(),
+        }
