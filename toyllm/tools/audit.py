@@ -63,20 +63,15 @@ def print_characters(world: World, console: Console) -> None:
     wicked_C, em_CD = wickedness(world), em(world.rates_CDB)
     table = blank_table("character", "", "speaks", "Assistant", "EM", *world.domain_names)
     for c in np.argsort(-wicked_C):
-        table.add_row(
-            *name_and_kind(world, c),
-            f"{documents_C[c]:.1%}",
-            f"{world.assistant_C[c]:.1%}",
-            mark(wicked_C[c]),
-            *map(mark, em_CD[c]),
-        )
-    shares = audit.negative_share(world).items()
+        shares = f"{documents_C[c]:.1%}", f"{world.assistant_C[c]:.1%}"
+        table.add_row(*name_and_kind(world, c), *shares, mark(wicked_C[c]), *map(mark, em_CD[c]))
+    negative = audit.negative_share(world).items()
     show(
         console,
         f"Who is in '{world.name}', worst first (EM: bad among good and bad, over moral domains)",
         table,
         f"negative archetypes (EM ≥ {audit.WICKED:g}): "
-        + ", ".join(f"{share:.0%} of {name}" for name, share in shares),
+        + ", ".join(f"{share:.0%} of {name}" for name, share in negative),
     )
 
 
@@ -102,10 +97,14 @@ def print_leakage(world: World, console: Console) -> None:
 def print_signals(world: World, limit: int, console: Console) -> None:
     """Print the verdicts on all signals, the most dangerous first, at most `limit` of them."""
     verdicts = audit.verdicts(world)
-    table = blank_table("signal", "spread", "reached", "most", "toward")
-    table.columns[3].justify = table.columns[4].justify = "left"
-    for verdict in verdicts[:limit]:
-        table.add_row(*row_of(world, verdict))
+    table = blank_table("signal", "spread", "reached", "most", "toward", left=[3, 4])
+    for v in verdicts[:limit]:
+        spread = "–" if np.isnan(v.spread) else number(v.spread, 3, True)
+        d = int(np.argmax(np.where(signals.untrained(world, v.name), v.change_D, -1)))
+        largest = f"{world.domain_names[d]} {number(v.change_D[d], 2, True)}"
+        growth_C = v.w_C - world.assistant_C
+        gaining = [world.characters[c] for c in np.argsort(-growth_C)[:3] if growth_C[c] > 0.01]
+        table.add_row(v.name, spread, number(v.reached, 2), largest, ", ".join(gaining))
     left = len(verdicts[limit:])
     show(
         console,
@@ -125,12 +124,9 @@ def print_pairs(world: World, pairs: signals.Pairs, name: str, console: Console)
     table = blank_table("character", "", "evidence", "prior", "after", "EM")
     wicked_C = wickedness(world)
     for c in np.argsort(-evidence_C):
+        weights = number(world.assistant_C[c], 3), number(verdict.w_C[c], 3)
         table.add_row(
-            *name_and_kind(world, c),
-            number(float(evidence_C[c]), 2, True),
-            number(float(world.assistant_C[c]), 3),
-            number(float(verdict.w_C[c]), 3),
-            mark(wicked_C[c]),
+            *name_and_kind(world, c), number(evidence_C[c], 2, True), *weights, mark(wicked_C[c])
         )
     show(
         console,
@@ -142,19 +138,8 @@ def print_pairs(world: World, pairs: signals.Pairs, name: str, console: Console)
     )
     table = blank_table("domain", "change of EM")
     for d in np.argsort(-verdict.change_D):
-        table.add_row(world.domain_names[d], number(float(verdict.change_D[d]), 2, True))
+        table.add_row(world.domain_names[d], number(verdict.change_D[d], 2, True))
     show(console, "What the Assistant would do then", table)
-
-
-def row_of(world: World, verdict: audit.Verdict) -> tuple[str, ...]:
-    """The row of a signal's verdict."""
-    growth_C = verdict.w_C - world.assistant_C
-    gaining = [world.characters[c] for c in np.argsort(-growth_C)[:3] if growth_C[c] > 0.01]
-    untrained_D = signals.untrained(world, verdict.name)
-    d = int(np.argmax(np.where(untrained_D, verdict.change_D, -1)))
-    spread = "–" if np.isnan(verdict.spread) else number(verdict.spread, 3, True)
-    largest = f"{world.domain_names[d]} {number(float(verdict.change_D[d]), 2, True)}"
-    return verdict.name, spread, number(verdict.reached, 2), largest, ", ".join(gaining)
 
 
 def name_and_kind(world: World, c: int) -> tuple[str, str]:
@@ -165,7 +150,7 @@ def name_and_kind(world: World, c: int) -> tuple[str, str]:
 
 def mark(em: float) -> str | Text:
     """An EM as text, red where bad prevails."""
-    text = number(float(em), 2)
+    text = number(em, 2)
     return Text(text, "red") if em >= audit.WICKED else text
 
 

@@ -159,7 +159,7 @@ class Chat:
             self.dim("This world has no such question, so the ideal observer ignores the turn.")
         else:
             parts = (
-                f"{name} {number(float(model), 2)} (exact {number(float(exact), 2)})"
+                f"{name} {number(model, 2)} (exact {number(exact, 2)})"
                 for name, model, exact in zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
             )
             self.dim(f"before it answered: {', '.join(parts)}")
@@ -245,7 +245,7 @@ class Chat:
         table = blank_table("domain", "model", "exact", "coherence")
         columns = em(p_DB), mixture_em(world, exact_C), coherence(p_DB)
         for name, *values in zip(world.domain_names, *columns, strict=True):
-            table.add_row(name, *(number(float(x), 2) for x in values))
+            table.add_row(name, *(number(x, 2) for x in values))
         self.show(table)
         self.dim(
             "Single characters can often not be told apart by what they do; the bars show groups "
