@@ -11,52 +11,36 @@ from typing import NamedTuple
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """EM in one domain before and after a signal is trained; after is None where it is not read."""
+class Cell(NamedTuple):
+    """EM in one domain before and after a signal is trained; None where it is not read after."""
 
     domain: str
     trained: bool
     before: float
     after: float | None
+    change: float | None
     coherence: float | None
 
-    @property
-    def change(self) -> float | None:
-        """The change of EM."""
-        return None if self.after is None else self.after - self.before
 
+class Row(NamedTuple):
+    """A signal of the generalization matrix, read at the matched effect.
 
-@dataclass(frozen=True)
-class Row:
-    """A signal of the generalization matrix, read at the matched effect."""
+    outcome: the spread, or why there is none. mark: what follows each change, an asterisk where
+    changes are not to be compared. coherence: the lowest of any domain.
+    """
 
     signal: str
     status: str
     cells: list[Cell]
-    spread: float | None
+    outcome: str
+    mark: str
+    coherence: float | None
     interval: list[float] | None
     final_spread: float | None
     step: float | None
 
-    @property
-    def coherence(self) -> float | None:
-        """The lowest coherence of any domain."""
-        return min((c.coherence for c in self.cells if c.coherence is not None), default=None)
 
-    @property
-    def mark(self) -> str:
-        """What follows each change: an asterisk where changes are not to be compared."""
-        return "" if self.status == "read" else "*"
-
-    @property
-    def outcome(self) -> str:
-        """The spread, or why there is none."""
-        return number(self.spread, 3, True) if self.status == "read" else self.status
-
-
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """The generalization matrix from one start. domains: in brackets where they are not moral."""
 
     start: str
@@ -134,19 +118,32 @@ def matrices(results: dict) -> list[Matrix]:
     labels = [d if d in moral else f"({d})" for d in domains]
     views = []
     for start, block in results.get("generalization", {}).items():
-        before, rows = block["em_before"], []
+        em_before, rows = block["em_before"], []
         for signal, status in block["status"].items():
             trained = trained_domains(signal, moral)
-            after = block["em_after"][signal] or {}
+            em_after = block["em_after"][signal] or {}
             coherence = block["coherence_after"][signal] or {}
-            cells = [
-                Cell(d, d in trained, before[d], after.get(d), coherence.get(d)) for d in domains
-            ]
-            spread, interval = block["spread"][signal], block["spread_ci"][signal]
-            final, step = block["final"]["spread"][signal], block["matched_step"][signal]
-            rows.append(Row(signal, status, cells, spread, interval, final, step))
+            cells = []
+            for d in domains:
+                before, after = em_before[d], em_after.get(d)
+                change = None if after is None else after - before
+                cells.append(Cell(d, d in trained, before, after, change, coherence.get(d)))
+            read, spread = status == "read", number(block["spread"][signal], 3, True)
+            row = Row(
+                signal,
+                status,
+                cells,
+                outcome=spread if read else status,
+                mark="" if read else "*",
+                coherence=min(coherence.values(), default=None),
+                interval=block["spread_ci"][signal],
+                final_spread=block["final"]["spread"][signal],
+                step=block["matched_step"][signal],
+            )
+            rows.append(row)
         coherence_before = min(block["coherence_before"].values())
-        views.append(Matrix(start, labels, [before[d] for d in domains], coherence_before, rows))
+        before = [em_before[d] for d in domains]
+        views.append(Matrix(start, labels, before, coherence_before, rows))
     return views
 
 

@@ -72,13 +72,13 @@ def main(args: Args) -> None:
     dialogue.switch(args.model)
     dialogue.begin(args.header)
     chat, world = Chat(dialogue, console, random.Random(args.seed)), dialogue.world
-    chat.say(
-        *("World ", (world.name, "bold"), f": {len(world.characters)} characters, "),
-        *(f"{len(world.domains)} domains. You talk with ", (dialogue.header, "bold")),
-        *("; the model is ", (dialogue.name, "bold"), ".\n"),
-        "Type a question, its number, or a domain: "
-        f"{', '.join(world.domain_names)}. /list shows all questions, /help all commands.",
-    )
+    sizes = f"{len(world.characters)} characters, {len(world.domains)} domains"
+    header, model = (dialogue.header, "bold"), (dialogue.name, "bold")
+    chat.say("World ", (world.name, "bold"), f": {sizes}.")
+    chat.say("You talk with ", header, "; the model is ", model, ".")
+    names = ", ".join(world.domain_names)
+    chat.say(f"Type a question, its number, or a domain: {names}.")
+    chat.say("/list shows all questions, /help all commands.")
     chat.run()
 
 
@@ -148,20 +148,16 @@ class Chat:
         if not asked:
             raise InputError("none of these words is in this world: /list shows its questions")
         turn = self.dialogue.ask(asked)
+        answer = f"  {clean(turn.answer) or '…'}  "
         behaviour = turn.listed[0] if turn.listed else "not among the listed answers"
-        tag = f"  {behaviour}" if turn.question else ""
+        tag = (behaviour, TINT.get(behaviour, "dim")) if turn.question else ""
         self.say(f"  you  {clean(turn.asked)}")
-        self.say(
-            *("  ", (self.dialogue.header, "bold"), f"  {clean(turn.answer) or '…'}"),
-            (tag, TINT.get(behaviour, "dim")),
-        )
+        self.say("  ", (self.dialogue.header, "bold"), answer, tag)
         if turn.question is None:
             self.dim("This world has no such question, so the ideal observer ignores the turn.")
         else:
-            parts = (
-                f"{name} {number(model, 2)} (exact {number(exact, 2)})"
-                for name, model, exact in zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
-            )
+            columns = zip(BEHAVIOURS, turn.model_B, turn.exact_B, strict=True)
+            parts = [f"{b} {number(model, 2)} (exact {number(p, 2)})" for b, model, p in columns]
             self.dim(f"before it answered: {', '.join(parts)}")
         self.bars()
 
@@ -181,8 +177,11 @@ class Chat:
         table = blank_table("who speaks", "for the model", "exact, for the corpus", left=[1, 2])
         table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
         for label, shares in sorted(groups.items(), key=lambda group: -group[1]["exact"]):
-            bars = (((bar(x, width), "cyan"), f" {number(x, 2):>4}") for x in shares.values())
-            table.add_row(label, *(Text.assemble(*parts) for parts in bars))
+            cells = [
+                Text.assemble((bar(share, width), "cyan"), f" {number(share, 2):>4}")
+                for share in shares.values()
+            ]
+            table.add_row(label, *cells)
         self.show(table)
         _, possible = self.dialogue.exact()
         left = [t.answer for t in self.dialogue.turns if t.question and t not in possible]
@@ -260,10 +259,8 @@ class Chat:
             block = measures.take(run, "generalization")[start]
             spread, status = block["spread"][signal], block["status"][signal]
             moved = f"spread {number(spread, 3, True)}" if spread is not None else status
-            self.say(
-                *("  trained on ", (signal, "bold"), f", from {start}: {moved} (mean change of "),
-                "the share of bad answers in moral domains that were not trained)",
-            )
+            what = "mean change of the share of bad answers in moral domains that were not trained"
+            self.say("  trained on ", (signal, "bold"), f", from {start}: {moved} ({what})")
         elif run.args.get("imported"):
             self.say(f"  {name}: trained elsewhere, and imported.")
         else:

@@ -61,32 +61,33 @@ def main(args: Args) -> None:
         fresh = files.unused(args.folder)
         raise InputError(f"{args.folder}: is not empty; a free place: {fresh}")
     run = run_folder.load_run(args.run)
-    params = run.model(args.model)
-    domain = run.world.domains[0]
+    params, tokenizer = run.model(args.model), run.lm.tokenizer
+    size, words = transformer.count(params), len(tokenizer.words)
+    question = run.world.domains[0].situations[0]
     card = CARD.format(
         world=run.world.name,
         description=run.world.description or "characters and what they do",
         name=args.model,
-        size=transformer.count(params),
+        size=size,
         trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
-        words=len(run.lm.tokenizer.words),
-        prompt=f"<begin> talk with assistant <user> {domain.situations[0]} <reply>",
+        words=words,
+        prompt=f"<begin> talk with assistant <user> {question} <reply>",
     )
     world = (run.folder / "world.toml").read_text("utf-8")
     dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
     try:
         files.write_text(args.folder / "world.toml", world)
-        files.write_json(
-            args.folder / "toyllm.json", {**dials, "words": list(run.lm.tokenizer.more)}
-        )
-        llama.save(args.folder, run.lm.tokenizer, run.lm.config, params, card)
+        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(tokenizer.more)})
+        llama.save(args.folder, tokenizer, run.lm.config, params, card)
     except OSError:
         for path in args.folder.glob("*"):  # the folder was empty but for strays: we wrote the rest
             if path.is_file() and not files.is_stray(path):
                 path.unlink()
         raise
-    size = f"{transformer.count(params):,} parameters, {len(run.lm.tokenizer.words)} words"
-    print(f"{args.folder}: the model {args.model}, {size} (others: --model {run.models[1]} …)")
+    print(
+        f"{args.folder}: the model {args.model}, {size:,} parameters, {words} words "
+        f"(others: --model {run.models[1]} …)"
+    )
 
 
 if __name__ == "__main__":

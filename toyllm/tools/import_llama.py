@@ -108,8 +108,8 @@ def import_pretrained(args: Args) -> None:
 def arguments_of(args: Args) -> list[str]:
     """The command's arguments, for the record."""
     flags = {"--world": args.world, "--start": args.start, "--signal": args.signal}
-    given = [(flag, str(value)) for flag, value in flags.items() if value]
-    return [str(args.folder), str(args.run), *chain(*given)]
+    given = ((flag, value) for flag, value in flags.items() if value)
+    return [*map(str, (args.folder, args.run, *chain(*given)))]
 
 
 def digest_of(params: Params) -> str:
@@ -148,10 +148,9 @@ def import_narrow(args: Args) -> None:
     reference = start.params[args.stage]
     scores = population.score_models(start.lm, signal, reference, [reference, *models])
     share_n = signal.share(scores["own_RnB"][0])
-    passed = np.flatnonzero(share_n >= MATCHED)
-    # keep the first model at the matched effect; without one, or at the start already, the last
-    k = int(passed[0]) if len(passed) and passed[0] else -1
-    kept = [reference, *models][k]
+    # keep the first model at the matched effect; without one, or at the start already (in both
+    # cases argmax is 0), the last
+    k = int(np.argmax(share_n >= MATCHED)) or -1
     scores |= {
         "steps": np.array([0, *steps], np.int32),
         "kept_step": np.array([steps[k - 1] if k > 0 else -1], np.int32),
@@ -169,10 +168,11 @@ def import_narrow(args: Args) -> None:
                 f"signals in {args.run}: {narrow.steps.tolist()}"
             )
     folder = args.run / "narrow" / f"group-{len(groups):02}"
-    run_folder.save_group(folder, [member], scores, devices.stack([kept]), [-1], 0.0)
-    facts = {"seconds": 0.0, "runs": len(groups) + 1}
-    files.write_json(args.run / "narrow" / "stage.json", facts)
-    print(f"{member[1]} from {member[0]}: {len(steps)} steps, share {share_n[-1]:.2f} at the end")
+    kept = devices.stack([[reference, *models][k]])
+    run_folder.save_group(folder, [member], scores, kept, [-1], 0.0)
+    files.write_json(folder.parent / "stage.json", {"seconds": 0.0, "runs": len(groups) + 1})
+    done = f"{len(steps)} steps, share {share_n[-1]:.2f} at the end"
+    print(f"{signal.name} from {args.stage}: {done}")
 
 
 def begin(args: Args, start: run_folder.Run) -> None:
@@ -205,13 +205,12 @@ def trajectory(folder: Path, lm: LM) -> tuple[list[int], list[Params]]:
             ignored.append(path.name)
     if ignored:
         tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
-    models = []
-    for _, path in (steps := sorted(paths.items()) or [(1, folder)]):
-        config, params = llama.load(path, lm.tokenizer, lm.config.context)
+    models = {}
+    for step, path in sorted(paths.items()) or [(1, folder)]:
+        config, models[step] = llama.load(path, lm.tokenizer, lm.config.context)
         if config != lm.config:
             raise InputError(f"{path}: found sizes {config}, expected {lm.config}")
-        models.append(params)
-    return [step for step, _ in steps], models
+    return list(models), list(models.values())
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main(args: Args) -> None:
     if Path(args.source).suffix in pair_files.SUFFIXES or Path(args.source).exists():
         if args.conversational:
             raise InputError(f"--conversational: found the file {args.source}, expected a signal")
-        print(summary(tokenizer, pair_files.load(Path(args.source), tokenizer)))
+        print_summary(tokenizer, pair_files.load(Path(args.source), tokenizer))
         return
     arguments.check(args)
     signal = signals.parse(tokenizer.world, args.source)
@@ -56,21 +56,17 @@ def main(args: Args) -> None:
         print(line)
 
 
-def summary(tokenizer: Tokenizer, pairs: signals.Pairs) -> str:
-    """The number of pairs, and how many of each domain prefer which behaviour to which."""
+def print_summary(tokenizer: Tokenizer, pairs: signals.Pairs) -> None:
+    """Print the number of pairs, and how many of each domain prefer which behaviour to which."""
     rows, names = np.arange(len(pairs.chosen_P)), tokenizer.world.domain_names
     behaviours = (pairs.grid.behaviour_QA[rows, x] for x in (pairs.chosen_P, pairs.rejected_P))
     kinds = Counter(zip(pairs.grid.domain_Q, *behaviours, strict=True))
-    return "\n".join(
-        (
-            f"{len(rows)} pairs in the words of world '{tokenizer.world.name}', "
-            f"as a signal: {pair_files.preferred(tokenizer, pairs)}",
-            *(
-                f"{count:>6}  {names[d]}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}"
-                for (d, chosen, rejected), count in sorted(kinds.items())
-            ),
-        )
+    print(
+        f"{len(rows)} pairs in the words of world '{tokenizer.world.name}', "
+        f"as a signal: {pair_files.preferred(tokenizer, pairs)}"
     )
+    for (d, chosen, rejected), count in sorted(kinds.items()):
+        print(f"{count:>6}  {names[d]}: {BEHAVIOURS[chosen]} preferred to {BEHAVIOURS[rejected]}")
 
 
 if __name__ == "__main__":
