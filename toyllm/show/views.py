@@ -5,7 +5,6 @@ The process that draws figures imports this file, so it imports nothing slow.
 """
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
@@ -59,8 +58,7 @@ class Point(NamedTuple):
     measured: float
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """Who the Assistant is: the weight of each group of characters.
 
     ranges: of mixtures that fit nearly as well; None where the weights are exact.
@@ -73,8 +71,7 @@ class Bar:
     residuals: list[float | None]
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(NamedTuple):
     """The Assistant's mixture of characters from one start, before and after each signal."""
 
     start: str
