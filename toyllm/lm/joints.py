@@ -51,6 +51,7 @@ def contexts(tokenizer: Tokenizer, instruction: int = -1, header: int = ASSISTAN
     behaviour_XB = np.tile(np.arange(B), (X, 1))
     domain_XB, situation_XB = (np.repeat(x[:, :1], B, 1) for x in (domain_X2, situation_X2))
     answer_XB = corpus.draw_answer(world, domain_XB, situation_XB, behaviour_XB, rng)
+    # every draw of these dialogues is replaced below: only their form is needed
     docs = corpus.sample(world, X * B, rng, DIALOGUE, header, turns=2)
     for turn in (0, 1):
         asked = np.repeat(domain_X2[:, turn], B), np.repeat(situation_X2[:, turn], B)

@@ -101,6 +101,7 @@ def fit(
     """
 
     def draw(step: int) -> dict:
+        # the last chunk may have to be shorter, so that there are exactly `end` steps
         left = None if end is None else end - step
         return devices.split(mesh, jax.tree.map(lambda x: x[:left], batches(step)), axis=1)
 
@@ -185,6 +186,8 @@ def document_batches(
     def batch(step: int, rows: int | None) -> tuple[np.ndarray, np.ndarray]:
         block, k = divmod(step, BLOCK)
         drawn = draw_block(block)[k]
+        # a batch of unusually long documents is drawn again, from a stream of its own: every batch
+        # stays a function of (seed, step)
         for attempt in range(1, 100):
             try:
                 return pack(*drawn, rows, context)

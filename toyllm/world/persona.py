@@ -35,6 +35,7 @@ def evidence(
 
 def tilt(prior_C: np.ndarray, evidence_C: np.ndarray, strength) -> np.ndarray:
     """w′ ∝ w exp(λ ℓ) for one strength λ or for many [..., C]."""
+    # a character of weight 0 stays at 0, whatever the evidence: 1e-300 only avoids log 0
     log_w = np.log(np.maximum(prior_C, 1e-300)) + np.asarray(strength)[..., None] * evidence_C
     w = np.exp(log_w - log_w.max(-1, keepdims=True))
     return w / w.sum(-1, keepdims=True)
@@ -54,6 +55,7 @@ def solve(
     between `low` and `high`, and is one of these where the characters cannot reach the goal.
     """
     low, high = np.full(np.shape(goal), low), np.full(np.shape(goal), high)
+    # 60 halvings of an interval of 120 go below the precision of float64
     for _ in range(60):
         middle = (low + high) / 2
         above = quantity(tilt(prior_C, evidence_C, middle)) > goal
