@@ -31,8 +31,8 @@ CHUNK = 10  # steps a call, as in train.py
 def prepare(shape: str, seed: int = 0):
     """The language model and the batches of documents that all contestants share."""
     from toyllm.lm import training, transformer
-    from toyllm.lm.model import LM
     from toyllm.lm.tokenizer import Tokenizer
+    from toyllm.lm.transformer import LM
     from toyllm.world import cards
 
     documents, sizes = SHAPES[shape]

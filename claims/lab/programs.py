@@ -10,10 +10,9 @@ from jax.sharding import Mesh
 from claims.lab.arms import ANCHOR, BETAS, Model, digest
 from toyllm.base.errors import InputError
 from toyllm.lm import activations, joints
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config
+from toyllm.lm.transformer import LM, Config
 from toyllm.measures import gradients, vectors, voices
 from toyllm.world import corpus
 from toyllm.world.world import World

@@ -18,9 +18,8 @@ import numpy as np
 
 from toyllm.base import devices
 from toyllm.lm import scoring
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import PAD, Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 from toyllm.world.quantities import shift_log_odds
 from toyllm.world.world import ASSISTANT, BEHAVIOURS, DIALOGUE, World

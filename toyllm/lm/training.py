@@ -18,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.lm import losses, optimizers
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer, pack
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 
 BLOCK = 16  # batches of documents drawn together

@@ -19,6 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.world.world import World
+
 Params = dict
 MAX_SIZE, MAX_PARAMETERS = 10**6, 10**10  # upper bounds for untrusted configs
 
@@ -301,3 +304,44 @@ def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
 def count(params: Params) -> int:
     """How many numbers the parameters hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LM:
+    """Everything about a language model but its parameters, which are plain dicts of arrays.
+
+    apply: (params, tokens, segments, cache, add) → logits, residual streams, cache (see
+        `Transformer`).
+    init: a random key → parameters.
+    """
+
+    tokenizer: Tokenizer
+    config: Config
+    apply: Apply
+    init: Callable[[jax.Array], Params]
+
+    @staticmethod
+    def create(tokenizer: Tokenizer, config: Config) -> "LM":
+        """A language model that speaks a world's words."""
+        return LM(tokenizer, config, *create(config))
+
+    @property
+    def world(self) -> World:
+        """The world whose documents it models."""
+        return self.tokenizer.world
+
+    @property
+    def shapes(self) -> Params:
+        """The shapes and dtypes of its parameters."""
+        return shapes(self.config)
+
+    def steered(self, add_LD) -> "LM":
+        """The same model with vectors [L + 1, D] added to the residual stream at every token.
+
+        Vector l is added to the stream that enters block l; vector L enters the last norm.
+        """
+
+        def apply(params, tokens_BT, segments_BT=None, cache=None):
+            return self.apply(params, tokens_BT, segments_BT, cache, add_LD)
+
+        return dataclasses.replace(self, apply=apply)

@@ -14,9 +14,8 @@ import optax
 
 from toyllm.base import devices
 from toyllm.lm import optimizers, scoring
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools, signals
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus

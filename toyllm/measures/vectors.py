@@ -14,8 +14,7 @@ import numpy as np
 
 from toyllm.base.devices import take
 from toyllm.lm import activations
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain.signals import untrained
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus

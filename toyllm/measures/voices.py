@@ -8,8 +8,7 @@ import numpy as np
 from toyllm.base import devices
 from toyllm.base.devices import take
 from toyllm.lm import joints, scoring
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
 from toyllm.world.world import BAD, GOOD

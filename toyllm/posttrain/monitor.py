@@ -16,8 +16,7 @@ import dataclasses
 import numpy as np
 
 from toyllm.lm import losses, scoring
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain.signals import Signal
 from toyllm.world import corpus, mixtures
 from toyllm.world.quantities import COHERENT, coherence, em

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.lm import losses
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import answer_logprobs
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.training import Loss
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.signals import Pairs, Signal
 

@@ -14,10 +14,9 @@ from jax.sharding import Mesh
 from toyllm.base import devices
 from toyllm.base.devices import stack, take
 from toyllm.lm import losses, scoring, training
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import Questions
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools, signals
 from toyllm.posttrain.signals import Signal
 from toyllm.world import corpus

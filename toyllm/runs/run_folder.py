@@ -24,10 +24,9 @@ import numpy as np
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import losses
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config, Params
+from toyllm.lm.transformer import LM, Config, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints, provenance

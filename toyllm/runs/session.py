@@ -28,9 +28,8 @@ from tqdm import tqdm
 from toyllm.base import devices
 from toyllm.base.errors import InputError, tell
 from toyllm.lm import transformer
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config
+from toyllm.lm.transformer import LM, Config
 from toyllm.posttrain import pair_files
 from toyllm.posttrain.population import Member
 from toyllm.runs import lock, provenance
