@@ -119,10 +119,10 @@ def test_what_cannot_be_loaded_for_other_reasons_is_not_set_aside(saved, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
 
-    def short(header):
+    def short(path):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoints, "_unsigned", short)
+    monkeypatch.setattr(checkpoints, "_verify", short)
     with pytest.raises(RunError, match="cannot be read"):
         checkpoints.resume(folder, wanted)
     assert checkpoints.steps(folder) == [30, 20]

@@ -445,7 +445,7 @@ def test_a_checkpoint_with_a_huge_header_is_refused_unread(tmp_path):
 
     def wanted(record):
         leaf = record["leaves"]["params/a"]
-        return {"params": {"a": jax.ShapeDtypeStruct(leaf["shape"], np.float32)}}
+        return {"params": {"a": jax.ShapeDtypeStruct(leaf.shape, np.float32)}}
 
     rewrite()
     assert checkpoints.load(tmp_path, wanted).step == 1  # else what follows would say nothing

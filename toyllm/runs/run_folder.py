@@ -202,7 +202,7 @@ def group_shapes(lm: LM) -> checkpoints.Wanted:
 
     def wanted(record: dict) -> dict:
         R, D, B = len(members_of(record["facts"])), len(lm.world.domains), len(BEHAVIOURS)
-        (n,) = record["leaves"]["scores/steps"]["shape"]
+        (n,) = record["leaves"]["scores/steps"].shape
         scores = {
             **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
             **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),

@@ -140,10 +140,11 @@ class Stage:
         asked = devices.all_max(4 * self.run.stop.asked + 2 * stopped + due)
         signal, stopped = asked // 4, asked % 4 >= 2
         if asked:
-            self._check_finite(step, state)
+            on_host = devices.fetch(state)
+            self._check_finite(step, on_host)
             facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
             plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
-            checkpoints.save(self.folder / "checkpoints", step, state._asdict(), plain)
+            checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
             self.step, self.state, self.facts, self._saved = step, state, plain, time.time()
         if signal:
             raise Stopped(signal, f"{self.name}: saved at step {step} and stopped")
@@ -156,7 +157,7 @@ class Stage:
     def _check_finite(self, step: int, state: State) -> None:
         """Raise RunError for a state that is not finite: no loss shows the last update yet."""
         floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-        if not all(np.isfinite(devices.whole(x)).all() for x in floats):
+        if not all(np.isfinite(x).all() for x in floats):
             raise RunError(
                 f"{self.name}: step {step}: parameters or optimizer state are not finite; what was "
                 "saved before is kept; try a lower learning rate in a new --run"
