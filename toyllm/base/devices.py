@@ -75,12 +75,9 @@ def start() -> None:
             raise InputError(f"no device can be used: {why}") from error
         jax.config.update("jax_platforms", None)
         there = ", ".join({device.platform for device in jax.devices()})
-        gpu = any(name in asked for name in ("cuda", "gpu"))
-        needed = (
-            "the NVIDIA driver and uv run --extra cuda12 ..."
-            if gpu
-            else f"jax's plugin for {asked}"
-        )
+        needed = f"jax's plugin for {asked}"
+        if "cuda" in asked or "gpu" in asked:
+            needed = "the NVIDIA driver and uv run --extra cuda12 ..."
         raise InputError(
             f"JAX_PLATFORMS={asked}: no such device can be used ({why}); there are: {there}; "
             f"unset it to use these (env -u JAX_PLATFORMS uv run ...), or install {needed}"
