@@ -89,7 +89,7 @@ def _stored(names: tuple[str, ...]) -> checkpoints.Wanted:
             tree = trees
             for part in parents:
                 tree = tree.setdefault(part, {})
-            tree[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"])
+            tree[last] = leaf
         return {name: trees[name] for name in names}
 
     return wanted

@@ -299,7 +299,7 @@ class Chat:
         except ValueError:
             raise InputError("/save FILE: expected one file name") from None
         if path.exists():
-            free = shlex.quote(str(files.unused_file(path)))
+            free = shlex.quote(str(files.unused(path)))
             raise InputError(f"{path}: exists; a free name: {free}")
         value = {
             "run": str(self.dialogue.run.folder),
