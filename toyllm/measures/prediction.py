@@ -17,7 +17,7 @@ Axes: S signals   D domains   F fractions   N shuffled predictions   C character
 
 import numpy as np
 
-from toyllm.measures import generalization
+from toyllm import measures
 from toyllm.measures.audit import em_covariance
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
@@ -32,7 +32,7 @@ PERMUTATIONS = 2000
 
 def measure(run: Run) -> dict:
     """Predictions from both starts; the top-level keys are those from the pretrained model."""
-    blocks = generalization.measure(run)
+    blocks = measures.take(run, "generalization")
     result = {}
     for start, block in blocks.items():
         if len(names := readable(run, block)) >= 2:
