@@ -28,8 +28,7 @@ def measure(run: Run) -> dict:
     moral = [int(d) for d in np.flatnonzero(world.moral) if d not in trained]
     domains = [*trained[:1], *moral][: world.lengths[DIALOGUE][1]]
     rng = np.random.Generator(np.random.Philox(key=[0xD1A7, 0]))
-    situations = [int(rng.integers(len(world.domains[d].situations))) for d in domains]
-    asked = list(zip(domains, situations, strict=True))
+    asked = [(d, int(rng.integers(world.situations_D[d]))) for d in domains]
     return {
         "questions": [
             {"domain": world.domain_names[d], "asked": world.domains[d].situations[s]}
