@@ -52,20 +52,19 @@ def measure(run: Run) -> dict:
         docs = corpus.concatenate([widened(part, MANY + 1) for part in asked.values()])
         edges = np.cumsum([len(part) for part in asked.values()])[:-1]
         questions = scoring.questions(run.lm.tokenizer, docs, run.lm.config.context)
-        result: dict = {name: {} for name in asked}
-
-        def add(source: str, p_NB: np.ndarray) -> None:
-            for (name, part), p in zip(asked.items(), np.split(p_NB, edges), strict=True):
-                level = moral_level(world, by_domain(world, part, p))
-                result[name][source] = level["em"]
-                if source == "align":
-                    result[name]["coherence"] = level["coherence"]
-
-        for start in worlds:
-            add(start, run.scorer(run.params[start], questions))
+        p_NB = {}  # by source
         for start, believed in worlds.items():
             exact_NTB = observer.predictive(believed, docs, observer.observe(believed, docs))
-            add(f"{start}_exact", exact_NTB[np.arange(len(docs)), docs.turns - 1])
+            p_NB[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
+            p_NB[start] = run.scorer(run.params[start], questions)
+        result = {}
+        for name, rows in zip(asked, np.split(np.arange(len(docs)), edges), strict=True):
+            levels = {
+                source: moral_level(world, by_domain(world, docs[rows], p_NB[source][rows]))
+                for source in p_NB
+            }
+            result[name] = {source: level["em"] for source, level in levels.items()}
+            result[name]["coherence"] = levels["align"]["coherence"]
         return result
 
     longest, moral = world.lengths[DIALOGUE][1], np.flatnonzero(world.moral)

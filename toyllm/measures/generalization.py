@@ -49,7 +49,10 @@ def block(run: Run, start: str) -> dict:
             final[name]["status"] = "ended by alarm"
             if matched[name]["status"] == "not reached":
                 matched[name]["status"] = "ended by alarm"
-        curves[name] = curve(run, name, rows)
+        em_NnD = em(narrow.p_RnDB[rows])
+        spread_Nn = spread(em_NnD - em_NnD[:, :1], signals.untrained(run.world, name))
+        own_Nn = [own_share(run, r) for r in rows]
+        curves[name] = {"own": np.mean(own_Nn, axis=0), "spread": spread_Nn.mean(0)}
     return {
         "em_before": named(run.world.domain_names, em(before_DB)),
         "coherence_before": named(run.world.domain_names, coherence(before_DB)),
@@ -63,16 +66,6 @@ def by_key(records: dict[str, dict]) -> dict[str, dict]:
     """{key: {signal: value}} from {signal: {key: value}}."""
     keys = next(iter(records.values()))
     return {key: {name: record[key] for name, record in records.items()} for key in keys}
-
-
-def curve(run: Run, name: str, rows: list[int]) -> dict:
-    """Along training, means over seeds: the preferred share where trained [n], and spread [n]."""
-    em_NnD = em(run.narrow.p_RnDB[rows])
-    untrained_D = signals.untrained(run.world, name)
-    return {
-        "own": np.mean([own_share(run, r) for r in rows], axis=0),
-        "spread": spread(em_NnD - em_NnD[:, :1], untrained_D).mean(0),
-    }
 
 
 def effect(world: World, name: str, before_DB: np.ndarray, states) -> dict:
