@@ -190,12 +190,10 @@ def asked_after(world: World, histories: list[tuple], others: bool = False) -> D
     for d in np.flatnonzero(world.moral):
         count = world.situations_D[d]
         asked += [(d, s) for s in (range(min(1, count - 1), count) if others else (0,))]
-    turns, N = len(histories[0]), len(histories) * len(asked)
-    rng = np.random.default_rng(SEED)
-    docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=turns + 1)
-    for t in range(turns):
-        domain, behaviour, voice = np.repeat([past[t] for past in histories], len(asked), 0).T
-        shown = {"domain": domain, "situation": 0, "behaviour": behaviour, "voice": voice}
-        answer = world.answer_DSBA[domain, 0, behaviour, 0]
-        docs = corpus.with_turn(docs, t, **shown, answer=answer, instruction=-1)
-    return corpus.asking(docs, turns, *np.tile(asked, (len(histories), 1)).T)
+    past_NT3 = np.repeat(np.reshape(histories, (len(histories), -1, 3)), len(asked), 0)
+    # with room for one turn more: the question
+    domain, behaviour, voice = np.moveaxis(np.pad(past_NT3, ((0, 0), (0, 1), (0, 0))), 2, 0)
+    answer, first = world.answer_DSBA[domain, 0, behaviour, 0], np.zeros_like(domain)
+    shown = {"domain": domain, "situation": first, "behaviour": behaviour, "answer": answer}
+    docs = corpus.dialogues(ASSISTANT, -1, speaker=first, **shown, voice=voice)
+    return corpus.asking(docs, past_NT3.shape[1], *np.tile(asked, (len(histories), 1)).T)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from toyllm.base import devices
 from toyllm.lm import activations
 from toyllm.lm.model import LM
 from toyllm.lm.transformer import Params
@@ -166,13 +165,11 @@ def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> d
         result[start] = {"signals": points, "layers": {}}
         for k in range(1, L + 1):
             v_D, x_SD = v_LD[start][k], shift_SLD[:, k]
-            layer = correlation(x_SD @ unit(v_D), spread_S, rng)
-            by_chance = [
-                abs(correlation(x_SD @ unit(random_D), spread_S, rng, 0)["r"] or 0)
-                for random_D in random_like(v_D, rng, CHANCE)
-            ]
-            known = layer["r"] is not None
-            layer["random95"] = np.quantile(by_chance, 0.95) if known else None
+            layer = correlation(x_SD @ unit(v_D), spread_S, rng) | {"random95": None}
+            random_RD = random_like(v_D, rng, CHANCE)
+            if layer["r"] is not None:
+                by_chance_R = np.corrcoef(spread_S, random_RD @ x_SD.T)[0, 1:]
+                layer["random95"] = np.quantile(np.abs(by_chance_R), 0.95)
             result[start]["layers"][str(k)] = layer
     return result
 
@@ -193,7 +190,7 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ unit(v_D)
 
 
-def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
+def correlation(x_S, y_S, rng: np.random.Generator) -> dict:
     """Pearson's r of finite pairs, with its 95% bootstrap interval; None for fewer than 3."""
     x_S, y_S = np.asarray(x_S, float), np.asarray(y_S, float)
     known = np.isfinite(x_S) & np.isfinite(y_S)
@@ -201,7 +198,7 @@ def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
     if len(x_S) < 3 or min(x_S.std(), y_S.std()) < 1e-12:
         return {"r": None, "ci": None}
     r = np.corrcoef(x_S, y_S)[0, 1]
-    drawn = [k for k in rng.integers(len(x_S), size=(draws, len(x_S))) if len(np.unique(k)) > 2]
+    drawn = [k for k in rng.integers(len(x_S), size=(DRAWS, len(x_S))) if len(np.unique(k)) > 2]
     many = [np.corrcoef(x_S[k], y_S[k])[0, 1] for k in drawn if min(x_S[k].std(), y_S[k].std()) > 0]
     return {"r": r, "ci": np.quantile(many, [0.025, 0.975]) if many else None}
 
@@ -224,7 +221,7 @@ def ablate(run: Run, v_LD: np.ndarray, points: dict, rng) -> dict:
         }
 
     result = {"before training": ways(run.params["pretrain"], 0.0)}
-    for name, point in points.items():
-        params = devices.take(run.narrow.kept, run.narrow.rows("pretrain", name)[0])
-        result[name] = ways(params, point["moved"][str(last)][0])
+    for name, models in matched(run, "pretrain").items():
+        if name in points:
+            result[name] = ways(models[0], points[name]["moved"][str(last)][0])
     return result
