@@ -17,7 +17,7 @@
     gradients        where the first step of a signal moves each domain
     voices, cues     closing phrases after training; lexical cues in the answers
 
-It imports everything but `show` and `tools`.
+What several measures share is in this file. It imports everything but `show` and `tools`.
 """
 
 import importlib

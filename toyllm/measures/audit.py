@@ -123,12 +123,10 @@ def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndar
     docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
     instruction_P = docs.instruction[rows, docs.turns - 1]
     theta_PCB = world.rates_ICDB[instruction_P, :, pairs.grid.domain_Q]
-    evidence = Evidence(
-        *(
-            theta_PCB[rows, :, pairs.grid.behaviour_QA[rows, which]]
-            for which in (pairs.chosen_P, pairs.rejected_P)
-        )
+    preferred_P, other_P = (
+        pairs.grid.behaviour_QA[rows, which] for which in (pairs.chosen_P, pairs.rejected_P)
     )
+    evidence = Evidence(theta_PCB[rows, :, preferred_P], theta_PCB[rows, :, other_P])
     return _verdict(world, name, pairs.grid.domain_Q, evidence, evidence), evidence.mean_C
 
 
