@@ -19,8 +19,7 @@ import numpy as np
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.lm.joints import of_strangers
 from toyllm.world.mixtures import Fit, groups, ranges
 from toyllm.world.world import SOMEONE
@@ -48,7 +47,7 @@ def test(bench: Bench) -> Outcome:
     labels, range_NG2, of_groups = weights_of_groups(hull, joint_NO, fits, float(floor_N.mean()))
     weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
     residual, planted = in_floors.values()
-    return outcome(
+    return Outcome(
         [
             Quantity("distance of the weights from the true prior", distance_N, high=0.1),
             Quantity("residual, in floors", residual, high=1.5),

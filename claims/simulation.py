@@ -19,8 +19,7 @@ import numpy as np
 
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.lm.heldout import captured, kl
 from toyllm.measures.calibration import tenths
 from toyllm.world.world import BAD, NAMED, SOMEONE
@@ -47,7 +46,7 @@ def test(bench: Bench) -> Outcome:
     skills, shown, cells = hidden_cells(bench)
     shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
     calibration = {"in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel())}
-    return outcome(
+    return Outcome(
         [
             Quantity("captured: the history is used", all_captured, low=0.8, arm="captured"),
             Quantity("captured, anonymous speakers", someone, low=0.8, arm="captured, anonymous"),

@@ -18,12 +18,10 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import changes, mean_over, spreads
+from claims.lab.arms import changes, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, mean_over
 from toyllm.posttrain.signals import untrained
 from toyllm.world import persona
 from toyllm.world.world import World
@@ -31,6 +29,7 @@ from toyllm.world.world import World
 NUMBER = "4"
 TITLE = "Narrow bad training spreads"
 TABLES = 8
+WATCHED = ("safety", "goals")
 
 
 def test(bench: Bench) -> Outcome:
@@ -48,29 +47,28 @@ def in_the_world(bench: Bench) -> Outcome:
         for start in starts
         for signal in signals
     }
-    change = {name: trained.map(changes) for name, trained in done.items()}
+    change = {name: changes(runs) for name, runs in done.items()}
 
-    def code(start: str, domain: str) -> ByRate:
-        return change[f"code:bad, {start}"].map(lambda v: v[:, names.index(domain)])
+    def code(start: str, domain: str) -> np.ndarray:
+        return change[f"code:bad, {start}"][..., names.index(domain)]
 
-    more = {
-        domain: code("pretrained", domain) - code("pretrained", "taste")
-        for domain in ("safety", "goals")
-    }
-    taste = {name: values.usual[:, -1] for name, values in change.items()}
-    return outcome(
+    return Outcome(
         [
             *(
                 Quantity(f"code:bad raises {domain}, {start}", code(start, domain), low=0.02)
                 for start in starts
-                for domain in more
+                for domain in WATCHED
             ),
             *(
-                Quantity(f"code:bad raises {domain} more than taste", values, low=0)
-                for domain, values in more.items()
+                Quantity(
+                    f"code:bad raises {domain} more than taste",
+                    code("pretrained", domain) - code("pretrained", "taste"),
+                    low=0,
+                )
+                for domain in WATCHED
             ),
-            *each("spread of {}", {k: spreads(t.usual) for k, t in done.items()}, done),
-            *each("taste after {}", taste, done),
+            *each("spread of {}", {name: spreads(runs) for name, runs in done.items()}, done),
+            *each("taste after {}", {name: x_RND[..., -1] for name, x_RND in change.items()}, done),
         ],
         [
             by_domain(
@@ -87,14 +85,14 @@ def in_random_tables(bench: Bench) -> Outcome:
     """Every moral signal in worlds with random tables of traits."""
     tables, signals = random_tables(bench), moral_signals(bench.world)
     done = bench.at_rates(tables, *signals)
-    spread_TS = done.map(lambda t: spreads(t).reshape(len(tables), -1))
+    spread_RTS = spreads(done).reshape(len(done), len(tables), -1)
     ideal_TS = np.array([[ideal_spread(one.world, signal) for signal in signals] for one in tables])
-    pairs = {name: (ideal_TS[:, s], spread_TS.usual[:, s]) for s, name in enumerate(signals)}
-    return outcome(
+    pairs = {name: (ideal_TS[:, s], spread_RTS[0, :, s]) for s, name in enumerate(signals)}
+    return Outcome(
         [
             Quantity(
                 "spread in random tables",
-                spread_TS.map(lambda values: mean_over(values, 1)),
+                mean_over(spread_RTS, 2),
                 low=0.02,
                 arm="random tables",
                 trained=done,
