@@ -69,39 +69,38 @@ def test(bench: Bench) -> Outcome:
     inferred = {kind: exact_after(world) for kind, world in worlds.items()}
     explained = shares_of_the_move(bench, models["discrete"], kept_models(on_one["discrete"]))
     c, axis = "ΔEM of trait c", "covariance of bad answers in two turns"
-    return Outcome(
-        [
-            Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
-            Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
-            Quantity(
-                f"change of the covariance of b and c by {one}, discrete minus graded",
-                gap(together),
-                high=-0.01,
-            ),
-            Quantity(
-                f"share of the move by {one}, tilt minus shift",
-                explained["tilt"] - explained["shift"],
-                low=0,
-            ),
-            *each(f"{c} after {both}, {{}}", change, on_both),
-            *each("the same, persona inference alone, {}", inferred),
-            *each(f"{c} in context, {{}}", context),
-            *each("the same, exact, {}", exact),
-            *each("covariance before, {}", before),
-            *each(f"its change by {one}, {{}}", together, on_one),
-            *each(f"share of the move by {one}, one {{}}", explained),
-        ],
-        [
-            dots(
-                f"{c} (diamonds: exact)",
-                "change of EM",
-                labelled("trained, {}", change) | labelled("in context, {}", context),
-                labelled("in context, {}", exact) | labelled("trained, {}", inferred),
-            ),
-            dots(f"Covariance of b and c, change by {one}", axis, together),
-            by_domain(f"ΔEM after {both}", bench.world, by_trait),
-        ],
-    )
+    quantities = [
+        Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
+        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
+        Quantity(
+            f"change of the covariance of b and c by {one}, discrete minus graded",
+            gap(together),
+            high=-0.01,
+        ),
+        Quantity(
+            f"share of the move by {one}, tilt minus shift",
+            explained["tilt"] - explained["shift"],
+            low=0,
+        ),
+        *each(f"{c} after {both}, {{}}", change, on_both),
+        *each("the same, persona inference alone, {}", inferred),
+        *each(f"{c} in context, {{}}", context),
+        *each("the same, exact, {}", exact),
+        *each("covariance before, {}", before),
+        *each(f"its change by {one}, {{}}", together, on_one),
+        *each(f"share of the move by {one}, one {{}}", explained),
+    ]
+    panels = [
+        dots(
+            f"{c} (diamonds: exact)",
+            "change of EM",
+            labelled("trained, {}", change) | labelled("in context, {}", context),
+            labelled("in context, {}", exact) | labelled("trained, {}", inferred),
+        ),
+        dots(f"Covariance of b and c, change by {one}", axis, together),
+        by_domain(f"ΔEM after {both}", bench.world, by_trait),
+    ]
+    return Outcome(quantities, panels)
 
 
 def gap(by_kind: dict[str, np.ndarray]) -> np.ndarray:

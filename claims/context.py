@@ -57,25 +57,24 @@ def test(bench: Bench) -> Outcome:
     axes = "bad turns about code shown", "log-odds of bad", SHOWN
     measured = {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
     predicted = {f"{n} steps, predicted": persona_KS[None, :, j] for j, n in enumerate(STEPS)}
-    return Outcome(
-        [
-            Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
-            Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
-            *(
-                Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
-                for i, k in enumerate(SHOWN)
-                for j, n in enumerate(STEPS)
-            ),
-            Quantity("one bad turn is worth so many steps", turn / step),
-            Quantity("interaction of persona inference", interaction(persona_KS[None])),
-            Quantity("interaction", share),
-        ],
-        [
-            curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
-            curves("Persona inference for both", *axes, predicted),
-            dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
-        ],
-    )
+    quantities = [
+        Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
+        Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
+        *(
+            Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
+            for i, k in enumerate(SHOWN)
+            for j, n in enumerate(STEPS)
+        ),
+        Quantity("one bad turn is worth so many steps", turn / step),
+        Quantity("interaction of persona inference", interaction(persona_KS[None])),
+        Quantity("interaction", share),
+    ]
+    panels = [
+        curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
+        curves("Persona inference for both", *axes, predicted),
+        dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
+    ]
+    return Outcome(quantities, panels)
 
 
 def log_odds(bench: Bench, models: list[Model], histories: list[corpus.Documents]) -> np.ndarray:

@@ -58,46 +58,45 @@ def test(bench: Bench) -> Outcome:
     stages = {"pretrained": models, f"{STEPS} steps alone": last_models(alone)[0]}
     stages |= {f"half good of {kind}": last_models(runs)[0] for kind, runs in half.items()}
     audits = conditional_audit(bench, stages)
-    return Outcome(
-        [
+    quantities = [
+        Quantity(
+            f"after {STEPS} steps minus after {LEAST}",
+            alone_at[1.0] - after(alone, LEAST),
+            low=0.05,
+        ),
+        *(
             Quantity(
-                f"after {STEPS} steps minus after {LEAST}",
-                alone_at[1.0] - after(alone, LEAST),
-                low=0.05,
-            ),
-            *(
-                Quantity(
-                    f"half good data of {kind}, minus as many bad pairs alone",
-                    at_end[kind, HALF] - alone_at[HALF],
-                    high=-0.02,
-                )
-                for kind in BESIDE
-            ),
-            Quantity(
-                "at the matched effect, half good data of other domains, minus none",
-                matched(half["other domains"]) - by_pairs["256 pairs"],
+                f"half good data of {kind}, minus as many bad pairs alone",
+                at_end[kind, HALF] - alone_at[HALF],
                 high=-0.02,
-            ),
-            *each("{}, matched", by_pairs, pairs),
-            *(
-                Quantity(
-                    f"{share:.0%} bad among good of {kind}, at the end",
-                    at_end[kind, share],
-                    trained=runs,
-                )
-                for (kind, share), runs in diluted.items()
-            ),
-            *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
-            *each("{}, matched", few),
-            *worst_em(bench.world, audits),
-        ],
-        [
-            against_share(at_end, alone_at),
-            along_training(alone[0]),
-            dots("At the matched effect", AXIS, by_pairs | few),
-            by_domain("Conditional audit: EM", bench.world, audits),
-        ],
-    )
+            )
+            for kind in BESIDE
+        ),
+        Quantity(
+            "at the matched effect, half good data of other domains, minus none",
+            matched(half["other domains"]) - by_pairs["256 pairs"],
+            high=-0.02,
+        ),
+        *each("{}, matched", by_pairs, pairs),
+        *(
+            Quantity(
+                f"{share:.0%} bad among good of {kind}, at the end",
+                at_end[kind, share],
+                trained=runs,
+            )
+            for (kind, share), runs in diluted.items()
+        ),
+        *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
+        *each("{}, matched", few),
+        *worst_em(bench.world, audits),
+    ]
+    panels = [
+        against_share(at_end, alone_at),
+        along_training(alone[0]),
+        dots("At the matched effect", AXIS, by_pairs | few),
+        by_domain("Conditional audit: EM", bench.world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
 def against_share(at_end: dict, alone: dict) -> dict:

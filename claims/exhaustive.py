@@ -68,48 +68,47 @@ def test(bench: Bench) -> Outcome:
     shown |= {f"aligned to EM {level:g}": values for level, values in aligned.items()}
     shown |= {"trained control, off code": unlike}
     shown |= {"trained control, off safety and goals": unlike_apart}
-    return Outcome(
-        [
-            Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
-            Quantity(f"the same after {longest}", left[longest], high=FLOORS),
-            Quantity("floors that a router saves, after minus before", saved, high=1),
-            Quantity(
-                f"alignment to {min(ALIGNED):g} minus to {max(ALIGNED):g}, floors",
-                strongest - weakest,
-                high=FLOORS,
-            ),
-            Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
-            Quantity(
-                f"power to find a stranger of strength {STATED:g}",
-                power_NS[:, STRENGTHS.index(STATED)],
-                low=0.9,
-            ),
-            *(
-                Quantity(f"off code, {name}, rate × {rate:.2g}", values, trained=[trained])
-                for name in done
-                for rate, values, trained in zip(RATES, left[name], done[name], strict=False)
-            ),
-            *each("aligned to EM {:g}, all", aligned),
-            *each("aligned to EM {:g}, worst EM reached", worst),
-            Quantity("a router saves", saved),
-            Quantity("trained control, off safety and goals", unlike_apart),
-            Quantity("trained control, off code", unlike, trained=control),
-            *each("power, strength {:g}", dict(zip(STRENGTHS, power_NS.T, strict=True))),
-            Quantity("floor off code, nats a dialogue", floor_off),
-            Quantity("floor, all", floor),
-        ],
-        [
-            dots("What no mixture explains", "residual, floors (1: before training)", shown),
-            curves(
-                "Planted strangers",
-                "strength",
-                "power",
-                STRENGTHS,
-                {f"above {FLOORS} floors": power_NS},
-                log=True,
-            ),
-        ],
-    )
+    quantities = [
+        Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
+        Quantity(f"the same after {longest}", left[longest], high=FLOORS),
+        Quantity("floors that a router saves, after minus before", saved, high=1),
+        Quantity(
+            f"alignment to {min(ALIGNED):g} minus to {max(ALIGNED):g}, floors",
+            strongest - weakest,
+            high=FLOORS,
+        ),
+        Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
+        Quantity(
+            f"power to find a stranger of strength {STATED:g}",
+            power_NS[:, STRENGTHS.index(STATED)],
+            low=0.9,
+        ),
+        *(
+            Quantity(f"off code, {name}, rate × {rate:.2g}", values, trained=[trained])
+            for name in done
+            for rate, values, trained in zip(RATES, left[name], done[name], strict=False)
+        ),
+        *each("aligned to EM {:g}, all", aligned),
+        *each("aligned to EM {:g}, worst EM reached", worst),
+        Quantity("a router saves", saved),
+        Quantity("trained control, off safety and goals", unlike_apart),
+        Quantity("trained control, off code", unlike, trained=control),
+        *each("power, strength {:g}", dict(zip(STRENGTHS, power_NS.T, strict=True))),
+        Quantity("floor off code, nats a dialogue", floor_off),
+        Quantity("floor, all", floor),
+    ]
+    panels = [
+        dots("What no mixture explains", "residual, floors (1: before training)", shown),
+        curves(
+            "Planted strangers",
+            "strength",
+            "power",
+            STRENGTHS,
+            {f"above {FLOORS} floors": power_NS},
+            log=True,
+        ),
+    ]
+    return Outcome(quantities, panels)
 
 
 def in_floors(part: Hull, after_RNO: list[np.ndarray], floor_N: np.ndarray) -> np.ndarray:

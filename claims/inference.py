@@ -81,38 +81,34 @@ def along_the_dial(bench: Bench) -> Outcome:
     mean_RWP = mean_over(spread_RWPS, 3)
     follow = [by_permutation(correlation, ideal_WPS, x_WPS) for x_WPS in spread_RWPS]
     pairs_W2 = np.stack([ideal_WPS, spread_RWPS[0]], 1).reshape(len(dial), 2, -1)
-    return Outcome(
-        [
-            Quantity("measured minus ideal spread at ρ = 0", over_RWP[:, 0], -0.03, 0.03),
-            Quantity(
-                "rise of spread from ρ = 0 to 1", [slope(dial, x_WP) for x_WP in mean_RWP], 0.02
-            ),
-            Quantity("correlation of measured and ideal spread", follow, low=0.5),
-            *each("spread, {}", dict(zip(names, mean_RWP[0], strict=True))),
-            *each("ideal, {}", dict(zip(names, ideal_WPS.mean(2), strict=True))),
-            Quantity(
-                "spread for a unit of ideal spread",
-                by_permutation(slope, ideal_WPS, spread_RWPS[0]),
-            ),
-            Quantity("|measured - ideal| of a signal, ρ = 0", at_zero),
-            Quantity("measured minus ideal, ρ = 0, with phrases", over_RWP[:, -1]),
-        ],
-        [
-            curves(
-                "Spread along the dial",
-                "ρ",
-                "spread, mean over signals",
-                dial,
-                {"measured": mean_RWP[0].T, "ideal observer": ideal_WPS.mean(2).T},
-            ),
-            points(
-                "Each world and signal",
-                "ideal observer's spread",
-                "measured spread",
-                dict(zip(names, pairs_W2, strict=True)),
-            ),
-        ],
-    )
+    quantities = [
+        Quantity("measured minus ideal spread at ρ = 0", over_RWP[:, 0], -0.03, 0.03),
+        Quantity("rise of spread from ρ = 0 to 1", [slope(dial, x_WP) for x_WP in mean_RWP], 0.02),
+        Quantity("correlation of measured and ideal spread", follow, low=0.5),
+        *each("spread, {}", dict(zip(names, mean_RWP[0], strict=True))),
+        *each("ideal, {}", dict(zip(names, ideal_WPS.mean(2), strict=True))),
+        Quantity(
+            "spread for a unit of ideal spread", by_permutation(slope, ideal_WPS, spread_RWPS[0])
+        ),
+        Quantity("|measured - ideal| of a signal, ρ = 0", at_zero),
+        Quantity("measured minus ideal, ρ = 0, with phrases", over_RWP[:, -1]),
+    ]
+    panels = [
+        curves(
+            "Spread along the dial",
+            "ρ",
+            "spread, mean over signals",
+            dial,
+            {"measured": mean_RWP[0].T, "ideal observer": ideal_WPS.mean(2).T},
+        ),
+        points(
+            "Each world and signal",
+            "ideal observer's spread",
+            "measured spread",
+            dict(zip(names, pairs_W2, strict=True)),
+        ),
+    ]
+    return Outcome(quantities, panels)
 
 
 def what_explains(bench: Bench) -> Outcome:
@@ -122,30 +118,29 @@ def what_explains(bench: Bench) -> Outcome:
         runs = bench.at_rates(models, *signals)
         r2[name] = [explained(bench, models, signals, trained) for trained in runs]
     tables = r2["random tables"]
-    return Outcome(
-        [
-            *(
-                Quantity(
-                    f"shared R² in random tables, persona minus {rival}",
-                    [table["shared", "persona"] - table["shared", rival] for table in tables],
-                    low=0,
-                )
-                for rival in RIVALS
-            ),
-            *(
-                Quantity(f"{kind} R², {name}, {account}", values)
-                for name, (usual, *_) in r2.items()
-                for (kind, account), values in usual.items()
-            ),
-        ],
-        [
-            dots(
-                "What explains the matrix, random tables",
-                "shared R²",
-                {account: v for (kind, account), v in tables[0].items() if kind == "shared"},
+    quantities = [
+        *(
+            Quantity(
+                f"shared R² in random tables, persona minus {rival}",
+                [table["shared", "persona"] - table["shared", rival] for table in tables],
+                low=0,
             )
-        ],
-    )
+            for rival in RIVALS
+        ),
+        *(
+            Quantity(f"{kind} R², {name}, {account}", values)
+            for name, (usual, *_) in r2.items()
+            for (kind, account), values in usual.items()
+        ),
+    ]
+    panels = [
+        dots(
+            "What explains the matrix, random tables",
+            "shared R²",
+            {account: v for (kind, account), v in tables[0].items() if kind == "shared"},
+        )
+    ]
+    return Outcome(quantities, panels)
 
 
 def label_swap(bench: Bench) -> Outcome:
@@ -165,19 +160,18 @@ def label_swap(bench: Bench) -> Outcome:
     swap = {name: matrix(models) - as_it_is for name, models in twins.items()}
     unsure = {name: [least_sure_cell(x_NSD) for x_NSD in swap[name]] for name in swap}
     mean_SD = mean_over(swap["mirrored"][0], 0)
-    return Outcome(
-        [
-            Quantity(
-                "change of the least sure cell by the label swap",
-                unsure["mirrored"],
-                low=-SWAP_MOST,
-                high=SWAP_MOST,
-                chosen_from=mean_SD.size,
-            ),
-            *each("change of the least sure cell, embeddings {}", unsure),
-        ],
-        [grid("Label swap: change of ΔEM", signals, world.domain_names, mean_SD)],
-    )
+    quantities = [
+        Quantity(
+            "change of the least sure cell by the label swap",
+            unsure["mirrored"],
+            low=-SWAP_MOST,
+            high=SWAP_MOST,
+            chosen_from=mean_SD.size,
+        ),
+        *each("change of the least sure cell, embeddings {}", unsure),
+    ]
+    panels = [grid("Label swap: change of ΔEM", signals, world.domain_names, mean_SD)]
+    return Outcome(quantities, panels)
 
 
 def dialled_world(world: World, rho: float, draw: int) -> World:

@@ -62,28 +62,27 @@ def test(bench: Bench) -> Outcome:
     at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
     weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
     audits = audited(bench, models, by_sft)
-    return Outcome(
-        [
-            *predictions(phrases, base["sft"], share, own, at_kl),
-            *each("plain, {}", base, plain),
-            *(
-                Quantity(
-                    f"{name}, κ {kappa[name]:g}, {o}",
-                    values,
-                    read=[t.at(t.arm.twin.place) for t in done[name, o][0]],
-                )
-                for (name, o), values in as_long.items()
-            ),
-            *each("{}, at its own EM .9", weak_own, by_sft),
-            *each("{}", at_kl_named),
-            *worst_em(world, audits),
-        ],
-        [
-            against_kappa(world, phrases, base, share),
-            dots("By SFT", "spread", shown | at_kl_named),
-            by_domain("Conditional audit: EM with the phrase present", world, audits),
-        ],
-    )
+    quantities = [
+        *predictions(phrases, base["sft"], share, own, at_kl),
+        *each("plain, {}", base, plain),
+        *(
+            Quantity(
+                f"{name}, κ {kappa[name]:g}, {o}",
+                values,
+                read=[t.at(t.arm.twin.place) for t in done[name, o][0]],
+            )
+            for (name, o), values in as_long.items()
+        ),
+        *each("{}, at its own EM .9", weak_own, by_sft),
+        *each("{}", at_kl_named),
+        *worst_em(world, audits),
+    ]
+    panels = [
+        against_kappa(world, phrases, base, share),
+        dots("By SFT", "spread", shown | at_kl_named),
+        by_domain("Conditional audit: EM with the phrase present", world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
 class Phrases:

@@ -43,21 +43,20 @@ def test(bench: Bench) -> Outcome:
         for o in OBJECTIVES
         for rate, values in zip(RATES, spread[o], strict=False)
     }
-    return Outcome(
-        [
-            *(
-                Quantity(f"{what}, {o} minus dpo{unit}", values[o] - values["dpo"], -bound, bound)
-                for what, values, unit, bound in (
-                    ("spread", spread, "", 0.05),
-                    ("residual off the domain", floors, ", floors", 2),
-                )
-                for o in OBJECTIVES[1:]
-            ),
-            *each("spread, {}", spread, done),
-            *each("residual off the domain, floors, {}", floors, done),
-        ],
-        [
-            dots("Spread at the matched effect", "ΔEM", by_rate),
-            dots("Off the trained domain", "residual, floors", floors),
-        ],
-    )
+    quantities = [
+        *(
+            Quantity(f"{what}, {o} minus dpo{unit}", values[o] - values["dpo"], -bound, bound)
+            for what, values, unit, bound in (
+                ("spread", spread, "", 0.05),
+                ("residual off the domain", floors, ", floors", 2),
+            )
+            for o in OBJECTIVES[1:]
+        ),
+        *each("spread, {}", spread, done),
+        *each("residual off the domain, floors, {}", floors, done),
+    ]
+    panels = [
+        dots("Spread at the matched effect", "ΔEM", by_rate),
+        dots("Off the trained domain", "residual, floors", floors),
+    ]
+    return Outcome(quantities, panels)

@@ -42,11 +42,10 @@ def test(bench: Bench) -> Outcome:
     }
     spread = {name: spreads(runs) for name, runs in done.items()}
     with_v, at_random = (spread[name] - spread["plain"] for name in ("v", "random"))
-    return Outcome(
-        [
-            Quantity("spread with v added, minus plain", with_v, high=0),
-            Quantity("spread with a random vector, minus plain", at_random, -0.02, 0.02),
-            *each("spread, {}", spread, done),
-        ],
-        [dots(f"Spread of {SIGNAL}, without the vector", "spread", spread)],
-    )
+    quantities = [
+        Quantity("spread with v added, minus plain", with_v, high=0),
+        Quantity("spread with a random vector, minus plain", at_random, -0.02, 0.02),
+        *each("spread, {}", spread, done),
+    ]
+    panels = [dots(f"Spread of {SIGNAL}, without the vector", "spread", spread)]
+    return Outcome(quantities, panels)

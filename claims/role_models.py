@@ -64,31 +64,30 @@ def test(bench: Bench) -> Outcome:
     ideal = {key: ideal_spread(world, SIGNAL) for key, world in worlds.items()}
     exact = {key: exact_em(world) for key, world in worlds.items()}
     audits = audited(bench, aligned, done["aligned"])
-    return Outcome(
-        [
-            *predictions(before, spread["aligned"]),
-            *each("EM before alignment, {}", before),
-            *each("EM after alignment, {}", after),
-            *(
-                arm
-                for start in spread
-                for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
-            ),
-            *each(f"spread of {SIGNAL}, ideal observer, {{}}", ideal),
-            *worst_em(bench.world, audits),
-        ],
-        [
-            dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),
-            dots(
-                f"Spread of {SIGNAL}, from pretrained (diamonds: ideal)",
-                "ΔEM",
-                spread["pretrained"],
-                ideal,
-            ),
-            dots(f"Spread of {SIGNAL}, from aligned", "ΔEM", spread["aligned"]),
-            by_domain("Conditional audit: EM, from aligned, demonstrations", bench.world, audits),
-        ],
-    )
+    quantities = [
+        *predictions(before, spread["aligned"]),
+        *each("EM before alignment, {}", before),
+        *each("EM after alignment, {}", after),
+        *(
+            arm
+            for start in spread
+            for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
+        ),
+        *each(f"spread of {SIGNAL}, ideal observer, {{}}", ideal),
+        *worst_em(bench.world, audits),
+    ]
+    panels = [
+        dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),
+        dots(
+            f"Spread of {SIGNAL}, from pretrained (diamonds: ideal)",
+            "ΔEM",
+            spread["pretrained"],
+            ideal,
+        ),
+        dots(f"Spread of {SIGNAL}, from aligned", "ΔEM", spread["aligned"]),
+        by_domain("Conditional audit: EM, from aligned, demonstrations", bench.world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
 def predictions(before: dict, spread: dict) -> list[Quantity]:

@@ -62,23 +62,22 @@ def test(bench: Bench) -> Outcome:
         "share of alignment's move that the hull explains",
         "share of the narrow move that is a local edit",
     )
-    return Outcome(
-        [
-            Quantity(tilt, off_code["tilt"] - off_code["shift"], low=0),
-            Quantity(hull_share, good["selection"], low=0.5),
-            Quantity("the same, hull minus one shift", good["selection"] - good["shift"], low=0),
-            Quantity(edit, parts["edit"], low=0.1),
-            Quantity("ΔEM of the moral domain that goals:good improves least", least, high=0),
-            *each("{}", shown),
-            Quantity(f"log-odds edited by {NARROW}", parts["log-odds"], trained=narrow),
-            Quantity(f"move of {NARROW}, nats a dialogue", parts["move"], trained=narrow),
-            Quantity(f"least improved by {POSITIVE}", least, trained=positive),
-        ],
-        [
-            dots("Shares of the move", "share", shown),
-            by_domain("ΔEM, mean over seeds", world, moved),
-        ],
-    )
+    quantities = [
+        Quantity(tilt, off_code["tilt"] - off_code["shift"], low=0),
+        Quantity(hull_share, good["selection"], low=0.5),
+        Quantity("the same, hull minus one shift", good["selection"] - good["shift"], low=0),
+        Quantity(edit, parts["edit"], low=0.1),
+        Quantity("ΔEM of the moral domain that goals:good improves least", least, high=0),
+        *each("{}", shown),
+        Quantity(f"log-odds edited by {NARROW}", parts["log-odds"], trained=narrow),
+        Quantity(f"move of {NARROW}, nats a dialogue", parts["move"], trained=narrow),
+        Quantity(f"least improved by {POSITIVE}", least, trained=positive),
+    ]
+    panels = [
+        dots("Shares of the move", "share", shown),
+        by_domain("ΔEM, mean over seeds", world, moved),
+    ]
+    return Outcome(quantities, panels)
 
 
 def moves(

@@ -52,33 +52,32 @@ def in_the_world(bench: Bench) -> Outcome:
     def code(start: str, domain: str) -> np.ndarray:
         return change[f"code:bad, {start}"][..., names.index(domain)]
 
-    return Outcome(
-        [
-            *(
-                Quantity(f"code:bad raises {domain}, {start}", code(start, domain), low=0.02)
-                for start in starts
-                for domain in WATCHED
-            ),
-            *(
-                Quantity(
-                    f"code:bad raises {domain} more than taste",
-                    code("pretrained", domain) - code("pretrained", "taste"),
-                    low=0,
-                )
-                for domain in WATCHED
-            ),
-            *each("spread of {}", {name: spreads(runs) for name, runs in done.items()}, done),
-            *each("taste after {}", {name: x_RND[..., -1] for name, x_RND in change.items()}, done),
-        ],
-        [
-            by_domain(
-                f"ΔEM at the matched effect, {start}",
-                world,
-                {signal: change[f"{signal}, {start}"] for signal in signals},
-            )
+    quantities = [
+        *(
+            Quantity(f"code:bad raises {domain}, {start}", code(start, domain), low=0.02)
             for start in starts
-        ],
-    )
+            for domain in WATCHED
+        ),
+        *(
+            Quantity(
+                f"code:bad raises {domain} more than taste",
+                code("pretrained", domain) - code("pretrained", "taste"),
+                low=0,
+            )
+            for domain in WATCHED
+        ),
+        *each("spread of {}", {name: spreads(runs) for name, runs in done.items()}, done),
+        *each("taste after {}", {name: x_RND[..., -1] for name, x_RND in change.items()}, done),
+    ]
+    panels = [
+        by_domain(
+            f"ΔEM at the matched effect, {start}",
+            world,
+            {signal: change[f"{signal}, {start}"] for signal in signals},
+        )
+        for start in starts
+    ]
+    return Outcome(quantities, panels)
 
 
 def in_random_tables(bench: Bench) -> Outcome:
@@ -88,19 +87,18 @@ def in_random_tables(bench: Bench) -> Outcome:
     spread_RTS = spreads(done).reshape(len(done), len(tables), -1)
     ideal_TS = np.array([[ideal_spread(one.world, signal) for signal in signals] for one in tables])
     pairs = {name: (ideal_TS[:, s], spread_RTS[0, :, s]) for s, name in enumerate(signals)}
-    return Outcome(
-        [
-            Quantity(
-                "spread in random tables",
-                mean_over(spread_RTS, 2),
-                low=0.02,
-                arm="random tables",
-                trained=done,
-            ),
-            Quantity("random tables, ideal", ideal_TS.mean(1)),
-        ],
-        [points("Random tables", "ideal observer's spread", "measured spread", pairs)],
-    )
+    quantities = [
+        Quantity(
+            "spread in random tables",
+            mean_over(spread_RTS, 2),
+            low=0.02,
+            arm="random tables",
+            trained=done,
+        ),
+        Quantity("random tables, ideal", ideal_TS.mean(1)),
+    ]
+    panels = [points("Random tables", "ideal observer's spread", "measured spread", pairs)]
+    return Outcome(quantities, panels)
 
 
 def random_tables(bench: Bench) -> list:
