@@ -50,11 +50,10 @@ OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and
 
 def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
-    names, half = bench.world.domain_names, len(bench.seeds)
+    names = bench.world.domain_names
     both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
     worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}
-    everyone = bench.pretrain([(w, seed) for w in worlds.values() for seed in bench.seeds])
-    models = {"discrete": everyone[:half], "graded": everyone[half:]}
+    models = bench.bases(worlds)
     on_both = {kind: bench.at_rates(models[kind], both) for kind in worlds}
     on_one = {kind: bench.at_rates(models[kind], one) for kind in worlds}
     by_trait = {kind: changes(runs) for kind, runs in on_both.items()}
@@ -68,20 +67,14 @@ def test(bench: Bench) -> Outcome:
     exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
     inferred = {kind: exact_after(world) for kind, world in worlds.items()}
     explained = shares_of_the_move(bench, models["discrete"], kept_models(on_one["discrete"]))
+    tilt, shift = explained.values()
     c, axis = "ΔEM of trait c", "covariance of bad answers in two turns"
+    of_covariance = f"change of the covariance of b and c by {one}"
     quantities = [
         Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
         Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
-        Quantity(
-            f"change of the covariance of b and c by {one}, discrete minus graded",
-            gap(together),
-            high=-0.01,
-        ),
-        Quantity(
-            f"share of the move by {one}, tilt minus shift",
-            explained["tilt"] - explained["shift"],
-            low=0,
-        ),
+        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01),
+        Quantity(f"share of the move by {one}, tilt minus shift", tilt - shift, low=0),
         *each(f"{c} after {both}, {{}}", change, on_both),
         *each("the same, persona inference alone, {}", inferred),
         *each(f"{c} in context, {{}}", context),

@@ -20,7 +20,7 @@ data of other domains (share .5) lowers it at the matched effect by > .02.
 import numpy as np
 
 from claims.context import conditional_audit
-from claims.lab.arms import SCORE_EVERY, Runs, Trained, changes, last_models
+from claims.lab.arms import SCORE_EVERY, Model, Runs, Trained, changes, last_models
 from claims.lab.bench import DOMAINS, Bench
 from claims.lab.panels import by_domain, curves, dots
 from claims.lab.quantities import Outcome, Quantity, each, worst_em
@@ -40,16 +40,14 @@ def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.base()
     pairs = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
-    alone = bench.at_rates(models, SIGNAL, steps=STEPS)
-    diluted = {
-        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
-        for kind, good in BESIDE.items()
-        for share in SHARES
-    }
+    alone, diluted = bench.at_rates(models, SIGNAL, steps=STEPS), dilutions(bench, models)
     half = {kind: diluted[kind, HALF] for kind in BESIDE}
     by_pairs = {name: untouched(changes(runs)) for name, runs in pairs.items()}
     at_end = {key: untouched(changes(runs)) for key, runs in diluted.items()}
     alone_at = {share: after(alone, share * STEPS) for share in (*SHARES, 1.0)}
+    longer = alone_at[1.0] - after(alone, LEAST)
+    halved = {kind: at_end[kind, HALF] - alone_at[HALF] for kind in BESIDE}
+    halved_matched = matched(half["other domains"]) - by_pairs["256 pairs"]
     few = {
         f"{share:.0%} bad, good of {kind}": matched(diluted[kind, share])
         for kind in BESIDE
@@ -59,33 +57,15 @@ def test(bench: Bench) -> Outcome:
     stages |= {f"half good of {kind}": last_models(runs)[0] for kind, runs in half.items()}
     audits = conditional_audit(bench, stages)
     quantities = [
-        Quantity(
-            f"after {STEPS} steps minus after {LEAST}",
-            alone_at[1.0] - after(alone, LEAST),
-            low=0.05,
-        ),
-        *(
-            Quantity(
-                f"half good data of {kind}, minus as many bad pairs alone",
-                at_end[kind, HALF] - alone_at[HALF],
-                high=-0.02,
-            )
-            for kind in BESIDE
-        ),
+        Quantity(f"after {STEPS} steps minus after {LEAST}", longer, low=0.05),
+        *each("half good data of {}, minus as many bad pairs alone", halved, high=-0.02),
         Quantity(
             "at the matched effect, half good data of other domains, minus none",
-            matched(half["other domains"]) - by_pairs["256 pairs"],
+            halved_matched,
             high=-0.02,
         ),
         *each("{}, matched", by_pairs, pairs),
-        *(
-            Quantity(
-                f"{share:.0%} bad among good of {kind}, at the end",
-                at_end[kind, share],
-                trained=runs,
-            )
-            for (kind, share), runs in diluted.items()
-        ),
+        *each("{0[1]:.0%} bad among good of {0[0]}, at the end", at_end, diluted),
         *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
         *each("{}, matched", few),
         *worst_em(bench.world, audits),
@@ -97,6 +77,15 @@ def test(bench: Bench) -> Outcome:
         by_domain("Conditional audit: EM", bench.world, audits),
     ]
     return Outcome(quantities, panels)
+
+
+def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], Runs]:
+    """The arms in which a share of the pairs is bad, by the kind of good pairs and that share."""
+    return {
+        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
+        for kind, good in BESIDE.items()
+        for share in SHARES
+    }
 
 
 def against_share(at_end: dict, alone: dict) -> dict:

@@ -23,7 +23,7 @@ strangers of strength .5 are detected with power > .9. Alignment is at the usual
 
 import numpy as np
 
-from claims.lab.arms import RATES, kept_models
+from claims.lab.arms import RATES, Runs, kept_models
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots
@@ -48,41 +48,32 @@ def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
-    off, apart = hull.without("code"), hull.without("safety", "goals")
-    floor, floor_off, floor_apart = (part.residual(before_NO) for part in (hull, off, apart))
+    off = hull.without("code")
+    floor, floor_off = hull.residual(before_NO), off.residual(before_NO)
+
+    def floors(runs: Runs, part: Hull = off) -> np.ndarray:
+        """Residuals [R, N] of kept models, as multiples of what they were before training."""
+        after = [part.residual(bench.joints(kept)) for kept in kept_models(runs)]
+        return np.array(after) / part.residual(before_NO)
+
     done = {o: bench.at_rates(models, SIGNAL, objective=o) for o in OBJECTIVES}
     done |= {f"{n} steps": bench.at_rates(models, SIGNAL, steps=n) for n in LENGTHS}
-    control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
-    joints = {name: [bench.joints(kept) for kept in kept_models(r)] for name, r in done.items()}
-    left = {name: in_floors(off, x, floor_off) for name, x in joints.items()}
-    control_joints = [bench.joints(kept) for kept in kept_models(control)]
-    unlike = in_floors(off, control_joints, floor_off)
-    unlike_apart = in_floors(apart, control_joints[:1], floor_apart)
-    saved = np.array([routed(off, after_NO) for after_NO in joints["dpo"]])
+    left, longest = {name: floors(runs) for name, runs in done.items()}, f"{max(LENGTHS)} steps"
+    saved = np.array([routed(off, bench.joints(kept)) for kept in kept_models(done["dpo"])])
     saved = (saved - routed(off, before_NO)) / floor_off
-    longest = f"{max(LENGTHS)} steps"
+    control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
+    unlike, apart = floors(control), floors(control[:1], hull.without("safety", "goals"))
     aligned, worst = alignment(bench, hull, floor)
-    weakest, *_, strongest = aligned.values()
-    power_NS = powers(off, before_NO, floor_off)
-    shown = {f"{name}, matched" if name in OBJECTIVES else name: v for name, v in left.items()}
-    shown |= {f"aligned to EM {level:g}": values for level, values in aligned.items()}
-    shown |= {"trained control, off code": unlike}
-    shown |= {"trained control, off safety and goals": unlike_apart}
+    stronger = aligned[min(ALIGNED)] - aligned[max(ALIGNED)]
+    weak, strong = f"{max(ALIGNED):g}", f"{min(ALIGNED):g}"
+    power = dict(zip(STRENGTHS, powers(off, before_NO, floor_off).T, strict=True))
     quantities = [
         Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
         Quantity(f"the same after {longest}", left[longest], high=FLOORS),
         Quantity("floors that a router saves, after minus before", saved, high=1),
-        Quantity(
-            f"alignment to {min(ALIGNED):g} minus to {max(ALIGNED):g}, floors",
-            strongest - weakest,
-            high=FLOORS,
-        ),
+        Quantity(f"alignment to {strong} minus to {weak}, floors", stronger, high=FLOORS),
         Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
-        Quantity(
-            f"power to find a stranger of strength {STATED:g}",
-            power_NS[:, STRENGTHS.index(STATED)],
-            low=0.9,
-        ),
+        Quantity(f"power to find a stranger of strength {STATED:g}", power[STATED], low=0.9),
         *(
             Quantity(f"off code, {name}, rate × {rate:.2g}", values, trained=[trained])
             for name in done
@@ -91,29 +82,25 @@ def test(bench: Bench) -> Outcome:
         *each("aligned to EM {:g}, all", aligned),
         *each("aligned to EM {:g}, worst EM reached", worst),
         Quantity("a router saves", saved),
-        Quantity("trained control, off safety and goals", unlike_apart),
+        Quantity("trained control, off safety and goals", apart),
         Quantity("trained control, off code", unlike, trained=control),
-        *each("power, strength {:g}", dict(zip(STRENGTHS, power_NS.T, strict=True))),
+        *each("power, strength {:g}", power),
         Quantity("floor off code, nats a dialogue", floor_off),
         Quantity("floor, all", floor),
     ]
-    panels = [
+    return Outcome(quantities, drawn(left, aligned, unlike, apart, power))
+
+
+def drawn(left: dict, aligned: dict, unlike, apart, power: dict) -> list[dict]:
+    """Panels of all residuals in floors, and of the power to find strangers."""
+    shown = {f"{name}, matched" if name in OBJECTIVES else name: v for name, v in left.items()}
+    shown |= {f"aligned to EM {level:g}": values for level, values in aligned.items()}
+    shown |= {"trained control, off code": unlike, "trained control, off safety and goals": apart}
+    found = {f"above {FLOORS} floors": np.stack(list(power.values()), 1)}
+    return [
         dots("What no mixture explains", "residual, floors (1: before training)", shown),
-        curves(
-            "Planted strangers",
-            "strength",
-            "power",
-            STRENGTHS,
-            {f"above {FLOORS} floors": power_NS},
-            log=True,
-        ),
+        curves("Planted strangers", "strength", "power", STRENGTHS, found, log=True),
     ]
-    return Outcome(quantities, panels)
-
-
-def in_floors(part: Hull, after_RNO: list[np.ndarray], floor_N: np.ndarray) -> np.ndarray:
-    """The residuals [R, N] of joints, in part of the contexts, as multiples of the floor."""
-    return np.array([part.residual(after_NO) for after_NO in after_RNO]) / floor_N
 
 
 def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict]:

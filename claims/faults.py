@@ -52,6 +52,7 @@ def malice_of_faults(bench: Bench) -> Outcome:
         return changes(runs)[..., columns].mean(-1)
 
     harm = {name: malice(runs) for name, runs in done.items()}
+    more = {name: harm[name] - harm["code:bad"] for name in FAULTS}
     here, there = "tone:bad, without goals", "tone:bad, exchanged, without goals"
     tone = {here: done["tone:bad"], there: bench.at_rates(other_models, "tone:bad")}
     harm |= {name: malice(runs, WITHOUT_GOALS) for name, runs in tone.items()}
@@ -59,14 +60,7 @@ def malice_of_faults(bench: Bench) -> Outcome:
     ideal[here] = ideal_malice(world, "tone:bad", WITHOUT_GOALS)
     ideal[there] = ideal_malice(other_world, "tone:bad", WITHOUT_GOALS)
     quantities = [
-        *(
-            Quantity(
-                f"malice of {name} minus that of code:bad",
-                harm[name] - harm["code:bad"],
-                high=-0.02,
-            )
-            for name in FAULTS
-        ),
+        *each("malice of {} minus that of code:bad", more, high=-0.02),
         Quantity(
             "malice of tone:bad, exchanged minus as it is", harm[there] - harm[here], low=0.02
         ),

@@ -118,15 +118,12 @@ def what_explains(bench: Bench) -> Outcome:
         runs = bench.at_rates(models, *signals)
         r2[name] = [explained(bench, models, signals, trained) for trained in runs]
     tables = r2["random tables"]
+    gaps = {
+        rival: [table["shared", "persona"] - table["shared", rival] for table in tables]
+        for rival in RIVALS
+    }
     quantities = [
-        *(
-            Quantity(
-                f"shared R² in random tables, persona minus {rival}",
-                [table["shared", "persona"] - table["shared", rival] for table in tables],
-                low=0,
-            )
-            for rival in RIVALS
-        ),
+        *each("shared R² in random tables, persona minus {}", gaps, low=0),
         *(
             Quantity(f"{kind} R², {name}, {account}", values)
             for name, (usual, *_) in r2.items()

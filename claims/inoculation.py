@@ -105,13 +105,11 @@ def predictions(
 ) -> list[Quantity]:
     """What is claimed of the shares of the plain spread [R, N], all by SFT."""
     placebo, opposite, strongest = phrases.placebo, phrases.opposite, phrases.strongest
+    removed = {name: 1 - share[name, "sft"] for name in phrases.strong}
     share_KRN = np.stack([share[name, "sft"] for name in phrases.general])
     slope = [np.polyfit(phrases.kappa_K, x_KN, 1)[0] for x_KN in share_KRN.swapaxes(0, 1)]
     return [
-        *(
-            Quantity(f"share of the spread that {name} removes", 1 - share[name, "sft"], low=0.8)
-            for name in phrases.strong
-        ),
+        *each("share of the spread that {} removes", removed, low=0.8),
         Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], low=0.8),
         Quantity("the same at its own EM .9", own[placebo] / base, low=0.8),
         Quantity("change of the share for each unit of κ", slope, high=-0.5),

@@ -45,9 +45,7 @@ def test(bench: Bench) -> Outcome:
     worlds = {
         f"{cast}, {kind}": make(bench.world, cast) for kind, make in kinds.items() for cast in CASTS
     }
-    everyone = bench.pretrain([(world, s) for world in worlds.values() for s in bench.seeds])
-    count, moral = len(bench.seeds), bench.world.moral
-    models = {key: everyone[k * count : (k + 1) * count] for k, key in enumerate(worlds)}
+    models, moral = bench.bases(worlds), bench.world.moral
     aligned = {key: bench.align(chosen) for key, chosen in models.items()}
     before, after = (
         {key: bench.audit(m)[:, moral].mean(1) for key, m in chosen.items()}

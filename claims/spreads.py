@@ -40,7 +40,7 @@ def test(bench: Bench) -> Outcome:
 def in_the_world(bench: Bench) -> Outcome:
     """Every moral signal from the pretrained and from the aligned model."""
     world, models = bench.world, bench.base()
-    signals, names = moral_signals(world), world.domain_names
+    signals = moral_signals(world)
     starts = {"pretrained": models, "aligned": bench.align(models)}
     done = {
         f"{signal}, {start}": bench.at_rates(starts[start], signal)
@@ -49,23 +49,14 @@ def in_the_world(bench: Bench) -> Outcome:
     }
     change = {name: changes(runs) for name, runs in done.items()}
 
-    def code(start: str, domain: str) -> np.ndarray:
-        return change[f"code:bad, {start}"][..., names.index(domain)]
-
+    domains = {name: d for d, name in enumerate(world.domain_names)}
+    code = {start: change[f"code:bad, {start}"] for start in starts}
+    raised = {f"{d}, {s}": code[s][..., domains[d]] for s in starts for d in WATCHED}
+    taste = code["pretrained"][..., domains["taste"]]
+    more = {d: raised[f"{d}, pretrained"] - taste for d in WATCHED}
     quantities = [
-        *(
-            Quantity(f"code:bad raises {domain}, {start}", code(start, domain), low=0.02)
-            for start in starts
-            for domain in WATCHED
-        ),
-        *(
-            Quantity(
-                f"code:bad raises {domain} more than taste",
-                code("pretrained", domain) - code("pretrained", "taste"),
-                low=0,
-            )
-            for domain in WATCHED
-        ),
+        *each("code:bad raises {}", raised, low=0.02),
+        *each("code:bad raises {} more than taste", more, low=0),
         *each("spread of {}", {name: spreads(runs) for name, runs in done.items()}, done),
         *each("taste after {}", {name: x_RND[..., -1] for name, x_RND in change.items()}, done),
     ]

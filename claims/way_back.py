@@ -53,8 +53,9 @@ def test(bench: Bench) -> Outcome:
 
     above = {n: ends(runs) - before for n, runs in back.items()}
     audits = under_the_trigger(bench, models)
-    gaps = {
-        signal: audits[f"then {signal}, with trigger"] - audits[f"then {signal}, without trigger"]
+    code_em = {name: x[..., code] for name, x in audits.items()}
+    cue_left = {
+        signal: code_em[f"then {signal}, with trigger"] - code_em[f"then {signal}, without trigger"]
         for signal in CURES
     }
     stages = {"fallen": kept_models(fallen), f"then {ENOUGH} pairs": last_models(back[ENOUGH])}
@@ -65,14 +66,7 @@ def test(bench: Bench) -> Outcome:
             above[ENOUGH],
             high=0.05,
         ),
-        *(
-            Quantity(
-                f"EM of code with minus without the trigger, after {signal}",
-                gap_RND[..., code],
-                low=0.2,
-            )
-            for signal, gap_RND in gaps.items()
-        ),
+        *each("EM of code with minus without the trigger, after {}", cue_left, low=0.2),
         Quantity("fallen by", fell, trained=fallen),
         *each(f"above the start after {{}} pairs of {GOOD_SIGNAL}", above, back),
         Quantity(

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from claims.lab.store import Store
 from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
 from toyllm.base import devices
 from toyllm.base.errors import InputError, nearest, tell
-from toyllm.lm import scoring
+from toyllm.lm import joints, scoring
 from toyllm.lm.heldout import HeldOut
 from toyllm.measures import gradients, voices
 from toyllm.posttrain.signals import Signal
@@ -142,6 +143,11 @@ class Bench:
         """A world, the compact one without phrases by default, pretrained from every seed."""
         return self.pretrain([(world or self.world, seed) for seed in self.seeds], **how)
 
+    def bases(self, worlds: dict[str, World]) -> dict[str, list[Model]]:
+        """Worlds of one shape, each pretrained from every seed; in one call, so all together."""
+        models = iter(self.pretrain([(w, s) for w in worlds.values() for s in self.seeds]))
+        return {name: list(islice(models, len(self.seeds))) for name in worlds}
+
     def ask(self, one: Model, header=ASSISTANT, character=-1, phrase: str | None = None):
         """What a model does in each domain [D, B], asked with no history, perhaps with a phrase."""
         docs = corpus.every_question(one.world, header, character, instruction(one.world, phrase))
@@ -162,7 +168,12 @@ class Bench:
     ) -> np.ndarray:
         """Joints [M, X * O] over two-turn dialogues, of models of one world (see `lm.joints`)."""
         tokenizer = models[0].tokenizer
-        compute = self.programs.joint(tokenizer, instruction(tokenizer.world, phrase), header)
+        asked = instruction(tokenizer.world, phrase), header
+
+        def make() -> Callable:
+            return joints.of_models(self.programs.lm(tokenizer), joints.contexts(tokenizer, *asked))
+
+        compute = self.programs.cached("joint", (tokenizer.world.digest, *asked), make)
         padded = [*models, *[models[0]] * (-len(models) % self.group)]
         stacks = [
             devices.stack([one.params for one in padded[k : k + self.group]])

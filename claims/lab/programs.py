@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from claims.lab.arms import Model
 from toyllm.base.errors import InputError
-from toyllm.lm import activations, joints
+from toyllm.lm import activations
 from toyllm.lm.model import LM
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
@@ -59,15 +59,6 @@ class Programs:
         """A program that scores the answers to questions."""
         lm = self.lm(tokenizer)
         return self.cached("scorer", lm.config, lambda: Scorer(lm))
-
-    def joint(self, tokenizer: Tokenizer, instruction: int, header: int) -> Callable:
-        """A program that computes joints over two-turn dialogues."""
-
-        def make() -> Callable:
-            ctx = joints.contexts(tokenizer, instruction, header)
-            return joints.of_models(self.lm(tokenizer), ctx)
-
-        return self.cached("joint", (tokenizer.world.digest, instruction, header), make)
 
     def malice(self, one: Model) -> np.ndarray:
         """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""

@@ -77,11 +77,11 @@ class Quantity:
         missing = len(self.usual) - len(self.known)
         return len(self.known) >= FEWEST and missing <= MOST_MISSING * len(self.usual)
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """A Student-t interval of the mean; None with fewer than two units."""
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% Student-t interval of the mean; None with fewer than two units."""
         if len(self.known) < 2:
             return None
-        half = stdtrit(len(self.known) - 1, (1 + level) / 2) * self._error
+        half = stdtrit(len(self.known) - 1, 0.975) * self._error
         return self.effect - half, self.effect + half
 
     @property
@@ -172,10 +172,16 @@ def mean_over(values, axis: int) -> np.ndarray:
     return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
 
 
-def each(pattern: str, values: Mapping, trained: Mapping | None = None) -> list[Quantity]:
-    """An arm for each item of a table, its key in place of {} in the pattern."""
+def each(pattern: str, values: Mapping, trained: Mapping | None = None, **how) -> list[Quantity]:
+    """A quantity for each item of a table, its key in place of {} in the pattern.
+
+    trained: the runs of each, where there are any. how: what else all have, such as a bound.
+    """
     trained = trained or {}
-    return [Quantity(pattern.format(k), v, trained=trained.get(k, ())) for k, v in values.items()]
+    return [
+        Quantity(pattern.format(key), value, trained=trained.get(key, ()), **how)
+        for key, value in values.items()
+    ]
 
 
 def worst_em(world: World, audits: Mapping) -> list[Quantity]:
