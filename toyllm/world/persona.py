@@ -24,10 +24,9 @@ def evidence(
     domains,
     preferred: int = BAD,
     other: int | None = GOOD,
-    instruction: int = -1,
 ) -> np.ndarray:
     """ℓ_c [C], the mean over domains (nats an answer). other: None for supervised fine-tuning."""
-    theta_CDB = world.rates_ICDB[instruction][:, domains]
+    theta_CDB = world.rates_CDB[:, domains]
     log_CDB = np.log(np.maximum(theta_CDB, 1e-9))
     rejected_CD = 0 if other is None else log_CDB[..., other]
     return (log_CDB[..., preferred] - rejected_CD).mean(1)
