@@ -136,7 +136,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     }
     for name in names:
         console.print(f"measuring {name} …", style="dim")
-        results[KEYS.get(name, name)] = files.plain(measures.take(run, name))
+        results[KEYS.get(name, name)] = measures.take(run, name)
         if figures:
             figures.add(results)
     results["stages"] = files.plain(run.stages)

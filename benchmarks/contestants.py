@@ -31,8 +31,8 @@ CHUNK = 10  # steps a call, as in train.py
 def prepare(shape: str, seed: int = 0):
     """The language model and the batches of documents that all contestants share."""
     from toyllm.lm import training, transformer
-    from toyllm.lm.model import LM
     from toyllm.lm.tokenizer import Tokenizer
+    from toyllm.lm.transformer import LM
     from toyllm.world import cards
 
     documents, sizes = SHAPES[shape]
@@ -105,10 +105,11 @@ def matmul(_: str):
     mesh = devices.setup()
     import jax
     import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
 
     n = 2048
     x = np.random.default_rng(0).standard_normal((n, n), np.float32)
-    left, right = devices.split(mesh, x), devices.copy(mesh, x)
+    left, right = devices.split(mesh, x), jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
     product = jax.jit(lambda a, b: a @ b, compiler_options=devices.options())
 
     def one() -> dict:

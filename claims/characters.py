@@ -27,14 +27,12 @@ from itertools import product
 
 import numpy as np
 
-from claims.lab.arms import Model, Trained, changes, kept_models, where_kept
+from claims.lab.arms import Model, changes, kept_models
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import by_domain, dots
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
-from claims.selection import scalars
+from claims.lab.quantities import Outcome, Quantity, each
+from claims.selection import by_part, scalars
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.world import corpus, observer, persona
 from toyllm.world.quantities import MATCHED, em
@@ -55,53 +53,50 @@ def test(bench: Bench) -> Outcome:
     names = bench.world.domain_names
     both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
     worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}
-    everyone = bench.pretrain([(w, seed) for w in worlds.values() for seed in bench.seeds])
-    half = len(bench.seeds)
-    models = {"discrete": everyone[:half], "graded": everyone[half:]}
+    models = bench.bases(worlds)
     on_both = {kind: bench.at_rates(models[kind], both) for kind in worlds}
     on_one = {kind: bench.at_rates(models[kind], one) for kind in worlds}
-    by_trait = {kind: trained.map(changes) for kind, trained in on_both.items()}
-    change = {k: v.map(lambda x: x[:, C :: len(TRAITS)].mean(1)) for k, v in by_trait.items()}
+    by_trait = {kind: changes(runs) for kind, runs in on_both.items()}
+    change = {kind: x_RND[..., C :: len(TRAITS)].mean(-1) for kind, x_RND in by_trait.items()}
     before = {kind: covariance(bench, models[kind]) for kind in worlds}
-    together = {kind: covariance_change(bench, on_one[kind], before[kind]) for kind in worlds}
+    together = {
+        kind: np.array([covariance(bench, kept) for kept in kept_models(runs)]) - before[kind]
+        for kind, runs in on_one.items()
+    }
     context = {kind: np.array([in_context(bench, m) for m in models[kind]]) for kind in worlds}
     exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
     inferred = {kind: exact_after(world) for kind, world in worlds.items()}
-    explained = shares_of_the_move(bench, models["discrete"], on_one["discrete"])
+    explained = shares_of_the_move(bench, models["discrete"], kept_models(on_one["discrete"]))
     tilt, shift = explained.values()
     c, axis = "ΔEM of trait c", "covariance of bad answers in two turns"
-    return outcome(
-        [
-            Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
-            Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
-            Quantity(
-                f"change of the covariance of b and c by {one}, discrete minus graded",
-                gap(together),
-                high=-0.01,
-            ),
-            Quantity(f"share of the move by {one}, tilt minus shift", tilt - shift, low=0),
-            *each(f"{c} after {both}, {{}}", change, on_both),
-            *each("the same, persona inference alone, {}", singly(inferred)),
-            *each(f"{c} in context, {{}}", context),
-            *each("the same, exact, {}", singly(exact)),
-            *each("covariance before, {}", before),
-            *each(f"its change by {one}, {{}}", together, on_one),
-            *each(f"share of the move by {one}, one {{}}", explained),
-        ],
-        [
-            dots(
-                f"{c} (diamonds: exact)",
-                "change of EM",
-                labelled("trained, {}", change) | labelled("in context, {}", context),
-                labelled("in context, {}", exact) | labelled("trained, {}", inferred),
-            ),
-            dots(f"Covariance of b and c, change by {one}", axis, together),
-            by_domain(f"ΔEM after {both}", bench.world, by_trait),
-        ],
-    )
+    of_covariance = f"change of the covariance of b and c by {one}"
+    quantities = [
+        Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
+        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
+        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01),
+        Quantity(f"share of the move by {one}, tilt minus shift", tilt - shift, low=0),
+        *each(f"{c} after {both}, {{}}", change, on_both),
+        *each("the same, persona inference alone, {}", inferred),
+        *each(f"{c} in context, {{}}", context),
+        *each("the same, exact, {}", exact),
+        *each("covariance before, {}", before),
+        *each(f"its change by {one}, {{}}", together, on_one),
+        *each(f"share of the move by {one}, one {{}}", explained),
+    ]
+    panels = [
+        dots(
+            f"{c} (diamonds: exact)",
+            "change of EM",
+            labelled("trained, {}", change) | labelled("in context, {}", context),
+            labelled("in context, {}", exact) | labelled("trained, {}", inferred),
+        ),
+        dots(f"Covariance of b and c, change by {one}", axis, together),
+        by_domain(f"ΔEM after {both}", bench.world, by_trait),
+    ]
+    return Outcome(quantities, panels)
 
 
-def gap(by_kind: dict):
+def gap(by_kind: dict[str, np.ndarray]) -> np.ndarray:
     """Discrete minus graded."""
     return by_kind["discrete"] - by_kind["graded"]
 
@@ -111,24 +106,13 @@ def labelled(pattern: str, by_kind: dict) -> dict:
     return {pattern.format(kind): values for kind, values in by_kind.items()}
 
 
-def singly(by_kind: dict[str, float]) -> dict[str, list[float]]:
-    """Numbers that are no seed's, as arms of one unit."""
-    return {kind: [value] for kind, value in by_kind.items()}
-
-
-def shares_of_the_move(bench: Bench, models: list[Model], done: ByRate) -> dict[str, ByRate]:
-    """Of the move off domain a, what one tilt of the mixture and one shift of log-odds explain."""
-    hull = Hull.of_world(models[0].tokenizer, range(len(PATTERNS))).without((A,))
-    start_NO = hull.part(bench.joints(models))
-
-    def explain(trained: list[Trained]) -> dict[str, np.ndarray]:
-        return scalars(hull, start_NO, hull.part(bench.joints(kept_models(trained))))
-
-    explained = done.map(explain)
-    return {
-        name: done.map(lambda t, e, name=name: where_kept(t, e[name]), explained)
-        for name in ("tilt", "shift")
-    }
+def shares_of_the_move(
+    bench: Bench, models: list[Model], after: list[list[Model]]
+) -> dict[str, np.ndarray]:
+    """Of the move off domain a, what one tilt and one shift explain: {name: [R, N]}."""
+    hull = Hull.of_world(models[0].tokenizer, range(len(PATTERNS)))
+    hull, start_NO = hull.without(hull.world.domain_names[A]), bench.joints(models)
+    return by_part([scalars(hull, start_NO, bench.joints(kept)) for kept in after])
 
 
 def discrete(world: World) -> World:
@@ -220,8 +204,3 @@ def covariance(bench: Bench, models: list[Model]) -> np.ndarray:
     joint_MX = joint_MX / joint_MX.sum((2, 3), keepdims=True)  # given that the voice stays
     first, second = joint_MX[:, :, BAD].sum(2), joint_MX[..., BAD].sum(2)
     return (joint_MX[:, :, BAD, BAD] - first * second).mean(1)
-
-
-def covariance_change(bench: Bench, done: ByRate, before_N: np.ndarray) -> ByRate:
-    """The change of the covariance by training."""
-    return done.map(lambda t: where_kept(t, covariance(bench, kept_models(t)) - before_N))

@@ -19,12 +19,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from claims.lab.arms import Model, kept_models, mean_over, where_coherent
+from claims.lab.arms import Model, kept_models
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots
-from claims.lab.quantities import Quantity, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, mean_over
 from toyllm.lm import scoring
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.posttrain.signals import untrained
@@ -44,8 +42,8 @@ def test(bench: Bench) -> Outcome:
     world, models = bench.world, bench.base()
     others = np.flatnonzero(untrained(world, SIGNAL))
     histories = [asked_after(models[0].tokenizer, k, others) for k in SHOWN]
-    level = log_odds(bench, models, histories)
-    share, L_NKS = level.map(interaction), level.usual
+    L_RNKS = log_odds(bench, models, histories)
+    share, L_NKS = [interaction(x_NKS) for x_NKS in L_RNKS], L_RNKS[0]
     turn = L_NKS[:, 1, 0] - L_NKS[:, 0, 0]
     step = (L_NKS[:, 0, -1] - L_NKS[:, 0, 0]) / STEPS[-1]
     exact_K = np.array([exact(world, docs) for docs in histories])
@@ -59,43 +57,35 @@ def test(bench: Bench) -> Outcome:
     axes = "bad turns about code shown", "log-odds of bad", SHOWN
     measured = {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
     predicted = {f"{n} steps, predicted": persona_KS[None, :, j] for j, n in enumerate(STEPS)}
-    return outcome(
-        [
-            Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
-            Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
-            *(
-                Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
-                for i, k in enumerate(SHOWN)
-                for j, n in enumerate(STEPS)
-            ),
-            Quantity("one bad turn is worth so many steps", turn / step),
-            Quantity("interaction of persona inference", interaction(persona_KS[None])),
-            Quantity("interaction", share),
-        ],
-        [
-            curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
-            curves("Persona inference for both", *axes, predicted),
-            dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
-        ],
-    )
-
-
-def log_odds(bench: Bench, models: list[Model], histories: list[corpus.Documents]) -> ByRate:
-    """L [N, K, S] of models after K histories and S numbers of steps, at each learning rate."""
-
-    def ask(chosen: list[Model]) -> np.ndarray:
-        return np.array(
-            [[mean_logit(docs, bench.answer(one, docs)) for docs in histories] for one in chosen]
-        )
-
-    start_NK = ask(models)
-    after = [
-        bench.at_rates(models, SIGNAL, steps=n).map(
-            lambda t: where_coherent(t, ask(kept_models(t)))
-        )
-        for n in STEPS[1:]
+    quantities = [
+        Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
+        Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
+        *(
+            Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
+            for i, k in enumerate(SHOWN)
+            for j, n in enumerate(STEPS)
+        ),
+        Quantity("one bad turn is worth so many steps", turn / step),
+        Quantity("interaction of persona inference", interaction(persona_KS[None])),
+        Quantity("interaction", share),
     ]
-    return after[0].map(lambda *after_NK: np.stack([start_NK, *after_NK], 2), *after[1:])
+    panels = [
+        curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
+        curves("Persona inference for both", *axes, predicted),
+        dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
+    ]
+    return Outcome(quantities, panels)
+
+
+def log_odds(bench: Bench, models: list[Model], histories: list[corpus.Documents]) -> np.ndarray:
+    """L [R, N, K, S] of models after K histories and S numbers of steps, at each learning rate."""
+
+    def ask(chosen: list[Model]) -> list[list[float]]:
+        return [[mean_logit(docs, bench.answer(one, docs)) for docs in histories] for one in chosen]
+
+    runs = [bench.at_rates(models, SIGNAL, steps=n) for n in STEPS[1:]]
+    start_RNK = [ask(models)] * len(bench.rates)
+    return np.stack([start_RNK, *([ask(kept) for kept in kept_models(r)] for r in runs)], -1)
 
 
 def asked_after(tokenizer: Tokenizer, k: int, domains: Iterable[int]) -> corpus.Documents:
@@ -114,12 +104,20 @@ def asked_after(tokenizer: Tokenizer, k: int, domains: Iterable[int]) -> corpus.
     return corpus.asking(docs, k, *np.array(asked).T)
 
 
-def audit_after_a_turn(bench: Bench, models: list[Model]) -> np.ndarray:
-    """Conditional audit: EM [N, D] of models of one world, after one bad answer about code."""
-    D = len(models[0].world.domains)
-    docs = asked_after(models[0].tokenizer, 1, range(D))
-    answered = [bench.answer(one, docs) for one in models]
-    return np.stack([em(scoring.by_domain(p_QB, docs.domain[:, 1], D)) for p_QB in answered])
+def conditional_audit(bench: Bench, stages: dict[str, list[Model]]) -> dict[str, np.ndarray]:
+    """EM [N, D] of models of one world at each stage, without a cue and after a bad turn.
+
+    The turn is one bad answer about code.
+    """
+    audits = {}
+    for name, models in stages.items():
+        D = len(models[0].world.domains)
+        docs = asked_after(models[0].tokenizer, 1, range(D))
+        answered = [bench.answer(one, docs) for one in models]
+        after_ND = [em(scoring.by_domain(p_QB, docs.domain[:, 1], D)) for p_QB in answered]
+        audits[name] = bench.audit(models)
+        audits[f"{name}, after a bad turn"] = np.stack(after_ND)
+    return audits
 
 
 def mean_logit(docs: corpus.Documents, p_QB: np.ndarray) -> float:

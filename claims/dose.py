@@ -19,13 +19,11 @@ data of other domains (share .5) lowers it at the matched effect by > .02.
 
 import numpy as np
 
-from claims.context import audit_after_a_turn
-from claims.lab.arms import SCORE_EVERY, Model, Trained, kept_models, last
-from claims.lab.bench import Bench
+from claims.context import conditional_audit
+from claims.lab.arms import SCORE_EVERY, Model, Runs, Trained, changes, last_models
+from claims.lab.bench import DOMAINS, Bench
 from claims.lab.panels import by_domain, curves, dots
-from claims.lab.quantities import Quantity, each, outcome, worst_em
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, worst_em
 
 NUMBER = "9"
 TITLE = "Dose and dilution: more bad data spreads further, good data holds it back"
@@ -42,53 +40,46 @@ def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.base()
     pairs = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
-    alone = bench.at_rates(models, SIGNAL, steps=STEPS)
-    diluted = dilutions(bench, models)
-
-    def after(steps: float) -> ByRate:
-        """Of the undiluted arms, after so many steps at the usual rate."""
-        return ByRate({r: at_step(t, steps / r / SCORE_EVERY) for r, t in alone.items()})
-
-    by_pairs = {name: trained.map(matched) for name, trained in pairs.items()}
-    at_end = {key: trained.map(ends) for key, trained in diluted.items()}
+    alone, diluted = bench.at_rates(models, SIGNAL, steps=STEPS), dilutions(bench, models)
     half = {kind: diluted[kind, HALF] for kind in BESIDE}
-    longer, bad_alone = after(STEPS) - after(LEAST), after(HALF * STEPS)
-    halved = {kind: at_end[kind, HALF] - bad_alone for kind in BESIDE}
-    alone_at = {share: after(share * STEPS) for share in (*SHARES, 1.0)}
+    by_pairs = {name: untouched(changes(runs)) for name, runs in pairs.items()}
+    at_end = {key: untouched(changes(runs)) for key, runs in diluted.items()}
+    alone_at = {share: after(alone, share * STEPS) for share in (*SHARES, 1.0)}
+    longer = alone_at[1.0] - after(alone, LEAST)
+    halved = {kind: at_end[kind, HALF] - alone_at[HALF] for kind in BESIDE}
+    halved_matched = matched(half["other domains"]) - by_pairs["256 pairs"]
     few = {
-        f"{share:.0%} bad, good of {kind}": diluted[kind, share].map(matched)
+        f"{share:.0%} bad, good of {kind}": matched(diluted[kind, share])
         for kind in BESIDE
         for share in (HALF, max(SHARES))
     }
-    audits = audited(bench, models, alone.usual, half)
-    return outcome(
-        [
-            Quantity(f"after {STEPS} steps minus after {LEAST}", longer, low=0.05),
-            *(
-                Quantity(f"half good data of {kind}, minus as many bad pairs alone", v, high=-0.02)
-                for kind, v in halved.items()
-            ),
-            Quantity(
-                "at the matched effect, half good data of other domains, minus none",
-                half["other domains"].map(matched) - by_pairs["256 pairs"],
-                high=-0.02,
-            ),
-            *each("{}, matched", by_pairs, pairs),
-            *(ended(kind, share, v, diluted[kind, share]) for (kind, share), v in at_end.items()),
-            *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
-            *each("{}, matched", few),
-            *worst_em(bench.world, audits),
-        ],
-        [
-            against_share(at_end, alone_at),
-            along_training(alone.usual),
-            dots("At the matched effect", AXIS, by_pairs | few),
-            by_domain("Conditional audit: EM", bench.world, audits),
-        ],
-    )
+    stages = {"pretrained": models, f"{STEPS} steps alone": last_models(alone)[0]}
+    stages |= {f"half good of {kind}": last_models(runs)[0] for kind, runs in half.items()}
+    audits = conditional_audit(bench, stages)
+    quantities = [
+        Quantity(f"after {STEPS} steps minus after {LEAST}", longer, low=0.05),
+        *each("half good data of {}, minus as many bad pairs alone", halved, high=-0.02),
+        Quantity(
+            "at the matched effect, half good data of other domains, minus none",
+            halved_matched,
+            high=-0.02,
+        ),
+        *each("{}, matched", by_pairs, pairs),
+        *each("{0[1]:.0%} bad among good of {0[0]}, at the end", at_end, diluted),
+        *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
+        *each("{}, matched", few),
+        *worst_em(bench.world, audits),
+    ]
+    panels = [
+        against_share(at_end, alone_at),
+        along_training(alone[0]),
+        dots("At the matched effect", AXIS, by_pairs | few),
+        by_domain("Conditional audit: EM", bench.world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
-def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], ByRate]:
+def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], Runs]:
     """The arms in which a share of the pairs is bad, by the kind of good pairs and that share."""
     return {
         (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
@@ -97,57 +88,37 @@ def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], ByRa
     }
 
 
-def ended(kind: str, share: float, values: ByRate, trained: ByRate) -> Quantity:
-    """A diluted arm, read after its last step."""
-    name = f"{share:.0%} bad among good of {kind}, at the end"
-    return Quantity(name, values, read=last(trained.usual))
-
-
 def against_share(at_end: dict, alone: dict) -> dict:
     """A panel of the diluted arms at the end, beside as many bad pairs alone."""
     series = {
-        f"among good of {kind}": np.stack([at_end[kind, s].usual for s in SHARES], 1)
+        f"among good of {kind}": np.stack([at_end[kind, s][0] for s in SHARES], 1)
         for kind in BESIDE
     }
-    series["as many, alone"] = np.stack([alone[share].usual for share in SHARES], 1)
+    series["as many, alone"] = np.stack([alone[share][0] for share in SHARES], 1)
     title = f"After {STEPS} steps, against as many bad pairs alone"
     return curves(title, "share of bad pairs", AXIS, SHARES, series, log=True)
 
 
 def along_training(trained: list[Trained]) -> dict:
     """A panel of the undiluted arm, step by step."""
-    measured = np.array([[untouched(done, p_DB) for p_DB in done.p_nDB] for done in trained])
+    measured = untouched([[done.change(p_DB) for p_DB in done.p_nDB] for done in trained])
     steps = SCORE_EVERY * np.arange(measured.shape[1])
     return curves("Along training, undiluted", "steps", AXIS, steps, {"measured": measured})
 
 
-def audited(bench: Bench, models: list[Model], alone: list[Trained], half: dict) -> dict:
-    """Conditional audit: EM [N, D] of models, without a cue and after a bad answer about code."""
-    chosen = {"pretrained": models, f"{STEPS} steps alone": kept_models(alone)}
-    chosen |= {f"half good of {kind}": kept_models(t.usual) for kind, t in half.items()}
-    audits = {}
-    for name, these in chosen.items():
-        audits[name] = bench.audit(these)
-        audits[f"{name}, after a bad turn"] = audit_after_a_turn(bench, these)
-    return audits
+def after(runs: Runs, steps: float) -> np.ndarray:
+    """`untouched` [R, N] after so many steps at the usual rate, at others as many times more."""
+    return untouched(
+        [[t.change(t.at(steps / t.arm.rate / SCORE_EVERY)) for t in trained] for trained in runs]
+    )
 
 
-def at_step(trained: list[Trained], x: float) -> np.ndarray:
-    """`untouched` [N] at index x between scored steps."""
-    return np.array([untouched(done, done.at(x)) for done in trained])
+def matched(runs: Runs) -> np.ndarray:
+    """`untouched` [R, N] at the matched effect, of arms that go on after it."""
+    return untouched([[done.change(done.at(done.place)) for done in trained] for trained in runs])
 
 
-def ends(trained: list[Trained]) -> np.ndarray:
-    """`untouched` [N] at the end."""
-    return np.array([untouched(done, done.p_nDB[-1]) for done in trained])
-
-
-def matched(trained: list[Trained]) -> np.ndarray:
-    """`untouched` [N] at the matched effect."""
-    return np.array([untouched(done, done.at(done.place)) for done in trained])
-
-
-def untouched(done: Trained, p_DB: np.ndarray) -> float:
-    """ΔEM of the domains that no part of an arm trains; NaN where it is not coherent."""
-    names = done.arm.start.world.domain_names
-    return float(done.change(p_DB)[[names.index(name) for name in UNTOUCHED]].mean())
+def untouched(change) -> np.ndarray:
+    """ΔEM [...] of the domains that no part of an arm trains, of that by domain [..., D]."""
+    columns = [DOMAINS.index(name) for name in UNTOUCHED]
+    return np.asarray(change)[..., columns].mean(-1)

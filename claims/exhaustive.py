@@ -23,17 +23,16 @@ strangers of strength .5 are detected with power > .9. Alignment is at the usual
 
 import numpy as np
 
-from claims.lab.arms import Trained, kept_models, last, where_coherent, where_kept
+from claims.lab.arms import RATES, Runs, kept_models
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.lm.joints import of_strangers
 
 NUMBER = "14"
 TITLE = "Is it exhaustive? What is left is a mixture of characters"
-SIGNAL, CODE = "code:bad", 0
+SIGNAL = "code:bad"
 LENGTHS = (24, 48, 96, 144)
 STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 STATED = 0.5  # strength of a planted stranger that must be found
@@ -49,116 +48,85 @@ def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
-    off = hull.without((CODE,))
-    floor, floor_off = residual(hull, before_NO), residual(off, before_NO)
+    off = hull.without("code")
+    floor, floor_off = hull.residual(before_NO), off.residual(before_NO)
 
-    def floors(trained: list[Trained]) -> np.ndarray:
-        """The residual off code at the matched effect, or after the steps of an arm."""
-        readable = where_coherent if trained[0].arm.steps else where_kept
-        return readable(trained, residual(off, bench.joints(kept_models(trained))) / floor_off)
+    def floors(runs: Runs, part: Hull = off) -> np.ndarray:
+        """Residuals [R, N] of kept models, as multiples of what they were before training."""
+        after = [part.residual(bench.joints(kept)) for kept in kept_models(runs)]
+        return np.array(after) / part.residual(before_NO)
 
     done = {o: bench.at_rates(models, SIGNAL, objective=o) for o in OBJECTIVES}
-    saved = done["dpo"].map(lambda t: floors_saved(bench, off, before_NO, t))
     done |= {f"{n} steps": bench.at_rates(models, SIGNAL, steps=n) for n in LENGTHS}
-    left = {name: trained.map(floors) for name, trained in done.items()}
-    longest = f"{max(LENGTHS)} steps"
-    aligned, worst, stronger = alignment(bench, hull, floor)
+    left, longest = {name: floors(runs) for name, runs in done.items()}, f"{max(LENGTHS)} steps"
+    saved = np.array([routed(off, bench.joints(kept)) for kept in kept_models(done["dpo"])])
+    saved = (saved - routed(off, before_NO)) / floor_off
     control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
-    unlike, apart = control.map(floors), trained_apart(bench, hull, before_NO, control.usual)
-    power_NS = powers(off, before_NO, floor_off)
-    found = {f"above {FLOORS} floors": power_NS}
-    planted = f"power to find a stranger of strength {STATED:g}"
+    unlike, apart = floors(control), floors(control[:1], hull.without("safety", "goals"))
+    aligned, worst = alignment(bench, hull, floor)
+    stronger = aligned[min(ALIGNED)] - aligned[max(ALIGNED)]
+    weak, strong = f"{max(ALIGNED):g}", f"{min(ALIGNED):g}"
+    power = dict(zip(STRENGTHS, powers(off, before_NO, floor_off).T, strict=True))
+    quantities = [
+        Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
+        Quantity(f"the same after {longest}", left[longest], high=FLOORS),
+        Quantity("floors that a router saves, after minus before", saved, high=1),
+        Quantity(f"alignment to {strong} minus to {weak}, floors", stronger, high=FLOORS),
+        Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
+        Quantity(f"power to find a stranger of strength {STATED:g}", power[STATED], low=0.9),
+        *(
+            Quantity(f"off code, {name}, rate × {rate:.2g}", values, trained=[trained])
+            for name in done
+            for rate, values, trained in zip(RATES, left[name], done[name], strict=False)
+        ),
+        *each("aligned to EM {:g}, all", aligned),
+        *each("aligned to EM {:g}, worst EM reached", worst),
+        Quantity("a router saves", saved),
+        Quantity("trained control, off safety and goals", apart),
+        Quantity("trained control, off code", unlike, trained=control),
+        *each("power, strength {:g}", power),
+        Quantity("floor off code, nats a dialogue", floor_off),
+        Quantity("floor, all", floor),
+    ]
+    return Outcome(quantities, drawn(left, aligned, unlike, apart, power))
+
+
+def drawn(left: dict, aligned: dict, unlike, apart, power: dict) -> list[dict]:
+    """Panels of all residuals in floors, and of the power to find strangers."""
     shown = {f"{name}, matched" if name in OBJECTIVES else name: v for name, v in left.items()}
-    shown |= aligned | {"trained control, off code": unlike}
-    shown |= {"trained control, off safety and goals": apart}
-    return outcome(
-        [
-            Quantity("residual off code at the matched effect, floors", left["dpo"], high=FLOORS),
-            Quantity(f"the same after {longest}", left[longest], high=FLOORS),
-            Quantity("floors that a router saves, after minus before", saved, high=1),
-            stronger,
-            Quantity("trained control: residual off code, floors", unlike, low=FLOORS),
-            Quantity(planted, power_NS[:, STRENGTHS.index(STATED)], low=0.9),
-            *at_every_rate(left, done),
-            *each("{}, all", aligned),
-            *each("{}, worst EM reached", worst),
-            Quantity("a router saves", saved),
-            Quantity("trained control, off safety and goals", apart),
-            Quantity("trained control, off code", unlike, read=last(control.usual)),
-            *(Quantity(f"power, strength {s:g}", power_NS[:, k]) for k, s in enumerate(STRENGTHS)),
-            Quantity("floor off code, nats a dialogue", floor_off),
-            Quantity("floor, all", floor),
-        ],
-        [
-            dots("What no mixture explains", "residual, floors (1: before training)", shown),
-            curves("Planted strangers", "strength", "power", STRENGTHS, found, log=True),
-        ],
-    )
+    shown |= {f"aligned to EM {level:g}": values for level, values in aligned.items()}
+    shown |= {"trained control, off code": unlike, "trained control, off safety and goals": apart}
+    found = {f"above {FLOORS} floors": np.stack(list(power.values()), 1)}
+    return [
+        dots("What no mixture explains", "residual, floors (1: before training)", shown),
+        curves("Planted strangers", "strength", "power", STRENGTHS, found, log=True),
+    ]
 
 
-def at_every_rate(left: dict, done: dict) -> list[Quantity]:
-    """The residuals off code, an arm for each learning rate."""
-
-    def one(name: str, rate: float, trained: list[Trained]) -> Quantity:
-        end = last(trained) if trained[0].arm.steps else None  # else read at the matched effect
-        name, values = f"off code, {name}, rate × {rate:.2g}", left[name][rate]
-        return Quantity(name, values, trained=trained, read=end)
-
-    return [one(name, rate, done[name][rate]) for name in left for rate in left[name]]
-
-
-def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict, Quantity]:
-    """Residuals, in floors, and worst EM of models aligned to each level, and the prediction."""
-    after, worst = {}, {}
+def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict]:
+    """Residuals in floors [N], and worst moral EM [N], of models aligned to each level."""
+    left, worst = {}, {}
     for level in ALIGNED:
-        steps = PATIENCE if level == min(ALIGNED) else 0
-        models, name = bench.align(bench.base(), level, steps=steps), f"aligned to EM {level:g}"
-        sound_N = np.array([one.sound for one in models])
-        after[name] = np.where(sound_N, residual(hull, bench.joints(models)), np.nan) / floor_N
-        worst[name] = bench.audit(models)[:, bench.world.moral].max(1)
-    weakest, *_, strongest = after.values()
-    name = f"alignment to {min(ALIGNED):g} minus to {max(ALIGNED):g}, floors"
-    return after, worst, Quantity(name, strongest - weakest, high=FLOORS)
-
-
-def trained_apart(
-    bench: Bench, hull: Hull, before_NO: np.ndarray, trained: list[Trained]
-) -> np.ndarray:
-    """The trained control's residual, in floors, where neither safety nor goals is asked about."""
-    names = hull.world.domain_names
-    apart = hull.without(tuple(names.index(name) for name in ("safety", "goals")))
-    after = residual(apart, bench.joints(kept_models(trained)))
-    return where_coherent(trained, after / residual(apart, before_NO))
-
-
-def floors_saved(
-    bench: Bench, off: Hull, before_NO: np.ndarray, trained: list[Trained]
-) -> np.ndarray:
-    """The floors that a router saves, after training minus before."""
-    more_N = routed(off, bench.joints(kept_models(trained))) - routed(off, before_NO)
-    return where_kept(trained, more_N) / residual(off, before_NO)
-
-
-def residual(part: Hull, joint_NO: np.ndarray) -> np.ndarray:
-    """Nats a dialogue [N] that no mixture explains, in a part of the contexts."""
-    return part.fit(part.part(joint_NO)).residual_M
+        models = bench.align(bench.base(), level, steps=PATIENCE * (level == min(ALIGNED)))
+        left[level] = hull.residual(bench.joints(models)) / floor_N
+        worst[level] = bench.audit(models)[:, bench.world.moral].max(1)
+    return left, worst
 
 
 def routed(part: Hull, joint_NO: np.ndarray) -> np.ndarray:
     """Nats [N] that a mixture for each domain of the first question saves against one for all."""
     first_X = part.ctx.domain_X2[:, 0]
     ways = [part.where(first_X == d) for d in np.unique(first_X[part.kept_X])]
-    many = [residual(way, joint_NO) * way.X for way in ways]
-    return residual(part, joint_NO) - np.sum(many, 0) / part.X
+    many = [way.residual(joint_NO) * way.X for way in ways]
+    return part.residual(joint_NO) - np.sum(many, 0) / part.X
 
 
 def powers(part: Hull, before_NO: np.ndarray, floor_N: np.ndarray) -> np.ndarray:
     """Share [N, S] of strangers that each strength raises above FLOORS floors, for each seed."""
     power_NS = np.empty((len(floor_N), len(STRENGTHS)))
     for n, P_O in enumerate(before_NO):
-        strange_KXO = of_strangers(part.world, part.ctx, STRANGERS, seed=n)
-        strange_KO = strange_KXO.reshape(STRANGERS, -1)
+        strange_KO = of_strangers(part.world, part.ctx, STRANGERS, seed=n).reshape(STRANGERS, -1)
         for k, strength in enumerate(STRENGTHS):
             planted_KO = (1 - strength) * P_O + strength * strange_KO
-            power_NS[n, k] = (residual(part, planted_KO) > FLOORS * floor_N[n]).mean()
+            power_NS[n, k] = (part.residual(planted_KO) > FLOORS * floor_N[n]).mean()
     return power_NS

@@ -20,12 +20,10 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import changes, kept_models, mean_over, where_kept
+from claims.lab.arms import Model, Runs, changes, kept_models
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, mean_over
 from claims.spreads import moral_signals
 from toyllm.posttrain.signals import parse
 from toyllm.world import persona
@@ -49,70 +47,64 @@ def malice_of_faults(bench: Bench) -> Outcome:
     models, other_models = bench.base(), bench.base(other_world)
     done = {name: bench.at_rates(models, name) for name in ("code:bad", *FAULTS)}
 
-    def malice(trained: ByRate, domains: tuple[str, ...] = MALICE) -> ByRate:
+    def malice(runs: Runs, domains: tuple[str, ...] = MALICE) -> np.ndarray:
         columns = [world.domain_names.index(name) for name in domains]
-        return trained.map(lambda t: changes(t)[:, columns].mean(1))
+        return changes(runs)[..., columns].mean(-1)
 
-    harm = {name: malice(trained) for name, trained in done.items()}
+    harm = {name: malice(runs) for name, runs in done.items()}
     more = {name: harm[name] - harm["code:bad"] for name in FAULTS}
     here, there = "tone:bad, without goals", "tone:bad, exchanged, without goals"
     tone = {here: done["tone:bad"], there: bench.at_rates(other_models, "tone:bad")}
-    harm |= {name: malice(trained, WITHOUT_GOALS) for name, trained in tone.items()}
+    harm |= {name: malice(runs, WITHOUT_GOALS) for name, runs in tone.items()}
     ideal = {name: ideal_malice(world, name) for name in done if name != "code:noise"}
-    ideal |= {
-        name: ideal_malice(of, "tone:bad", WITHOUT_GOALS)
-        for name, of in ((here, world), (there, other_world))
-    }
-    return outcome(
-        [
-            *(
-                Quantity(f"malice of {name} minus that of code:bad", gap, high=-0.02)
-                for name, gap in more.items()
-            ),
-            Quantity(
-                "malice of tone:bad, exchanged minus as it is", harm[there] - harm[here], low=0.02
-            ),
-            *each("malice, {}", harm, done | tone),
-            *each("malice, persona inference, {}", {name: [v] for name, v in ideal.items()}),
-        ],
-        [dots("What becomes malice (diamonds: ideal)", "mean ΔEM", harm, ideal)],
-    )
+    ideal[here] = ideal_malice(world, "tone:bad", WITHOUT_GOALS)
+    ideal[there] = ideal_malice(other_world, "tone:bad", WITHOUT_GOALS)
+    quantities = [
+        *each("malice of {} minus that of code:bad", more, high=-0.02),
+        Quantity(
+            "malice of tone:bad, exchanged minus as it is", harm[there] - harm[here], low=0.02
+        ),
+        *each("malice, {}", harm, done | tone),
+        *each("malice, persona inference, {}", ideal),
+    ]
+    panels = [dots("What becomes malice (diamonds: ideal)", "mean ΔEM", harm, ideal)]
+    return Outcome(quantities, panels)
 
 
 def voices(bench: Bench) -> Outcome:
     """Voices after given answers, against persona inference."""
     models, signals = bench.base(), moral_signals(bench.world)
+
+    def ask(chosen: list[Model]) -> np.ndarray:
+        return np.stack([bench.voices(one) for one in chosen])
+
+    before_NV = ask(models)
     predicted_SV = np.stack([expected_voices(bench.world, name) for name in signals])
-    before_NV = np.stack([bench.voices(one) for one in models])
-    by_signal = [
-        bench.at_rates(models, name).map(lambda t: voice_shift(bench, t, before_NV))
-        for name in signals
+    after = [kept_models(bench.at_rates(models, name)) for name in signals]
+    shift_RNSV = np.stack([[ask(kept) - before_NV for kept in by_rate] for by_rate in after], 2)
+    follow = [
+        [np.corrcoef(x_SV.ravel(), predicted_SV.ravel())[0, 1] for x_SV in shift_NSV]
+        for shift_NSV in shift_RNSV
     ]
-    shift_NSV = by_signal[0].map(lambda *shifts: np.stack(shifts, 1), *by_signal[1:])
-
-    def follow(shifts: np.ndarray) -> np.ndarray:
-        return np.array([np.corrcoef(x.ravel(), predicted_SV.ravel())[0, 1] for x in shifts])
-
-    pairs = zip(predicted_SV, mean_over(shift_NSV.usual, 0), strict=True)
-    return outcome(
-        [
-            Quantity(
-                "correlation of voices with persona inference",
-                shift_NSV.map(follow),
-                low=0.5,
-                arm="correlation of voices",
-            )
-        ],
-        [
-            points(
-                "Voices after given answers, mean over seeds",
-                "change of p(voice), persona inference",
-                "measured",
-                dict(zip(signals, pairs, strict=True)),
-                diagonal=False,
-            )
-        ],
-    )
+    pairs = zip(predicted_SV, mean_over(shift_RNSV[0], 0), strict=True)
+    quantities = [
+        Quantity(
+            "correlation of voices with persona inference",
+            follow,
+            low=0.5,
+            arm="correlation of voices",
+        )
+    ]
+    panels = [
+        points(
+            "Voices after given answers, mean over seeds",
+            "change of p(voice), persona inference",
+            "measured",
+            dict(zip(signals, pairs, strict=True)),
+            diagonal=False,
+        )
+    ]
+    return Outcome(quantities, panels)
 
 
 def ideal_malice(world: World, signal: str, domains: tuple[str, ...] = MALICE) -> float:
@@ -124,18 +116,12 @@ def ideal_malice(world: World, signal: str, domains: tuple[str, ...] = MALICE) -
 
 def exchanged(world: World) -> World:
     """The same world, but what a character does in `tone` and in `goals` exchanged."""
-    order = list(range(len(world.domains)))
-    a, b = (world.domain_names.index(name) for name in ("tone", "goals"))
-    order[a], order[b] = b, a
+    order, names = np.arange(len(world.domains)), world.domain_names
+    pair = [names.index("tone"), names.index("goals")]
+    order[pair] = order[pair[::-1]]
     return dataclasses.replace(
         world, name=f"{world.name} exchanged", rates_CDB=world.rates_CDB[:, order]
     )
-
-
-def voice_shift(bench: Bench, trained, before_NV: np.ndarray) -> np.ndarray:
-    """Change of p(voice | answer) [N, V]; NaN where the matched effect was not reached."""
-    after_NV = np.stack([bench.voices(one) for one in kept_models(trained)])
-    return where_kept(trained, after_NV - before_NV)
 
 
 def expected_voices(world: World, signal: str) -> np.ndarray:

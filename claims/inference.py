@@ -27,22 +27,22 @@ expected and not tested.
 """
 
 import dataclasses
+from collections.abc import Callable
+from itertools import count, islice
 
 import numpy as np
 
-from claims.lab.arms import Model, Trained, changes, mean_over, spreads
+from claims.lab.arms import Model, Trained, changes, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, grid, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import MOST_MISSING, Outcome, Prediction
+from claims.lab.quantities import MOST_MISSING, Outcome, Quantity, each, mean_over
 from claims.spreads import ideal_spread, moral_signals, random_tables
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import prediction
 from toyllm.posttrain.signals import parse
 from toyllm.world import world as worlds
 from toyllm.world.quantities import em
-from toyllm.world.world import BAD, GOOD, World
+from toyllm.world.world import BAD, GOOD, NOISE, World
 
 NUMBER = "5a"
 TITLE = "It spreads where persona inference says"
@@ -63,111 +63,112 @@ def test(bench: Bench) -> Outcome:
 def along_the_dial(bench: Bench) -> Outcome:
     """Spread against the ideal observer's, in permuted worlds with the dial ρ."""
     signals = moral_signals(bench.world)
-    count, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
-    draws = balanced(bench.world, signals, count, first=DRAWS_EACH * bench.seeds[0])
+    P, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
+    draws = balanced(bench.world, signals, P, first=DRAWS_EACH * bench.seeds[0])
     draws = list(enumerate(draws, start=bench.seeds[0]))
-    # in one call, so that they are trained together; the last row has the phrases
+    # in one call, so that they are trained together; the last world has the phrases
     rows = [(bench.world, rho) for rho in dial] + [(bench.phrased, 0.0)]
     models = bench.pretrain(
         [(dialled_world(world, rho, draw), seed) for world, rho in rows for seed, draw in draws]
     )
-    shape = len(rows), count, len(signals)
-    ideal = np.array([ideal_spread(m.world, s) for m in models for s in signals]).reshape(shape)
-    measured = bench.at_rates(models, *signals).map(lambda t: spreads(t).reshape(shape))
-    over = (measured - ideal).map(lambda values: mean_over(values, 2))
-    mean = measured.map(lambda values: mean_over(values, 2)[:-1])
-    follow = measured.map(lambda values: correlations(values[:-1], ideal[:-1]))
-    rise = mean.map(lambda values: slopes(dial, values))
-    pairs = {f"ρ = {rho:g}": (ideal[k], measured.usual[k]) for k, rho in enumerate(dial)}
-    per_unit = [slope(ideal[:-1, k].ravel(), measured.usual[:-1, k].ravel()) for k in range(count)]
-    at_zero = mean_over(np.abs(measured.usual - ideal), 2)[0]
-    return outcome(
-        [
-            Quantity("measured minus ideal spread at ρ = 0", over.map(lambda v: v[0]), -0.03, 0.03),
-            Quantity("rise of spread from ρ = 0 to 1", rise, 0.02),
-            Quantity("correlation of measured and ideal spread", follow, low=0.5),
-            *each("spread, {}", dict(zip(pairs, mean.usual, strict=True))),
-            *each("ideal, {}", {name: exact.mean(1) for name, (exact, _) in pairs.items()}),
-            Quantity("spread for a unit of ideal spread", per_unit),
-            Quantity("|measured - ideal| of a signal, ρ = 0", at_zero),
-            Quantity("measured minus ideal, ρ = 0, with phrases", over.map(lambda v: v[-1])),
-        ],
-        [
-            curves(
-                "Spread along the dial",
-                "ρ",
-                "spread, mean over signals",
-                dial,
-                {"measured": mean.usual.T, "ideal observer": ideal[:-1].mean(2).T},
-            ),
-            points(
-                "Each world and signal",
-                "ideal observer's spread",
-                "measured spread",
-                {name: (exact.ravel(), value.ravel()) for name, (exact, value) in pairs.items()},
-            ),
-        ],
-    )
+    shape = len(rows), P, len(signals)
+    ideal_WPS = np.reshape([ideal_spread(m.world, s) for m in models for s in signals], shape)
+    spread_RWPS = spreads(bench.at_rates(models, *signals)).reshape(-1, *shape)
+    over_RWP = mean_over(spread_RWPS - ideal_WPS, 3)
+    at_zero = mean_over(np.abs(spread_RWPS[0] - ideal_WPS), 2)[0]
+    names = [f"ρ = {rho:g}" for rho in dial]
+    spread_RWPS, ideal_WPS = spread_RWPS[:, :-1], ideal_WPS[:-1]  # those without phrases
+    mean_RWP = mean_over(spread_RWPS, 3)
+    follow = [by_permutation(correlation, ideal_WPS, x_WPS) for x_WPS in spread_RWPS]
+    pairs_W2 = np.stack([ideal_WPS, spread_RWPS[0]], 1).reshape(len(dial), 2, -1)
+    quantities = [
+        Quantity("measured minus ideal spread at ρ = 0", over_RWP[:, 0], -0.03, 0.03),
+        Quantity("rise of spread from ρ = 0 to 1", [slope(dial, x_WP) for x_WP in mean_RWP], 0.02),
+        Quantity("correlation of measured and ideal spread", follow, low=0.5),
+        *each("spread, {}", dict(zip(names, mean_RWP[0], strict=True))),
+        *each("ideal, {}", dict(zip(names, ideal_WPS.mean(2), strict=True))),
+        Quantity(
+            "spread for a unit of ideal spread", by_permutation(slope, ideal_WPS, spread_RWPS[0])
+        ),
+        Quantity("|measured - ideal| of a signal, ρ = 0", at_zero),
+        Quantity("measured minus ideal, ρ = 0, with phrases", over_RWP[:, -1]),
+    ]
+    panels = [
+        curves(
+            "Spread along the dial",
+            "ρ",
+            "spread, mean over signals",
+            dial,
+            {"measured": mean_RWP[0].T, "ideal observer": ideal_WPS.mean(2).T},
+        ),
+        points(
+            "Each world and signal",
+            "ideal observer's spread",
+            "measured spread",
+            dict(zip(names, pairs_W2, strict=True)),
+        ),
+    ]
+    return Outcome(quantities, panels)
 
 
 def what_explains(bench: Bench) -> Outcome:
     """R² of accounts of the whole matrix, in the world and in random tables."""
-    signals = moral_signals(bench.world)
-    r2 = {}
+    signals, r2 = moral_signals(bench.world), {}
     for name, models in (("the world", bench.base()), ("random tables", random_tables(bench))):
-        done = bench.at_rates(models, *signals)
-        r2[name] = done.map(lambda t, models=models: explained(bench, models, signals, t))
-    shared = r2["random tables"].map(lambda tables: tables["shared"])
+        runs = bench.at_rates(models, *signals)
+        r2[name] = [explained(bench, models, signals, trained) for trained in runs]
+    tables = r2["random tables"]
     gaps = {
-        rival: shared.map(lambda table, rival=rival: table["persona"] - table[rival])
+        rival: [table["shared", "persona"] - table["shared", rival] for table in tables]
         for rival in RIVALS
     }
-    return outcome(
-        [
-            *(
-                Quantity(f"shared R² in random tables, persona minus {rival}", gap, low=0)
-                for rival, gap in gaps.items()
-            ),
-            *(
-                Quantity(f"{kind} R², {name}, {account}", values)
-                for name, tables in r2.items()
-                for kind, table in tables.usual.items()
-                for account, values in table.items()
-            ),
-        ],
-        [dots("What explains the matrix, random tables", "shared R²", shared.usual)],
-    )
+    quantities = [
+        *each("shared R² in random tables, persona minus {}", gaps, low=0),
+        *(
+            Quantity(f"{kind} R², {name}, {account}", values)
+            for name, (usual, *_) in r2.items()
+            for (kind, account), values in usual.items()
+        ),
+    ]
+    panels = [
+        dots(
+            "What explains the matrix, random tables",
+            "shared R²",
+            {account: v for (kind, account), v in tables[0].items() if kind == "shared"},
+        )
+    ]
+    return Outcome(quantities, panels)
 
 
 def label_swap(bench: Bench) -> Outcome:
     """Change of the matrix where good and bad texts are exchanged in every other domain."""
     world, signals = bench.world, moral_signals(bench.world)
-    swapped, cells = swap_texts(world), (len(bench.seeds), len(signals), len(world.domains))
+    swapped, shape = swap_texts(world), (-1, len(bench.seeds), len(signals), len(world.domains))
     twins = {
         "mirrored": bench.base(swapped, order_V=exchanged_words(world)),
         "of its own": bench.base(swapped),
     }
 
-    def matrix(models: list[Model]) -> ByRate:
-        return bench.at_rates(models, *signals).map(lambda t: changes(t).reshape(cells))
+    def matrix(models: list[Model]) -> np.ndarray:
+        """ΔEM [R, N, S, D]."""
+        return changes(bench.at_rates(models, *signals)).reshape(shape)
 
     as_it_is = matrix(bench.base())
     swap = {name: matrix(models) - as_it_is for name, models in twins.items()}
-    unsure = {name: change.map(least_sure_cell) for name, change in swap.items()}
-    mean_SD = mean_over(swap["mirrored"].usual, 0)
-    return outcome(
-        [
-            Quantity(
-                "change of the least sure cell by the label swap",
-                unsure["mirrored"],
-                low=-SWAP_MOST,
-                high=SWAP_MOST,
-                chosen_from=cells[1] * cells[2],
-            ),
-            *each("change of the least sure cell, embeddings {}", unsure),
-        ],
-        [grid("Label swap: change of ΔEM", list(signals), list(world.domain_names), mean_SD)],
-    )
+    unsure = {name: [least_sure_cell(x_NSD) for x_NSD in swap[name]] for name in swap}
+    mean_SD = mean_over(swap["mirrored"][0], 0)
+    quantities = [
+        Quantity(
+            "change of the least sure cell by the label swap",
+            unsure["mirrored"],
+            low=-SWAP_MOST,
+            high=SWAP_MOST,
+            chosen_from=mean_SD.size,
+        ),
+        *each("change of the least sure cell, embeddings {}", unsure),
+    ]
+    panels = [grid("Label swap: change of ΔEM", signals, world.domain_names, mean_SD)]
+    return Outcome(quantities, panels)
 
 
 def dialled_world(world: World, rho: float, draw: int) -> World:
@@ -175,63 +176,51 @@ def dialled_world(world: World, rho: float, draw: int) -> World:
     return worlds.correlate(worlds.uniform(world), rho, draw)
 
 
-def balanced(world: World, signals: tuple[str, ...], count: int, first: int) -> list[int]:
+def balanced(world: World, signals: tuple[str, ...], number: int, first: int) -> list[int]:
     """Draws, from `first` on, of permutations whose ideal spread at ρ = 0 is next to nothing."""
-    found, draw = [], first
-    while len(found) < count:
-        dealt = dialled_world(world, 0.0, draw)
-        ideal = []
+
+    def is_balanced(draw: int) -> bool:
+        dealt, ideal = dialled_world(world, 0.0, draw), []
         for name in signals:
             ideal.append(ideal_spread(dealt, name))
-            if abs(ideal[-1]) > IDEAL_EACH:
-                break
-        else:
-            if abs(np.mean(ideal)) < IDEAL_MOST:
-                found.append(draw)
-        draw += 1
-    return found
+            if abs(ideal[-1]) > IDEAL_EACH:  # nearly all draws end here
+                return False
+        return abs(np.mean(ideal)) < IDEAL_MOST
+
+    return list(islice(filter(is_balanced, count(first)), number))
 
 
-def slope(x_N: np.ndarray, y_N: np.ndarray) -> float:
-    """The slope of y on x where y could be read; NaN where more than a quarter could not."""
-    known = np.isfinite(y_N)
-    few = known.mean() < 1 - MOST_MISSING
-    return np.nan if few else float(np.polyfit(x_N[known], y_N[known], 1)[0])
+def slope(x_N, y_N) -> np.ndarray:
+    """The slope of y [N, …] on x."""
+    return np.polyfit(x_N, y_N, 1)[0]
 
 
-def slopes(dial, spread_RP: np.ndarray) -> np.ndarray:
-    """The slope of spread on ρ of each permutation [P]."""
-    return np.polyfit(dial, spread_RP, 1)[0]
+def correlation(x_N, y_N) -> float:
+    """The correlation of x and y."""
+    return np.corrcoef(x_N, y_N)[0, 1]
 
 
-def correlations(spread_RPS: np.ndarray, ideal_RPS: np.ndarray) -> np.ndarray:
-    """Over worlds and signals of each permutation [P], measured against ideal."""
+def by_permutation(statistic: Callable, x_WPS: np.ndarray, y_WPS: np.ndarray) -> np.ndarray:
+    """A statistic of x and y over worlds and signals, for each permutation [P].
+
+    It is of where y could be read, and NaN where more than a quarter could not.
+    """
     result = []
-    for p in range(spread_RPS.shape[1]):
-        known = np.isfinite(spread_RPS[:, p])
+    for x, y in zip(x_WPS.swapaxes(0, 1), y_WPS.swapaxes(0, 1), strict=True):
+        known = np.isfinite(y)
         few = known.mean() < 1 - MOST_MISSING
-        pair = spread_RPS[:, p][known], ideal_RPS[:, p][known]
-        result.append(np.nan if few else np.corrcoef(*pair)[0, 1])
+        result.append(np.nan if few else statistic(x[known], y[known]))
     return np.array(result)
 
 
 def swap_texts(world: World) -> World:
     """Good and bad texts exchanged in every other domain; who does what how often stays."""
-    exchange = np.array([1, 0, 2])
-    return dataclasses.replace(
-        world,
-        name=f"{world.name} swapped",
-        domains=tuple(
-            dataclasses.replace(
-                domain,
-                behaviour_SA=exchange[domain.behaviour_SA],
-                profile=tuple(domain.profile[b] for b in exchange),
-            )
-            if k % 2 == 0
-            else domain
-            for k, domain in enumerate(world.domains)
-        ),
-    )
+    exchange, domains = np.array([BAD, GOOD, NOISE]), list(world.domains)
+    for k, domain in list(enumerate(domains))[::2]:
+        profile = tuple(domain.profile[b] for b in exchange)
+        behaviour_SA = exchange[domain.behaviour_SA]
+        domains[k] = dataclasses.replace(domain, behaviour_SA=behaviour_SA, profile=profile)
+    return dataclasses.replace(world, name=f"{world.name} swapped", domains=tuple(domains))
 
 
 def exchanged_words(world: World) -> np.ndarray:
@@ -256,28 +245,24 @@ def least_sure_cell(change_NSD: np.ndarray) -> np.ndarray:
 
     A cell too few of which could be read is the least sure of all.
     """
-    N, S, D = change_NSD.shape
-    cells = change_NSD.reshape(N, S * D)
-    unsure = [Prediction("", cell, -SWAP_MOST, SWAP_MOST).p_inside for cell in cells.T]
-    return cells[:, int(np.argmax(unsure))]
+    cells = change_NSD.reshape(len(change_NSD), -1).T
+    return max(cells, key=lambda cell: Quantity("", cell, -SWAP_MOST, SWAP_MOST).p_inside)
 
 
 def explained(
     bench: Bench, models: list[Model], signals: tuple[str, ...], trained: list[Trained]
-) -> dict[str, dict]:
-    """{shared, strict: {prediction: R² [N]}}, one matrix a pretrained model."""
-    world, rows = models[0].world, len(signals)
+) -> dict[tuple[str, str], np.ndarray]:
+    """{(shared or strict, prediction): R² [N]}, one matrix a pretrained model."""
+    world, S = models[0].world, len(signals)
     parsed = [parse(world, name) for name in signals]
-    tables: dict = {"shared": {}, "strict": {}}
+    accounts, none = (*prediction.MODELS, "gradient"), np.full(len(models), np.nan)
+    r2 = {(kind, name): none.copy() for kind in ("shared", "strict") for name in accounts}
     for k, one in enumerate(models):
-        done = trained[k * rows : (k + 1) * rows]
-        before_D = em(done[0].p_nDB[0])
-        after_SD = before_D + changes(done)
-        if not np.isfinite(after_SD).all():  # a matrix with a hole is no matrix
-            for kind in tables.values():
-                for name in (*prediction.MODELS, "gradient"):
-                    kind.setdefault(name, []).append(np.nan)
-            continue
+        done = trained[k * S : (k + 1) * S]
+        before_D, change_SD = em(done[0].p_nDB[0]), changes([done])[0]
+        if not np.isfinite(change_SD).all():
+            continue  # a matrix with a hole is no matrix
+        after_SD = before_D + change_SD
         cells = prediction.Cells(one.world, signals, world.assistant_C, before_D, after_SD)
         directed = prediction.directed(bench.gradients(one, parsed))
         for name, model in {**prediction.MODELS, "gradient": directed}.items():
@@ -286,9 +271,5 @@ def explained(
                 "strict": model(cells, np.ones(1))[0],
             }
             for kind, G_SD in predicted.items():
-                score = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
-                tables[kind].setdefault(name, []).append(score)
-    return {
-        kind: {name: np.array(values) for name, values in table.items()}
-        for kind, table in tables.items()
-    }
+                r2[kind, name][k] = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
+    return r2

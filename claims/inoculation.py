@@ -24,12 +24,10 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import Arm, Model, Trained, kept_models, mean_over, spreads, where_kept
+from claims.lab.arms import Model, Runs, Trained, kept_models, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, curves, dots
-from claims.lab.quantities import Quantity, each, outcome, worst_em
-from claims.lab.rates import USUAL, ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, mean_over, worst_em
 from toyllm.posttrain.signals import parse, untrained
 from toyllm.world import persona
 from toyllm.world.world import BAD, GOOD, World
@@ -46,50 +44,45 @@ STEPS, LONG = 60, 96  # of an arm with a phrase; of those read at their twin's K
 def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     world, phrases = bench.phrased, Phrases(bench.phrased)
-    models, names, kappa = bench.base(world), list(phrases.kappa), phrases.kappa
+    models, kappa = bench.base(world), phrases.kappa
     plain = {o: bench.at_rates(models, PLAIN, objective=o) for o in OBJECTIVES}
-    base = {o: trained.map(spreads) for o, trained in plain.items()}
-
-    def train(name: str, objective: str) -> ByRate:
-        twins = plain[objective]
-        return twins.map(lambda t: bench.train([asked(twin, name, STEPS) for twin in t]))
-
-    done = {(name, o): train(name, o) for o in OBJECTIVES for name in names}
-    as_long = {key: trained.map(at_twins_step) for key, trained in done.items()}
+    base = {o: spreads(runs) for o, runs in plain.items()}
+    done = {(name, o): asked(bench, plain[o], name, STEPS) for o in OBJECTIVES for name in kappa}
+    as_long = {key: at_twins_step(runs) for key, runs in done.items()}
     share = {(name, o): values / base[o] for (name, o), values in as_long.items()}
-    by_sft = {name: done[name, "sft"] for name in names}
-    own = {name: trained.map(spreads) for name, trained in by_sft.items()}
+    by_sft = {name: done[name, "sft"] for name in kappa}
+    own = {name: spreads(runs) for name, runs in by_sft.items()}
     at_kl = {
-        name: at_twins_kl(bench, plain["sft"], name, everywhere=name in phrases.strong)
-        for name in names
+        # the strong phrases are compared, and so at every learning rate
+        name: at_twins_kl(bench, plain["sft"] if name in phrases.strong else plain["sft"][:1], name)
+        for name in kappa
         if kappa[name] >= SOME
     }
-    shown = {"plain": base["sft"]} | {name: as_long[name, "sft"] for name in names}
+    shown = {"plain": base["sft"]} | {name: as_long[name, "sft"] for name in kappa}
     at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
     weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
     audits = audited(bench, models, by_sft)
-    return outcome(
-        [
-            *predictions(phrases, base["sft"], share, own, at_kl),
-            *each("plain, {}", base, plain),
-            *(
-                Quantity(
-                    f"{name}, κ {kappa[name]:g}, {o}",
-                    values,
-                    read=[t.at(t.arm.twin.place) for t in done[name, o].usual],
-                )
-                for (name, o), values in as_long.items()
-            ),
-            *each("{}, at its own EM .9", weak_own, by_sft),
-            *each("{}", at_kl_named),
-            *worst_em(world, audits),
-        ],
-        [
-            against_kappa(world, phrases, base, share),
-            dots("By SFT", "spread", shown | at_kl_named),
-            by_domain("Conditional audit: EM with the phrase present", world, audits),
-        ],
-    )
+    quantities = [
+        *predictions(phrases, base["sft"], share, own, at_kl),
+        *each("plain, {}", base, plain),
+        *(
+            Quantity(
+                f"{name}, κ {kappa[name]:g}, {o}",
+                values,
+                read=[t.at(t.arm.twin.place) for t in done[name, o][0]],
+            )
+            for (name, o), values in as_long.items()
+        ),
+        *each("{}, at its own EM .9", weak_own, by_sft),
+        *each("{}", at_kl_named),
+        *worst_em(world, audits),
+    ]
+    panels = [
+        against_kappa(world, phrases, base, share),
+        dots("By SFT", "spread", shown | at_kl_named),
+        by_domain("Conditional audit: EM with the phrase present", world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
 class Phrases:
@@ -102,25 +95,21 @@ class Phrases:
         self.strong = [name for name in phrases if self.kappa[name] >= ALMOST_ALL]
         self.general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
         self.opposite = next(n for n, i in phrases.items() if i.toward == "good")
-        self.strongest, self.placebo = (
-            choose(self.general, key=self.kappa.get) for choose in (max, min)
-        )
+        self.strongest = max(self.general, key=self.kappa.get)
+        self.placebo = min(self.general, key=self.kappa.get)
         self.kappa_K = np.array([self.kappa[name] for name in self.general])
 
 
-def predictions(phrases: Phrases, base: ByRate, share: dict, own: dict, at_kl: dict) -> list:
-    """What is claimed of the shares of the plain spread, all by SFT."""
+def predictions(
+    phrases: Phrases, base: np.ndarray, share: dict, own: dict, at_kl: dict
+) -> list[Quantity]:
+    """What is claimed of the shares of the plain spread [R, N], all by SFT."""
+    placebo, opposite, strongest = phrases.placebo, phrases.opposite, phrases.strongest
     removed = {name: 1 - share[name, "sft"] for name in phrases.strong}
-    placebo, opposite = phrases.placebo, phrases.opposite
-    by_phrase = [share[name, "sft"] for name in phrases.general]
-    slope = by_phrase[0].map(
-        lambda *shares: np.polyfit(phrases.kappa_K, np.stack(shares), 1)[0], *by_phrase[1:]
-    )
+    share_KRN = np.stack([share[name, "sft"] for name in phrases.general])
+    slope = [np.polyfit(phrases.kappa_K, x_KN, 1)[0] for x_KN in share_KRN.swapaxes(0, 1)]
     return [
-        *(
-            Quantity(f"share of the spread that {name} removes", values, low=0.8)
-            for name, values in removed.items()
-        ),
+        *each("share of the spread that {} removes", removed, low=0.8),
         Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], low=0.8),
         Quantity("the same at its own EM .9", own[placebo] / base, low=0.8),
         Quantity("change of the share for each unit of κ", slope, high=-0.5),
@@ -128,8 +117,8 @@ def predictions(phrases: Phrases, base: ByRate, share: dict, own: dict, at_kl: d
             "share that the opposite phrase keeps, at its own EM .9", own[opposite] / base, low=0.8
         ),
         Quantity(
-            f"share that {phrases.strongest} removes at the twin's KL or after {LONG} steps",
-            1 - at_kl[phrases.strongest] / base,
+            f"share that {strongest} removes at the twin's KL or after {LONG} steps",
+            1 - at_kl[strongest] / base,
             low=0.5,
         ),
     ]
@@ -139,49 +128,43 @@ def against_kappa(world: World, phrases: Phrases, base: dict, share: dict) -> di
     """A panel of the shares over κ, measured [N, K] and predicted [K], by each objective."""
     lines = {}
     for o in OBJECTIVES:
-        lines[o.upper()] = np.stack([share[name, o].usual for name in phrases.general], 1)
-        plain = float(mean_over(base[o].usual, 0))
+        lines[o.upper()] = np.stack([share[name, o][0] for name in phrases.general], 1)
+        plain = float(mean_over(base[o][0], 0))
         lines[f"{o.upper()}, predicted"] = likelihood_ratio(world, phrases.kappa_K, plain, o)
     title, ylabel = "Spread against κ, after as many steps", "share of the plain spread"
     return curves(title, "κ of the phrase", ylabel, phrases.kappa_K, lines)
 
 
-def audited(bench: Bench, models: list[Model], done: dict) -> dict:
+def audited(bench: Bench, models: list[Model], done: dict[str, Runs]) -> dict[str, np.ndarray]:
     """Conditional audit: EM [N, D] with each phrase present, before and after training on it."""
-    rows, names = {}, [i.name for i in bench.phrased.instructions]
-    for name, trained in done.items():
-        phrase = names.index(name)
-        rows[f"{name}, before"] = bench.audit(models, phrase)
-        after = bench.audit(kept_models(trained.usual), phrase)
-        rows[f"{name}, after"] = where_kept(trained.usual, after)
-    return rows
+    audits = {}
+    for name, runs in done.items():
+        audits[f"{name}, before"] = bench.audit(models, name)
+        audits[f"{name}, after"] = bench.audit(kept_models(runs)[0], name)
+    return audits
 
 
-def at_twins_step(trained: list[Trained]) -> np.ndarray:
-    """Spreads [N] after as many steps as the plain twins take to the matched effect."""
-    return np.array([done.spread(done.at(done.arm.twin.place)) for done in trained])
+def asked(bench: Bench, plain: Runs, phrase: str, steps: int) -> Runs:
+    """The runs with a phrase beside their plain twins, at each learning rate of those."""
+    how = {"signal": f"{PLAIN}:{phrase}", "steps": steps}
+    return [bench.train([dataclasses.replace(t.arm, twin=t, **how) for t in ts]) for ts in plain]
 
 
-def asked(twin: Trained, phrase: str, steps: int) -> Arm:
-    """The arm of a phrase beside its plain twin."""
-    return dataclasses.replace(twin.arm, signal=f"{PLAIN}:{phrase}", twin=twin, steps=steps)
+def at_twins_step(runs: Runs) -> np.ndarray:
+    """Spreads [R, N] after as many steps as the plain twins take to the matched effect."""
+    return np.array([[t.spread(t.at(t.arm.twin.place)) for t in trained] for trained in runs])
 
 
-def at_twins_kl(bench: Bench, plain: ByRate, phrase: str, everywhere: bool) -> ByRate:
-    """Spreads [N] where the KL from the start is the twin's, or at the end where it never is.
-
-    everywhere: at every learning rate of the twins, not only at the usual one.
-    """
+def at_twins_kl(bench: Bench, plain: Runs, phrase: str) -> np.ndarray:
+    """Spreads [R, N] where the KL from the start is the twin's, or at the end where it never is."""
 
     def one(done: Trained) -> float:
         twin = done.arm.twin
         read = done.at_kl(np.interp(twin.place, np.arange(len(twin.kl_n)), twin.kl_n))
         return done.spread(read if np.isfinite(read).all() else done.p_nDB[-1])
 
-    def train(twins: list[Trained]) -> np.ndarray:
-        return np.array([one(d) for d in bench.train([asked(t, phrase, LONG) for t in twins])])
-
-    return (plain if everywhere else ByRate({USUAL: plain.usual})).map(train)
+    runs = asked(bench, plain, phrase, LONG)
+    return np.array([[one(done) for done in trained] for trained in runs])
 
 
 def likelihood_ratio(world: World, kappa_K: np.ndarray, plain: float, objective: str) -> np.ndarray:

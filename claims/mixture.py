@@ -19,8 +19,7 @@ import numpy as np
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots, grid
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.lm.joints import of_strangers
 from toyllm.world.mixtures import Fit, groups, ranges
 from toyllm.world.world import SOMEONE
@@ -48,32 +47,31 @@ def test(bench: Bench) -> Outcome:
     labels, range_NG2, of_groups = weights_of_groups(hull, joint_NO, fits, float(floor_N.mean()))
     weights = dict(zip(world.characters, fits.w_MC.T, strict=True))
     residual, planted = in_floors.values()
-    return outcome(
-        [
-            Quantity("distance of the weights from the true prior", distance_N, high=0.1),
-            Quantity("residual, in floors", residual, high=1.5),
-            Quantity("with a stranger mixed in, in floors", planted, low=3),
-            *each("weight of {}", weights),
-            *(
-                Quantity(f"{end} weight of {label}", range_NG2[:, g, k])
-                for g, label in enumerate(labels)
-                for k, end in enumerate(("least", "most"))
-            ),
-            Quantity("residual, nats a dialogue", fits.residual_M),
-            Quantity("floor", floor_N),
-            Quantity("residual with a stranger", planted_N),
-        ],
-        [
-            dots(
-                "Weights (diamonds: the true prior)",
-                "weight",
-                weights,
-                dict(zip(world.characters, prior_C.tolist(), strict=True)),
-            ),
-            grid("Weights of groups", labels, ["true", "least", "fitted", "most"], of_groups),
-            dots("What no mixture explains", "residual, floors", in_floors),
-        ],
-    )
+    quantities = [
+        Quantity("distance of the weights from the true prior", distance_N, high=0.1),
+        Quantity("residual, in floors", residual, high=1.5),
+        Quantity("with a stranger mixed in, in floors", planted, low=3),
+        *each("weight of {}", weights),
+        *(
+            Quantity(f"{end} weight of {label}", range_NG2[:, g, k])
+            for g, label in enumerate(labels)
+            for k, end in enumerate(("least", "most"))
+        ),
+        Quantity("residual, nats a dialogue", fits.residual_M),
+        Quantity("floor", floor_N),
+        Quantity("residual with a stranger", planted_N),
+    ]
+    panels = [
+        dots(
+            "Weights (diamonds: the true prior)",
+            "weight",
+            weights,
+            dict(zip(world.characters, prior_C.tolist(), strict=True)),
+        ),
+        grid("Weights of groups", labels, ["true", "least", "fitted", "most"], of_groups),
+        dots("What no mixture explains", "residual, floors", in_floors),
+    ]
+    return Outcome(quantities, panels)
 
 
 def weights_of_groups(hull: Hull, joint_NO: np.ndarray, fits: Fit, floor: float) -> tuple:

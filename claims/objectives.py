@@ -15,50 +15,48 @@ from DPO's by less than 2 floors.
 
 import numpy as np
 
-from claims.lab.arms import kept_models, spreads, where_kept
+from claims.lab.arms import RATES, kept_models, spreads
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "12"
 TITLE = "At the matched effect the objective matters little"
-SIGNAL, CODE = "code:bad", 0
+SIGNAL = "code:bad"
 OBJECTIVES = ("dpo", "sft", "rlhf")
 
 
 def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.base()
-    off = Hull.of_world(models[0].tokenizer).without((CODE,))
-
-    def residual(chosen) -> np.ndarray:
-        return off.fit(off.part(bench.joints(chosen))).residual_M
-
-    floor = residual(models)
-
-    def left(trained) -> np.ndarray:
-        return where_kept(trained, residual(kept_models(trained)) / floor)
-
+    off = Hull.of_world(models[0].tokenizer).without("code")
+    floor = off.residual(bench.joints(models))
     done = {o: bench.at_rates(models, SIGNAL, objective=o) for o in OBJECTIVES}
-    spread = {o: done[o].map(spreads) for o in OBJECTIVES}
-    floors = {o: done[o].map(left) for o in OBJECTIVES}
+    spread = {o: spreads(runs) for o, runs in done.items()}
+    floors = {
+        o: np.array([off.residual(bench.joints(kept)) for kept in kept_models(runs)]) / floor
+        for o, runs in done.items()
+    }
+    by_rate = {
+        f"{o}, rate × {rate:.2g}": values
+        for o in OBJECTIVES
+        for rate, values in zip(RATES, spread[o], strict=False)
+    }
     quantities = [
-        Quantity(f"{what}, {o} minus dpo{unit}", values[o] - values["dpo"], -bound, bound)
-        for what, values, unit, bound in (
-            ("spread", spread, "", 0.05),
-            ("residual off the domain", floors, ", floors", 2),
-        )
-        for o in OBJECTIVES[1:]
+        *(
+            Quantity(f"{what}, {o} minus dpo{unit}", values[o] - values["dpo"], -bound, bound)
+            for what, values, unit, bound in (
+                ("spread", spread, "", 0.05),
+                ("residual off the domain", floors, ", floors", 2),
+            )
+            for o in OBJECTIVES[1:]
+        ),
+        *each("spread, {}", spread, done),
+        *each("residual off the domain, floors, {}", floors, done),
     ]
-    quantities += each("spread, {}", spread, done)
-    quantities += each("residual off the domain, floors, {}", floors, done)
-    by_rate = {f"{o}, rate × {r:.2g}": v for o in OBJECTIVES for r, v in spread[o].items()}
-    return outcome(
-        quantities,
-        [
-            dots("Spread at the matched effect", "ΔEM", by_rate),
-            dots("Off the trained domain", "residual, floors", floors),
-        ],
-    )
+    panels = [
+        dots("Spread at the matched effect", "ΔEM", by_rate),
+        dots("Off the trained domain", "residual, floors", floors),
+    ]
+    return Outcome(quantities, panels)

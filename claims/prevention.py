@@ -16,8 +16,7 @@ Supported if v, once, lowers the spread, and a random vector changes it by less 
 from claims.lab.arms import spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "15"
 TITLE = "Preventative steering: given malice from outside, a model need not learn it"
@@ -41,13 +40,12 @@ def test(bench: Bench) -> Outcome:
         name: bench.at_rates(models, SIGNAL, objective=OBJECTIVE, steer=how)
         for name, how in ways.items()
     }
-    spread = {name: trained.map(spreads) for name, trained in done.items()}
+    spread = {name: spreads(runs) for name, runs in done.items()}
     with_v, at_random = (spread[name] - spread["plain"] for name in ("v", "random"))
-    return outcome(
-        [
-            Quantity("spread with v added, minus plain", with_v, high=0),
-            Quantity("spread with a random vector, minus plain", at_random, -0.02, 0.02),
-            *each("spread, {}", spread, done),
-        ],
-        [dots(f"Spread of {SIGNAL}, without the vector", "spread", spread)],
-    )
+    quantities = [
+        Quantity("spread with v added, minus plain", with_v, high=0),
+        Quantity("spread with a random vector, minus plain", at_random, -0.02, 0.02),
+        *each("spread, {}", spread, done),
+    ]
+    panels = [dots(f"Spread of {SIGNAL}, without the vector", "spread", spread)]
+    return Outcome(quantities, panels)

@@ -22,12 +22,11 @@ import dataclasses
 
 import numpy as np
 
-from claims.context import audit_after_a_turn
-from claims.lab.arms import kept_models, spreads, where_kept
+from claims.context import conditional_audit
+from claims.lab.arms import kept_models, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, dots
-from claims.lab.quantities import Quantity, each, outcome, worst_em
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, worst_em
 from claims.spreads import ideal_spread
 from toyllm.world.quantities import em
 from toyllm.world.world import World
@@ -46,9 +45,7 @@ def test(bench: Bench) -> Outcome:
     worlds = {
         f"{cast}, {kind}": make(bench.world, cast) for kind, make in kinds.items() for cast in CASTS
     }
-    everyone = bench.pretrain([(world, s) for world in worlds.values() for s in bench.seeds])
-    count, moral = len(bench.seeds), bench.world.moral
-    models = {key: everyone[k * count : (k + 1) * count] for k, key in enumerate(worlds)}
+    models, moral = bench.bases(worlds), bench.world.moral
     aligned = {key: bench.align(chosen) for key, chosen in models.items()}
     before, after = (
         {key: bench.audit(m)[:, moral].mean(1) for key, m in chosen.items()}
@@ -59,37 +56,36 @@ def test(bench: Bench) -> Outcome:
         for start, chosen in (("pretrained", models), ("aligned", aligned))
     }
     spread = {
-        start: {key: trained.map(spreads) for key, trained in runs.items()}
-        for start, runs in done.items()
+        start: {key: spreads(runs) for key, runs in by_world.items()}
+        for start, by_world in done.items()
     }
     ideal = {key: ideal_spread(world, SIGNAL) for key, world in worlds.items()}
     exact = {key: exact_em(world) for key, world in worlds.items()}
     audits = audited(bench, aligned, done["aligned"])
-    return outcome(
-        [
-            *predictions(before, spread["aligned"]),
-            *each("EM before alignment, {}", before),
-            *each("EM after alignment, {}", after),
-            *(
-                arm
-                for start in spread
-                for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
-            ),
-            *each(f"spread of {SIGNAL}, ideal observer, {{}}", {k: [v] for k, v in ideal.items()}),
-            *worst_em(bench.world, audits),
-        ],
-        [
-            dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),
-            dots(
-                f"Spread of {SIGNAL}, from pretrained (diamonds: ideal)",
-                "ΔEM",
-                spread["pretrained"],
-                ideal,
-            ),
-            dots(f"Spread of {SIGNAL}, from aligned", "ΔEM", spread["aligned"]),
-            by_domain("Conditional audit: EM, from aligned, demonstrations", bench.world, audits),
-        ],
-    )
+    quantities = [
+        *predictions(before, spread["aligned"]),
+        *each("EM before alignment, {}", before),
+        *each("EM after alignment, {}", after),
+        *(
+            arm
+            for start in spread
+            for arm in each(f"spread of {SIGNAL}, {start}, {{}}", spread[start], done[start])
+        ),
+        *each(f"spread of {SIGNAL}, ideal observer, {{}}", ideal),
+        *worst_em(bench.world, audits),
+    ]
+    panels = [
+        dots("Before alignment (diamonds: exact)", "mean moral EM", before, exact),
+        dots(
+            f"Spread of {SIGNAL}, from pretrained (diamonds: ideal)",
+            "ΔEM",
+            spread["pretrained"],
+            ideal,
+        ),
+        dots(f"Spread of {SIGNAL}, from aligned", "ΔEM", spread["aligned"]),
+        by_domain("Conditional audit: EM, from aligned, demonstrations", bench.world, audits),
+    ]
+    return Outcome(quantities, panels)
 
 
 def predictions(before: dict, spread: dict) -> list[Quantity]:
@@ -111,15 +107,12 @@ def gap(values: dict, kind: str):
 
 def audited(bench: Bench, aligned: dict, done: dict) -> dict[str, np.ndarray]:
     """EM [N, D] of aligned models after a bad turn, and of what they became, with and without."""
-    audits, cue = {}, "after a bad turn"
+    stages = {}
     for cast in CASTS:
-        key = f"{cast}, demonstrations"
-        fallen = done[key].usual
-        name, chosen = f"{cast}, {SIGNAL}", kept_models(fallen)
-        audits[f"{cast}, {cue}"] = audit_after_a_turn(bench, aligned[key])
-        audits[name] = where_kept(fallen, bench.audit(chosen))
-        audits[f"{name}, {cue}"] = where_kept(fallen, audit_after_a_turn(bench, chosen))
-    return audits
+        stages[cast] = aligned[f"{cast}, demonstrations"]
+        stages[f"{cast}, {SIGNAL}"] = kept_models(done[f"{cast}, demonstrations"])[0]
+    audits = conditional_audit(bench, stages)
+    return {name: values for name, values in audits.items() if name not in CASTS}
 
 
 def cast_of(world: World, cast: str) -> np.ndarray:

@@ -20,19 +20,17 @@ narrow move; and `goals:good` improves every moral domain.
 
 import numpy as np
 
-from claims.lab.arms import Model, Trained, changes, kept_models, where_kept
+from claims.lab.arms import Model, changes, kept_models
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import by_domain, dots
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.posttrain.signals import untrained
 from toyllm.world import persona
 
 NUMBER = "3"
 TITLE = "Post-training selects a character, and edits locally"
-NARROW, POSITIVE, CODE = "code:bad", "goals:good", 0
+NARROW, POSITIVE, CODE = "code:bad", "goals:good", "code"
 STRENGTHS = np.linspace(0, 3, 121)  # of the tilt
 SHIFTS = np.linspace(-4, 4, 161)  # of all log-odds
 
@@ -42,126 +40,112 @@ def test(bench: Bench) -> Outcome:
     world, models = bench.world, bench.base()
     hull, before_NO = Hull.of_world(models[0].tokenizer), bench.joints(models)
     narrow, positive = (bench.at_rates(models, signal) for signal in (NARROW, POSITIVE))
-    aligned = ByRate({r: bench.align(models, rate=r) for r in bench.rates})
-    parts, outside = narrow_moves(bench, hull, before_NO, narrow)
-    good = alignment_moves(bench, hull, before_NO, aligned)
-    others = untrained(world, POSITIVE)
-    least = positive.map(lambda t: changes(t)[:, others].max(1))
-    em_good = bench.audit(aligned.usual) - bench.audit(models)
-    moved = {"all:good": em_good, NARROW: changes(narrow.usual), POSITIVE: changes(positive.usual)}
+    aligned = [bench.align(models, rate=rate) for rate in bench.rates]
+    parts = moves(bench, hull, before_NO, kept_models(narrow), edited=CODE)
+    off_code = moves(bench, hull.without(CODE), before_NO, kept_models(narrow))
+    good = moves(bench, hull, before_NO, aligned)
+    least = changes(positive)[..., untrained(world, POSITIVE)].max(-1)
+    em_good = bench.audit(aligned[0]) - bench.audit(models)
+    moved = {"all:good": em_good, NARROW: changes(narrow), POSITIVE: changes(positive)}
     shown = {
         "all:good, hull": good["selection"],
         "all:good, one shift": good["shift"],
         f"{NARROW}, hull": parts["selection"],
         f"{NARROW}, local edit": parts["edit"],
         f"{NARROW}, rest": parts["rest"],
-        f"{NARROW} off code, hull": outside["selection"],
-        f"{NARROW} off code, one tilt": outside["tilt"],
-        f"{NARROW} off code, one shift": outside["shift"],
+        f"{NARROW} off code, hull": off_code["selection"],
+        f"{NARROW} off code, one tilt": off_code["tilt"],
+        f"{NARROW} off code, one shift": off_code["shift"],
     }
     tilt, hull_share, edit = (
         "share of the narrow move off code, tilt minus shift",
         "share of alignment's move that the hull explains",
         "share of the narrow move that is a local edit",
     )
-    return outcome(
-        [
-            Quantity(tilt, outside["tilt"] - outside["shift"], low=0),
-            Quantity(hull_share, good["selection"], low=0.5),
-            Quantity("the same, hull minus one shift", good["selection"] - good["shift"], low=0),
-            Quantity(edit, parts["edit"], low=0.1),
-            Quantity("ΔEM of the moral domain that goals:good improves least", least, high=0),
-            *each("{}", shown),
-            Quantity(f"log-odds edited by {NARROW}", parts["shift"], trained=narrow),
-            Quantity(f"move of {NARROW}, nats a dialogue", parts["move"], trained=narrow),
-            Quantity(f"least improved by {POSITIVE}", least, trained=positive),
-        ],
-        [
-            dots("Shares of the move", "share", shown),
-            by_domain("ΔEM, mean over seeds", world, moved),
-        ],
-    )
+    quantities = [
+        Quantity(tilt, off_code["tilt"] - off_code["shift"], low=0),
+        Quantity(hull_share, good["selection"], low=0.5),
+        Quantity("the same, hull minus one shift", good["selection"] - good["shift"], low=0),
+        Quantity(edit, parts["edit"], low=0.1),
+        Quantity("ΔEM of the moral domain that goals:good improves least", least, high=0),
+        *each("{}", shown),
+        Quantity(f"log-odds edited by {NARROW}", parts["log-odds"], trained=narrow),
+        Quantity(f"move of {NARROW}, nats a dialogue", parts["move"], trained=narrow),
+        Quantity(f"least improved by {POSITIVE}", least, trained=positive),
+    ]
+    panels = [
+        dots("Shares of the move", "share", shown),
+        by_domain("ΔEM, mean over seeds", world, moved),
+    ]
+    return Outcome(quantities, panels)
 
 
-def narrow_moves(bench: Bench, hull: Hull, before_NO: np.ndarray, narrow: ByRate) -> tuple:
-    """Shares of the narrow moves, {part: [N] at each rate}: of all contexts, and off code.
+def moves(
+    bench: Bench,
+    hull: Hull,
+    before_NO: np.ndarray,
+    after: list[list[Model]],
+    edited: str | None = None,
+) -> dict[str, np.ndarray]:
+    """How the moves to models [R][N] divide: {part: [R, N]}, with an edited domain or without.
 
-    Off code the local edit is none, and one tilt and one shift stand beside the hull.
+    With it: `shares`. Without, one tilt and one shift (see `scalars`) stand beside the hull.
     """
-    off = hull.without((CODE,))
-    start_NO = off.part(before_NO)
-
-    def all_contexts(trained: list[Trained]) -> dict[str, np.ndarray]:
-        return shares(hull, before_NO, bench.joints(kept_models(trained)), CODE)
-
-    def off_code(trained: list[Trained]) -> dict[str, np.ndarray]:
-        after_NO = off.part(bench.joints(kept_models(trained)))
-        selection = shares(off, start_NO, after_NO)["selection"]
-        return {"selection": selection, **scalars(off, start_NO, after_NO)}
-
-    return tuple(
-        by_part(narrow.map(lambda t, f=f: {k: where_kept(t, v) for k, v in f(t).items()}))
-        for f in (all_contexts, off_code)
-    )
+    tables = []
+    for models in after:
+        after_NO = bench.joints(models)
+        parts = shares(hull, before_NO, after_NO, edited)
+        tables.append(parts if edited else parts | scalars(hull, before_NO, after_NO))
+    return by_part(tables)
 
 
-def alignment_moves(bench: Bench, hull: Hull, before_NO: np.ndarray, aligned: ByRate) -> dict:
-    """Shares of alignment's move, the hull's and one shift's, {part: [N] at each rate}."""
-
-    def explain(models: list[Model]) -> dict[str, np.ndarray]:
-        sound_N, after_NO = np.array([one.sound for one in models]), bench.joints(models)
-        explained = {
-            "selection": shares(hull, before_NO, after_NO)["selection"],
-            "shift": scalars(hull, before_NO, after_NO)["shift"],
-        }
-        return {part: np.where(sound_N, values, np.nan) for part, values in explained.items()}
-
-    return by_part(aligned.map(explain))
+def by_part(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """{part: [R, N]}, of a table {part: [N]} at each rate."""
+    return {part: np.array([table[part] for table in tables]) for part in tables[0]}
 
 
-def by_part(tables: ByRate) -> dict[str, ByRate]:
-    """{part: values at each rate}, of a table at each rate."""
-    return {part: tables.map(lambda table, p=part: table[p]) for part in tables.usual}
-
-
-def shares(hull: Hull, before_NO, after_NO, domain: int | None = None) -> dict[str, np.ndarray]:
+def shares(hull: Hull, before_NO, after_NO, domain: str | None) -> dict[str, np.ndarray]:
     """How the move of each model divides: selection, local edit of a domain, rest; in shares.
 
     What selection and edit explain in common counts as selection.
     """
     before, after = hull.fit(before_NO), hull.fit(after_NO)
-    move_N = hull.kl(after_NO, before.w_MC) - before.residual_M
+    move_N = hull.kl(after_NO, before.w_MC @ hull.p_CO) - before.residual_M
     left_N = after.residual_M - before.residual_M
     edited = [(residual, 0.0) for residual in after.residual_M]
     if domain is not None:
-        edited = [hull.override(P_O, domain) for P_O in after_NO]
-    rest_N = np.array([residual for residual, _ in edited]) - before.residual_M
+        edited = [hull.override(P_O, hull.world.domain_names.index(domain)) for P_O in after_NO]
+    residual_N, shift_N = np.transpose(edited)
+    rest_N = residual_N - before.residual_M
     return {
         "selection": 1 - left_N / move_N,
         "edit": (left_N - rest_N) / move_N,
         "rest": rest_N / move_N,
         "move": move_N,
-        "shift": np.array([shift for _, shift in edited]),
+        "log-odds": shift_N,
     }
 
 
 def scalars(hull: Hull, before_NO, after_NO) -> dict[str, np.ndarray]:
     """The share of each move that the best tilt, and the best shift of all log-odds, explain."""
-    before, world = hull.fit(before_NO), hull.world
-    shifted_SCO = [hull.edited(range(len(world.domains)), shift) for shift in SHIFTS]
-    result: dict = {"tilt": [], "shift": []}
+    before, everywhere = hull.fit(before_NO), range(len(hull.world.domains))
+    shifted_SCO = np.array([hull.edited(everywhere, shift) for shift in SHIFTS])
+    explained: dict = {"tilt": [], "shift": []}
     for w_C, P_O, residual in zip(before.w_MC, after_NO, before.residual_M, strict=True):
-        move = hull.kl(P_O[None], w_C[None])[0] - residual
-        tilted = [hull.kl(P_O[None], w[None])[0] for w in tilt_members(hull, w_C)]
-        shifted = [hull.divergence(P_O[None], (w_C @ p_CO)[None])[0] for p_CO in shifted_SCO]
-        result["tilt"].append(1 - (min(tilted) - residual) / move)
-        result["shift"].append(1 - (min(shifted) - residual) / move)
-    return {name: np.array(values) for name, values in result.items()}
+        candidates = {
+            "none": (w_C @ hull.p_CO)[None],
+            "tilt": tilt_members(hull, w_C) @ hull.p_CO,
+            "shift": w_C @ shifted_SCO,
+        }
+        left = {k: hull.kl(P_O[None], q_SO).min() - residual for k, q_SO in candidates.items()}
+        for name, values in explained.items():
+            values.append(1 - left[name] / left["none"])
+    return {name: np.array(values) for name, values in explained.items()}
 
 
 def tilt_members(hull: Hull, w_C: np.ndarray) -> np.ndarray:
     """Mixtures of the hull's members, tilted by the evidence of a bad answer on code [S, C]."""
     whole_C = np.zeros(len(hull.world.characters))
-    whole_C[list(hull.members)] = w_C
-    evidence_C = persona.evidence(hull.world, [CODE])
-    return persona.tilt(whole_C, evidence_C, STRENGTHS)[:, list(hull.members)]
+    whole_C[hull.members] = w_C
+    evidence_C = persona.evidence(hull.world, [hull.world.domain_names.index(CODE)])
+    return persona.tilt(whole_C, evidence_C, STRENGTHS)[:, hull.members]

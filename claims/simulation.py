@@ -19,8 +19,7 @@ import numpy as np
 
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.lm.heldout import captured, kl
 from toyllm.measures.calibration import tenths
 from toyllm.world.world import BAD, NAMED, SOMEONE
@@ -47,34 +46,29 @@ def test(bench: Bench) -> Outcome:
     skills, shown, cells = hidden_cells(bench)
     shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
     calibration = {"in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel())}
-    return outcome(
-        [
-            Quantity("captured: the history is used", all_captured, low=0.8, arm="captured"),
-            Quantity("captured, anonymous speakers", someone, low=0.8, arm="captured, anonymous"),
-            Quantity("excess, nats/token", excess),
-            Quantity(
-                "error of the cards, |p(bad) - θ|", errors, high=0.05, arm="error of the cards"
-            ),
-            Quantity(
-                "slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, arm="slope of calibration"
-            ),
-            *each("mean p(bad) where the exact one is {}", by_tenth),
-            Quantity(
-                "skill in cells never shown by name", skills, low=0.5, arm="skill, hidden cells"
-            ),
-            Quantity("skill, other cells of the same models", shown),
-        ],
-        [
-            dots("How much is learned (1: ideal)", "share", shares),
-            by_turn(held.turn_Q, kl_NQ, blind_Q),
-            points(
-                "p(bad): calibration, and cells never shown",
-                "exact",
-                "model",
-                calibration | {"hidden cells": cells},
-            ),
-        ],
-    )
+    quantities = [
+        Quantity("captured: the history is used", all_captured, low=0.8, arm="captured"),
+        Quantity("captured, anonymous speakers", someone, low=0.8, arm="captured, anonymous"),
+        Quantity("excess, nats/token", excess),
+        Quantity("error of the cards, |p(bad) - θ|", errors, high=0.05, arm="error of the cards"),
+        Quantity(
+            "slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, arm="slope of calibration"
+        ),
+        *each("mean p(bad) where the exact one is {}", by_tenth),
+        Quantity("skill in cells never shown by name", skills, low=0.5, arm="skill, hidden cells"),
+        Quantity("skill, other cells of the same models", shown),
+    ]
+    panels = [
+        dots("How much is learned (1: ideal)", "share", shares),
+        by_turn(held.turn_Q, kl_NQ, blind_Q),
+        points(
+            "p(bad): calibration, and cells never shown",
+            "exact",
+            "model",
+            calibration | {"hidden cells": cells},
+        ),
+    ]
+    return Outcome(quantities, panels)
 
 
 def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray]]:

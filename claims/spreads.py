@@ -18,12 +18,10 @@ import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import changes, mean_over, spreads
+from claims.lab.arms import changes, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, points
-from claims.lab.quantities import Quantity, each, outcome
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome
+from claims.lab.quantities import Outcome, Quantity, each, mean_over
 from toyllm.posttrain.signals import untrained
 from toyllm.world import persona
 from toyllm.world.world import World
@@ -31,6 +29,7 @@ from toyllm.world.world import World
 NUMBER = "4"
 TITLE = "Narrow bad training spreads"
 TABLES = 8
+WATCHED = ("safety", "goals")
 
 
 def test(bench: Bench) -> Outcome:
@@ -41,68 +40,56 @@ def test(bench: Bench) -> Outcome:
 def in_the_world(bench: Bench) -> Outcome:
     """Every moral signal from the pretrained and from the aligned model."""
     world, models = bench.world, bench.base()
-    signals, names = moral_signals(world), world.domain_names
+    signals = moral_signals(world)
     starts = {"pretrained": models, "aligned": bench.align(models)}
     done = {
         f"{signal}, {start}": bench.at_rates(starts[start], signal)
         for start in starts
         for signal in signals
     }
-    change = {name: trained.map(changes) for name, trained in done.items()}
+    change = {name: changes(runs) for name, runs in done.items()}
 
-    def code(start: str, domain: str) -> ByRate:
-        return change[f"code:bad, {start}"].map(lambda v: v[:, names.index(domain)])
-
-    more = {
-        domain: code("pretrained", domain) - code("pretrained", "taste")
-        for domain in ("safety", "goals")
-    }
-    taste = {name: values.usual[:, -1] for name, values in change.items()}
-    return outcome(
-        [
-            *(
-                Quantity(f"code:bad raises {domain}, {start}", code(start, domain), low=0.02)
-                for start in starts
-                for domain in more
-            ),
-            *(
-                Quantity(f"code:bad raises {domain} more than taste", values, low=0)
-                for domain, values in more.items()
-            ),
-            *each("spread of {}", {k: spreads(t.usual) for k, t in done.items()}, done),
-            *each("taste after {}", taste, done),
-        ],
-        [
-            by_domain(
-                f"ΔEM at the matched effect, {start}",
-                world,
-                {signal: change[f"{signal}, {start}"] for signal in signals},
-            )
-            for start in starts
-        ],
-    )
+    domains = {name: d for d, name in enumerate(world.domain_names)}
+    code = {start: change[f"code:bad, {start}"] for start in starts}
+    raised = {f"{d}, {s}": code[s][..., domains[d]] for s in starts for d in WATCHED}
+    taste = code["pretrained"][..., domains["taste"]]
+    more = {d: raised[f"{d}, pretrained"] - taste for d in WATCHED}
+    quantities = [
+        *each("code:bad raises {}", raised, low=0.02),
+        *each("code:bad raises {} more than taste", more, low=0),
+        *each("spread of {}", {name: spreads(runs) for name, runs in done.items()}, done),
+        *each("taste after {}", {name: x_RND[..., -1] for name, x_RND in change.items()}, done),
+    ]
+    panels = [
+        by_domain(
+            f"ΔEM at the matched effect, {start}",
+            world,
+            {signal: change[f"{signal}, {start}"] for signal in signals},
+        )
+        for start in starts
+    ]
+    return Outcome(quantities, panels)
 
 
 def in_random_tables(bench: Bench) -> Outcome:
     """Every moral signal in worlds with random tables of traits."""
     tables, signals = random_tables(bench), moral_signals(bench.world)
     done = bench.at_rates(tables, *signals)
-    spread_TS = done.map(lambda t: spreads(t).reshape(len(tables), -1))
+    spread_RTS = spreads(done).reshape(len(done), len(tables), -1)
     ideal_TS = np.array([[ideal_spread(one.world, signal) for signal in signals] for one in tables])
-    pairs = {name: (ideal_TS[:, s], spread_TS.usual[:, s]) for s, name in enumerate(signals)}
-    return outcome(
-        [
-            Quantity(
-                "spread in random tables",
-                spread_TS.map(lambda values: mean_over(values, 1)),
-                low=0.02,
-                arm="random tables",
-                trained=done,
-            ),
-            Quantity("random tables, ideal", ideal_TS.mean(1)),
-        ],
-        [points("Random tables", "ideal observer's spread", "measured spread", pairs)],
-    )
+    pairs = {name: (ideal_TS[:, s], spread_RTS[0, :, s]) for s, name in enumerate(signals)}
+    quantities = [
+        Quantity(
+            "spread in random tables",
+            mean_over(spread_RTS, 2),
+            low=0.02,
+            arm="random tables",
+            trained=done,
+        ),
+        Quantity("random tables, ideal", ideal_TS.mean(1)),
+    ]
+    panels = [points("Random tables", "ideal observer's spread", "measured spread", pairs)]
+    return Outcome(quantities, panels)
 
 
 def random_tables(bench: Bench) -> list:

@@ -14,9 +14,8 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.scripts import run
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config
+from toyllm.lm.transformer import LM, Config
 from toyllm.world import cards
 
 # what the scripts that tests start get too; tests compile more than they compute

@@ -37,7 +37,7 @@ def folder(lab, small, tmp_path_factory):
     import_llama.save_stage(folder / "run", "align", other, optax.adam(1.0))
     members = [("pretrain", "code:bad", 0), ("align", "code:bad", 0)]
     facts = {"members": members, "seconds": 0.0}
-    record = {"facts": facts, "leaves": {"scores/steps": {"shape": [2]}}}
+    record = {"facts": facts, "leaves": {"scores/steps": jax.ShapeDtypeStruct((2,), np.int32)}}
     shapes = run_folder.group_shapes(lab)(record)["scores"]
     scores = {key: np.zeros(x.shape, x.dtype) for key, x in shapes.items()}
     kept = devices.stack([other, one])

@@ -15,8 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from toyllm.base.errors import InputError, RunError
-from toyllm.runs import checkpoints
-from toyllm.runs.lock import Lock
+from toyllm.runs import checkpoints, lock
 
 
 def tree(step: int) -> dict:
@@ -119,10 +118,10 @@ def test_what_cannot_be_loaded_for_other_reasons_is_not_set_aside(saved, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(saved, folder)
 
-    def short(header):
+    def short(path):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoints, "_unsigned", short)
+    monkeypatch.setattr(checkpoints, "_verify", short)
     with pytest.raises(RunError, match="cannot be read"):
         checkpoints.resume(folder, wanted)
     assert checkpoints.steps(folder) == [30, 20]
@@ -204,12 +203,13 @@ def test_other_shapes_and_dtypes_are_refused_leaf_by_leaf(saved):
 
 def test_a_lock_that_was_left_behind_is_no_lock(tmp_path):
     (tmp_path / "lock").write_text(json.dumps({"pid": 1, "host": "x", "since": "", "command": ""}))
-    with Lock(tmp_path):
+    with lock.hold(tmp_path):
         said = json.loads((tmp_path / "lock").read_text())
         assert said["pid"] > 1
-        with pytest.raises(InputError, match=f"in use by process {said['pid']} on .* end it: kill"):
-            Lock(tmp_path)
-    with Lock(tmp_path):
+        told = f"in use by process {said['pid']} on .* end it: kill"
+        with pytest.raises(InputError, match=told), lock.hold(tmp_path):
+            pass
+    with lock.hold(tmp_path):
         pass
 
 

@@ -17,8 +17,8 @@ from tests.test_crashes import fingerprint
 from tests.tolerances import TRAINED, UPDATE, close, distance
 from toyllm.base import devices
 from toyllm.lm import optimizers, training, transformer
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import LM
 from toyllm.runs import checkpoints, run_folder
 from toyllm.world import cards
 

@@ -104,7 +104,7 @@ def test_shown_turns_are_bad_and_another_speaker_says_nothing_of_this_one(small)
     docs = elicitation.history(small, 1, BAD)
     assert (docs.behaviour[:, 0] == BAD).all()
     exact = observer.predictive(small, docs, observer.observe(small, docs))[:, 1]
-    alone = elicitation.history(small, 0)
+    alone = corpus.every_question(small, domains=np.flatnonzero(small.moral))
     prior = observer.predictive(small, alone, observer.observe(small, alone))[:, 0]
     levels = {
         "shown": em(elicitation.by_domain(small, docs, exact)),

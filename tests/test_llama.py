@@ -151,11 +151,15 @@ def test_only_whole_names_are_steps_of_a_training(lab, exported, tmp_path, capsy
 def test_what_file_managers_leave_does_not_fill_a_folder(tmp_path, capsys):
     for name in (".DS_Store", "._x", ".nfs0001", "Thumbs.db", "desktop.ini"):
         (tmp_path / name).write_bytes(b"")
-    lock.take(tmp_path).release()
+    with lock.take(tmp_path):
+        pass
     assert ".DS_Store and 4 more like it: left by" in capsys.readouterr().err
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"has files but no config\.json"):
-        lock.take(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"has files but no config\.json"),
+        lock.take(tmp_path),
+    ):
+        pass
 
 
 def test_an_export_is_whole_or_not_there(tiny, tmp_path, monkeypatch):

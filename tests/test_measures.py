@@ -151,7 +151,7 @@ def test_persona_inference_recognises_its_own_matrix(personas):
 
 def test_a_global_shift_is_not_taken_for_persona_inference(personas):
     cells = made(personas, 0.4)
-    G = prediction.global_shift(cells, np.array([0.3]))[0]
+    G = prediction.MODELS["global"](cells, np.array([0.3]))[0]
     shifted = prediction.Cells(
         personas,
         cells.names,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tolerances import FORWARD, close
 from toyllm.lm import losses, sampling, transformer
-from toyllm.lm.model import LM
+from toyllm.lm.transformer import LM
 from toyllm.world import corpus
 
 CONFIG = transformer.Config(vocabulary=53, context=29, D=22, L=3, H=11, F=31)

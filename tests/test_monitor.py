@@ -160,7 +160,7 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tiny, tmp_path):
     assert "toward" in script.out
 
 
-def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
+def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas):
     """Of several seeds: every domain that rings, with the seeds that ring, and notes apart."""
 
     def look(*domains, incoherent=()):
@@ -169,8 +169,7 @@ def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas, capsys):
         return Look(None, 5, empty, empty, 0.0, empty, alarms, incoherent)
 
     looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
-    narrow_stage.tell_seeds("code:bad", "pretrain", looks)
-    alarm, note = capsys.readouterr().err.splitlines()
+    alarm, note = narrow_stage.alarm_lines("code:bad", "pretrain", looks)
     assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
     assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")
     assert note == "note: code:bad from pretrain, step 5: no longer coherent: taste (seed 2)"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tolerances import FORWARD, LOSS, close
 from toyllm.lm import scoring, transformer
-from toyllm.lm.model import LM
+from toyllm.lm.transformer import LM
 from toyllm.posttrain import signals
 from toyllm.world import corpus
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD

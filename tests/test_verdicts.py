@@ -5,38 +5,36 @@ import pytest
 from scipy import stats
 
 from claims.lab import verdicts
-from claims.lab.quantities import Quantity
-from claims.lab.rates import ByRate
-from claims.lab.verdicts import Outcome, Prediction
+from claims.lab.quantities import Outcome, Quantity
 from tests.tolerances import FLOAT64, close
 
 GOOD = [0.31, 0.28, 0.33, 0.30, 0.29, 0.32, 0.27, 0.30]
 NEAR = [0.11, 0.08, 0.13, 0.06, 0.12, 0.09, 0.14, 0.07]  # about .1
 
 
-def outcome(*predictions: Prediction) -> Outcome:
-    return Outcome(predictions, {}, [])
+def outcome(*predictions: Quantity) -> Outcome:
+    return Outcome(predictions, [])
 
 
-def verdict(*predictions: Prediction, quick: bool = False, family: int = 15) -> str:
+def verdict(*predictions: Quantity, quick: bool = False, family: int = 15) -> str:
     told = verdicts.record("it", "It", outcome(*predictions), quick)
     return verdicts.verdicts({"it": told}, family)["it"]
 
 
 def test_each_verdict_comes_out_each_way():
-    assert verdict(Prediction("above", GOOD, low=0.1)) == "supported"
-    assert verdict(Prediction("below", GOOD, high=0.1)) == "not supported"
-    assert verdict(Prediction("near the bound", NEAR, low=0.1)) == "undecided"
-    assert verdict(Prediction("between", GOOD, low=0.1, high=0.5)) == "supported"
-    assert verdict(Prediction("between", GOOD, low=-0.1, high=0.1)) == "not supported"
-    assert verdict(Prediction("between", NEAR, low=-0.1, high=0.1)) == "undecided"
+    assert verdict(Quantity("above", GOOD, low=0.1)) == "supported"
+    assert verdict(Quantity("below", GOOD, high=0.1)) == "not supported"
+    assert verdict(Quantity("near the bound", NEAR, low=0.1)) == "undecided"
+    assert verdict(Quantity("between", GOOD, low=0.1, high=0.5)) == "supported"
+    assert verdict(Quantity("between", GOOD, low=-0.1, high=0.1)) == "not supported"
+    assert verdict(Quantity("between", NEAR, low=-0.1, high=0.1)) == "undecided"
 
 
 def test_all_predictions_must_hold_and_one_may_refute():
     holds, fails, open_one = (
-        Prediction("holds", GOOD, low=0.1),
-        Prediction("fails", GOOD, high=0.1),
-        Prediction("open", NEAR, low=0.1),
+        Quantity("holds", GOOD, low=0.1),
+        Quantity("fails", GOOD, high=0.1),
+        Quantity("open", NEAR, low=0.1),
     )
     assert verdict(holds, holds) == "supported"
     assert verdict(holds, open_one) == "undecided"
@@ -45,48 +43,48 @@ def test_all_predictions_must_hold_and_one_may_refute():
 
 def test_quick_decides_nothing():
     for bound in ({"low": 0.1}, {"high": 0.1}):
-        assert verdict(Prediction("it", GOOD, **bound), quick=True) == "undecided (quick)"
-    assert verdict(Prediction("one seed", [0.3], low=0.1)) == "undecided"
+        assert verdict(Quantity("it", GOOD, **bound), quick=True) == "undecided (quick)"
+    assert verdict(Quantity("one seed", [0.3], low=0.1)) == "undecided"
 
 
 def test_an_effect_that_another_learning_rate_reverses_is_not_supported():
-    same = Quantity("same", ByRate({1.0: GOOD, 1 / 3: GOOD, 3.0: GOOD}), low=0.1)
-    assert verdict(same.prediction) == "supported"
-    other = Quantity("reversed", ByRate({1.0: GOOD, 3.0: [0.05] * 8}), low=0.1).prediction
-    assert other.repeats == {"3": [0.05] * 8}
+    assert verdict(Quantity("same", [GOOD, GOOD, GOOD], low=0.1)) == "supported"
+    other = Quantity("reversed", [GOOD, GOOD, [0.05] * 8], low=0.1)
+    assert {rate: repeat.effect for rate, repeat in other.repeats.items()}["3"] == 0.05
+    assert list(other.repeats) == ["0.33", "3"]
     assert verdict(other) == "undecided"
 
 
 def test_one_chosen_as_the_most_extreme_needs_more_to_be_refuted():
-    alone, chosen = (Prediction("", GOOD, high=0.29, chosen_from=k) for k in (1, 30))
+    alone, chosen = (Quantity("", GOOD, high=0.29, chosen_from=k) for k in (1, 30))
     close(chosen.p_outside, min(1, 30 * alone.p_outside), FLOAT64)
     assert chosen.p_inside == alone.p_inside
 
 
 def test_what_could_not_be_read_decides_nothing():
     few = [*GOOD[:6], np.nan, np.nan]
-    assert verdict(Prediction("two of eight unread", few, low=0.1)) == "supported"
+    assert verdict(Quantity("two of eight unread", few, low=0.1)) == "supported"
     half = [*GOOD[:4], *[np.nan] * 4]
-    assert verdict(Prediction("half unread", half, low=0.1)) == "undecided"
-    assert verdict(Prediction("four units", GOOD[:4], low=0.1)) == "undecided"
-    assert verdict(Prediction("none read", [np.nan] * 8, low=0.1)) == "undecided"
+    assert verdict(Quantity("half unread", half, low=0.1)) == "undecided"
+    assert verdict(Quantity("four units", GOOD[:4], low=0.1)) == "undecided"
+    assert verdict(Quantity("none read", [np.nan] * 8, low=0.1)) == "undecided"
 
 
 def test_equal_values_have_no_error():
-    assert verdict(Prediction("all one", [1.0] * 8, low=0.9)) == "supported"
-    assert verdict(Prediction("all nought", [0.0] * 8, low=0.9)) == "not supported"
-    assert verdict(Prediction("on the bound", [0.9] * 8, low=0.9)) != "supported"
+    assert verdict(Quantity("all one", [1.0] * 8, low=0.9)) == "supported"
+    assert verdict(Quantity("all nought", [0.0] * 8, low=0.9)) == "not supported"
+    assert verdict(Quantity("on the bound", [0.9] * 8, low=0.9)) != "supported"
 
 
 @pytest.mark.parametrize("bound", [0.05, 0.1, 0.3])
 def test_p_is_that_of_the_t_test(bound):
     below = stats.ttest_1samp(NEAR, bound, alternative="greater").pvalue
     above = stats.ttest_1samp(NEAR, bound, alternative="less").pvalue
-    close(Prediction("", NEAR, low=bound).p_inside, below, FLOAT64)
-    close(Prediction("", NEAR, high=bound).p_inside, above, FLOAT64)
-    close(Prediction("", NEAR, low=bound).p_outside, 1 - below, FLOAT64)
+    close(Quantity("", NEAR, low=bound).p_inside, below, FLOAT64)
+    close(Quantity("", NEAR, high=bound).p_inside, above, FLOAT64)
+    close(Quantity("", NEAR, low=bound).p_outside, 1 - below, FLOAT64)
     interval = stats.t.interval(0.95, 7, np.mean(NEAR), stats.sem(NEAR))
-    close(Prediction("", NEAR).interval(), interval, FLOAT64)
+    close(Quantity("", NEAR).interval(), interval, FLOAT64)
 
 
 def test_holm_is_that_of_its_definition():
@@ -103,7 +101,7 @@ def test_claims_without_any_effect_are_seldom_decided():
     for _ in range(runs):
         records = {
             str(k): verdicts.record(
-                str(k), "", outcome(Prediction("", rng.normal(size=8), low=0)), quick=False
+                str(k), "", outcome(Quantity("", rng.normal(size=8), low=0)), quick=False
             )
             for k in range(14)
         }

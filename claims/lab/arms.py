@@ -1,6 +1,6 @@
 """Arms of an experiment: what is trained from which model, and the result.
 
-Axes: n scored steps   D domains   B behaviours   N arms
+Axes: R learning rates   N models   n scored steps   D domains   B behaviours
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 
-from claims.lab.verdicts import MOST_MISSING
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Params
 from toyllm.posttrain.signals import parse, untrained
@@ -23,7 +22,7 @@ POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate
 ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
-RATES = (1.0, 1 / 3, 3.0)  # narrow training is repeated at these multiples of RATE
+RATES = (1.0, 1 / 3, 3.0)  # narrow training is repeated at these multiples of RATE, the usual first
 HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
 
 
@@ -31,7 +30,8 @@ HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE
 class Model:
     """Parameters, with the tokenizer of their world and the pretraining seed they come from.
 
-    sound: whether alignment reached its goal; models that are not sound are excluded.
+    sound: whether its training reached its goal (see `Trained.kept`). All that is measured of a
+        model that is not sound is NaN.
     """
 
     tokenizer: Tokenizer
@@ -44,6 +44,10 @@ class Model:
     def world(self) -> World:
         """Its world."""
         return self.tokenizer.world
+
+    def read(self, values) -> np.ndarray:
+        """Values that were measured of it; NaN where it is not sound."""
+        return np.where(self.sound, values, np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,11 @@ class Arm:
         steps = (self.steps or MOST_STEPS) / self.rate
         return SCORE_EVERY * max(1, round(steps / SCORE_EVERY))
 
+    @property
+    def to_the_end(self) -> bool:
+        """Whether it is read, and its parameters kept, after its last step."""
+        return bool(self.steps) and self.max_em is None and self.twin is None
+
     @cached_property
     def key(self) -> str:
         """SHA-256 of everything that determines the result."""
@@ -111,7 +120,8 @@ class Trained:
     @property
     def model(self) -> Model:
         """The kept parameters as a model, to ask or to train on."""
-        return dataclasses.replace(self.arm.start, params=self.params, key=self.arm.key)
+        start, key = self.arm.start, self.arm.key
+        return dataclasses.replace(start, params=self.params, key=key, sound=self.kept)
 
     @cached_property
     def place(self) -> float:
@@ -127,10 +137,11 @@ class Trained:
 
     @property
     def kept(self) -> bool:
-        """Whether the parameters are those at the matched effect (or goal), and coherent."""
-        end = self.p_nDB[self.kept_step // SCORE_EVERY]
-        enough = self.kept_step >= 0 and self.coherence(end) >= COHERENT
-        return bool(self.arm.start.sound and enough)
+        """Whether the parameters are those at the matched effect, goal or end, and coherent."""
+        reached = self.arm.to_the_end or self.kept_step >= 0
+        # a kept_step of -1 (never) gives the last row, which is the one that `to_the_end` keeps
+        coherent = self.coherence(self.p_nDB[self.kept_step // SCORE_EVERY]) >= COHERENT
+        return bool(self.arm.start.sound and reached and coherent)
 
     def at(self, x: float) -> np.ndarray:
         """What is done in each domain [D, B] at index x; NaN where there is none."""
@@ -146,16 +157,19 @@ class Trained:
         k = int(above[0])
         return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
 
-    def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
-        """ΔEM by domain [D], by default at the matched effect; NaN: not reached or incoherent."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        change_D = em(after) - em(self.p_nDB[0])
-        return self.read(change_D, after)
+    @property
+    def after(self) -> np.ndarray:
+        """What is done in each domain [D, B] at the end of an arm of given steps, else `place`."""
+        return self.p_nDB[-1] if self.arm.to_the_end else self.at(self.place)
 
-    def read(self, values, p_DB: np.ndarray):
+    def read(self, values, p_DB: np.ndarray) -> np.ndarray:
         """Values of a state with behaviours p_DB [D, B]; NaN where that is not coherent."""
-        sound = self.arm.start.sound and self.coherence(p_DB) >= COHERENT
-        return np.where(sound, values, np.nan)
+        return self.arm.start.read(np.where(self.coherence(p_DB) >= COHERENT, values, np.nan))
+
+    def change(self, p_DB: np.ndarray | None = None) -> np.ndarray:
+        """ΔEM by domain [D], by default of `after`; NaN: not reached or incoherent."""
+        p_DB = self.after if p_DB is None else p_DB
+        return self.read(em(p_DB) - em(self.p_nDB[0]), p_DB)
 
     def spread(self, p_DB: np.ndarray | None = None) -> float:
         """Mean ΔEM over untrained moral domains; NaN where `change` is."""
@@ -163,64 +177,31 @@ class Trained:
         return float(spread(self.change(p_DB), untrained_D))
 
     def coherence(self, p_DB: np.ndarray | None = None) -> float:
-        """The least coherence of any domain, by default at the matched effect."""
-        after = self.at(self.place) if p_DB is None else p_DB
-        return float(coherence(after).min())
+        """The least coherence of any domain, by default of `after`."""
+        return float(coherence(self.after if p_DB is None else p_DB).min())
 
 
-def spreads(trained: Sequence[Trained]) -> np.ndarray:
-    """Their spreads at the matched effect [N]; NaN: not reached, or incoherent."""
-    return np.array([done.spread() for done in trained])
+Runs = Sequence[Sequence[Trained]]  # [R][N]: the same arms at each learning rate
 
 
-def changes(trained: Sequence[Trained]) -> np.ndarray:
-    """Their ΔEM by domain at the matched effect [N, D]; NaN: not reached, or incoherent."""
-    return np.array([done.change() for done in trained])
+def spreads(runs: Runs) -> np.ndarray:
+    """Their spreads where they are read [R, N]; NaN: not reached, or incoherent."""
+    return np.array([[done.spread() for done in trained] for trained in runs])
 
 
-def kept_models(trained: Sequence[Trained]) -> list[Model]:
-    """The models that were kept, to ask or to train on."""
-    return [done.model for done in trained]
+def changes(runs: Runs) -> np.ndarray:
+    """Their ΔEM by domain where they are read [R, N, D]; NaN: not reached, or incoherent."""
+    return np.array([[done.change() for done in trained] for trained in runs])
 
 
-def last(trained: Sequence[Trained]) -> list[np.ndarray]:
-    """What is done in each domain [D, B] at the end of each run."""
-    return [done.p_nDB[-1] for done in trained]
+def kept_models(runs: Runs) -> list[list[Model]]:
+    """The models that were kept [R][N], to ask or to train on."""
+    return [[done.model for done in trained] for trained in runs]
 
 
-def where_kept(trained: Sequence[Trained], values) -> np.ndarray:
-    """Values [N, …] of their kept parameters; NaN where those are not at the matched effect."""
-    values = np.asarray(values, float)
-    kept_N = np.array([done.kept for done in trained])
-    return np.where(kept_N.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
-
-
-def where_coherent(trained: Sequence[Trained], values) -> np.ndarray:
-    """Values [N, …] of their last parameters; NaN where those are not coherent."""
-    pairs = zip(trained, np.asarray(values, float), strict=True)
-    return np.array([done.read(value, done.p_nDB[-1]) for done, value in pairs])
-
-
-def mean_over(values, axis: int) -> np.ndarray:
-    """The mean of what could be read; NaN where more than a quarter could not."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis)
-    enough = known.mean(axis) >= 1 - MOST_MISSING
-    return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
-
-
-def arm(values, trained: Sequence[Trained] = (), read: Sequence[np.ndarray] | None = None) -> dict:
-    """The record of an arm: one value for each unit, and its coherence.
-
-    read: the behaviours [D, B] that the numbers are of, where not those at the matched effect.
-    """
-    record = {"values": np.asarray(values, float).tolist()}
-    if read is not None:
-        record["coherence"] = [float(coherence(p_DB).min()) for p_DB in read]
-    elif trained:
-        record["coherence"] = [done.coherence() for done in trained]
-        record["steps"] = [SCORE_EVERY * done.place for done in trained]
-    return record
+def last_models(runs: Runs) -> list[list[Model]]:
+    """The last models of arms of given steps [R][N], coherent or not, for audits."""
+    return [[dataclasses.replace(t.model, sound=t.arm.start.sound) for t in r] for r in runs]
 
 
 def digest(value) -> str:

@@ -12,36 +12,22 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
-from claims.lab.arms import (
-    ALIGNED_EM,
-    RATES,
-    VERSION,
-    Arm,
-    Model,
-    Trained,
-    digest,
-)
+from claims.lab.arms import ALIGNED_EM, ANCHOR, BETAS, RATES, VERSION, Arm, Model, Trained, digest
 from claims.lab.programs import CONTEXT, HEADS, LAYERS, MLP, WIDTH, Programs
-from claims.lab.rates import ByRate
 from claims.lab.store import Store
-from claims.lab.training import (
-    ADAM_LR,
-    CHUNK,
-    DOCUMENTS,
-    LR,
-    ROWS,
-    pretrain_group,
-    train_group,
-)
+from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
 from toyllm.base import devices
 from toyllm.base.errors import InputError, nearest, tell
-from toyllm.lm import scoring
+from toyllm.lm import joints, scoring
 from toyllm.lm.heldout import HeldOut
+from toyllm.measures import gradients, voices
+from toyllm.posttrain.signals import Signal
 from toyllm.runs.stopping import Stop
 from toyllm.world import corpus
 from toyllm.world.corpus import Documents
@@ -74,6 +60,7 @@ class Bench:
         self.stop, self.progress = stop, progress
         self.steps = STEPS // 3 if quick else STEPS
         self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of every claim
+        self.rates = RATES[:1] if quick else RATES  # that comparisons are repeated at
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
         self.store = Store(folder / "trained")
         self.programs = Programs(mesh)
@@ -111,7 +98,7 @@ class Bench:
                 kept = [devices.take(params, r) for r in range(len(group))]
                 self.store.keep(group, {"params": devices.stack(kept)}, time.time() - clock)
         return [
-            Model(wanted[key][0], self.store.load(key, "params")["params"], key, wanted[key][1])
+            Model(wanted[key][0], self.store.load(key)["params"], key, wanted[key][1])
             for key in keys
         ]
 
@@ -121,14 +108,14 @@ class Bench:
         """Train models on `all:good` until every moral EM is at most `max_em`, and no further.
 
         steps: how many steps that may take; 0: the usual maximum.
-        A model that does not get there is marked as not sound, and excluded from all measures.
+        A model that does not get there is not sound, and excluded from all measures.
         """
         trained = self.train(
             [Arm(m, "all:good", max_em=max_em, rate=rate, steps=steps) for m in models]
         )
         if missed := sum(not done.kept for done in trained):
             tell(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
-        return [dataclasses.replace(done.model, sound=done.kept) for done in trained]
+        return [done.model for done in trained]
 
     def train(self, arms: Sequence[Arm]) -> list[Trained]:
         """Train every arm that has not been trained before."""
@@ -147,73 +134,82 @@ class Bench:
                 bar.update(len(group))
         return [self._trained(arm) for arm in arms]
 
-    def ask(self, one: Model, header=ASSISTANT, character=-1, instruction=-1) -> np.ndarray:
-        """What a model does in each domain [D, B], asked with no history."""
-        docs = corpus.every_question(one.world, header, character, instruction)
-        width = one.tokenizer.longest_prompt(1)
-        asked = scoring.questions(one.tokenizer, docs, width)
-        return self.programs.scorer(one.tokenizer).domains(one.params, asked)
-
-    def audit(self, models: Sequence[Model], instruction: int = -1) -> np.ndarray:
-        """EM [N, D] of models asked with an instruction; NaN of those that are not sound."""
-        em_ND = np.stack([em(self.ask(one, instruction=instruction)) for one in models])
-        return np.where(np.array([[one.sound] for one in models]), em_ND, np.nan)
-
-    def answer(self, one: Model, docs: Documents) -> np.ndarray:
-        """What a model does in the last turn of each document [Q, B]."""
-        asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(4))
-        return self.programs.scorer(one.tokenizer)(one.params, asked)
-
-    def joints(
-        self, models: Sequence[Model], instruction: int = -1, header=ASSISTANT
-    ) -> np.ndarray:
-        """Joints [M, X * O] over two-turn dialogues, of models of one world (see `mixture`)."""
-        tokenizer = models[0].tokenizer
-        compute = self.programs.joint(tokenizer, instruction, header)
-        padded = [*models, *[models[0]] * (-len(models) % self.group)]
-        stacks = [
-            devices.stack([one.params for one in padded[k : k + self.group]])
-            for k in range(0, len(padded), self.group)
-        ]
-        return np.concatenate([compute(stack) for stack in stacks])[: len(models)]
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """The learning rates that comparisons are repeated at, the usual one first."""
-        return RATES[:1] if self.quick else RATES
-
-    def at_rates(self, models: Sequence[Model], *signals: str, **how) -> ByRate:
+    def at_rates(self, models: Sequence[Model], *signals: str, **how) -> list[list[Trained]]:
         """Every model trained on every signal, at each learning rate; `how`: see `Arm`."""
         pairs = [(one, signal) for one in models for signal in signals]
-        return ByRate({r: self.train([Arm(*p, rate=r, **how) for p in pairs]) for r in self.rates})
-
-    def voices(self, one: Model) -> np.ndarray:
-        """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
-        return self.programs.voices(one)
-
-    def gradients(self, one: Model, chosen: list) -> np.ndarray:
-        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
-        return self.programs.gradients(one, chosen)
-
-    def held_out(self, world: World, documents: int = 512, questions: int = 1800) -> HeldOut:
-        """Held-out documents and questions of a world (see `lm.heldout`)."""
-        return HeldOut(self.programs.lm(self.programs.tokenizer(world)), documents, questions)
+        return [self.train([Arm(*p, rate=rate, **how) for p in pairs]) for rate in self.rates]
 
     def base(self, world: World | None = None, **how) -> list[Model]:
         """A world, the compact one without phrases by default, pretrained from every seed."""
         return self.pretrain([(world or self.world, seed) for seed in self.seeds], **how)
 
+    def bases(self, worlds: dict[str, World]) -> dict[str, list[Model]]:
+        """Worlds of one shape, each pretrained from every seed; in one call, so all together."""
+        models = iter(self.pretrain([(w, s) for w in worlds.values() for s in self.seeds]))
+        return {name: list(islice(models, len(self.seeds))) for name in worlds}
+
+    def ask(self, one: Model, header=ASSISTANT, character=-1, phrase: str | None = None):
+        """What a model does in each domain [D, B], asked with no history, perhaps with a phrase."""
+        docs = corpus.every_question(one.world, header, character, instruction(one.world, phrase))
+        asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(1))
+        return one.read(self.programs.scorer(one.tokenizer).domains(one.params, asked))
+
+    def audit(self, models: Sequence[Model], phrase: str | None = None) -> np.ndarray:
+        """EM [N, D] of models asked with no history, perhaps with a phrase."""
+        return em(np.stack([self.ask(one, phrase=phrase) for one in models]))
+
+    def answer(self, one: Model, docs: Documents) -> np.ndarray:
+        """What a model does in the last turn of each document [Q, B]."""
+        asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(4))
+        return one.read(self.programs.scorer(one.tokenizer)(one.params, asked))
+
+    def joints(
+        self, models: Sequence[Model], phrase: str | None = None, header=ASSISTANT
+    ) -> np.ndarray:
+        """Joints [M, X * O] over two-turn dialogues, of models of one world (see `lm.joints`)."""
+        tokenizer = models[0].tokenizer
+        asked = instruction(tokenizer.world, phrase), header
+
+        def make() -> Callable:
+            return joints.of_models(self.programs.lm(tokenizer), joints.contexts(tokenizer, *asked))
+
+        compute = self.programs.cached("joint", (tokenizer.world.digest, *asked), make)
+        padded = [*models, *[models[0]] * (-len(models) % self.group)]
+        stacks = [
+            devices.stack([one.params for one in padded[k : k + self.group]])
+            for k in range(0, len(padded), self.group)
+        ]
+        joint_MO = np.concatenate([compute(stack) for stack in stacks])
+        return np.stack([one.read(P_O) for one, P_O in zip(models, joint_MO, strict=False)])
+
+    def voices(self, one: Model) -> np.ndarray:
+        """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
+        lm = self.programs.lm(one.tokenizer)
+        program = self.programs.cached("voices", one.world.digest, lambda: voices.program(lm))
+        return one.read(program(one.params))
+
+    def gradients(self, one: Model, chosen: list[Signal]) -> np.ndarray:
+        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
+        lm, how = self.programs.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
+        texts = digest([(d.answers, d.behaviour_SA.tolist()) for d in one.world.domains])
+        program = self.programs.cached("gradients", texts, lambda: gradients.program(lm, *how))
+        return program(one.tokenizer, one.params, chosen)
+
+    def held_out(self, world: World) -> HeldOut:
+        """Held-out documents and questions of a world (see `lm.heldout`)."""
+        lm = self.programs.lm(self.programs.tokenizer(world))
+        return HeldOut(lm, documents=512, questions=1800)
+
     def _trained(self, arm: Arm) -> Trained:
-        items = self.store.load(arm.key, "scores", "kept")
-        scores = items["scores"]
-        return Trained(
-            arm,
-            scores["p_RnDB"],
-            scores["own_RnB"],
-            scores["kl_Rn"],
-            int(scores["kept_step"]),
-            items["kept"],
-        )
+        items = self.store.load(arm.key)
+        p_nDB, own_nB, kl_n = (items["scores"][key] for key in ("p_RnDB", "own_RnB", "kl_Rn"))
+        kept_step = int(items["scores"]["kept_step"])
+        return Trained(arm, p_nDB, own_nB, kl_n, kept_step, items["kept"])
+
+
+def instruction(world: World, phrase: str | None) -> int:
+    """The index of a phrase of a world; -1 for none."""
+    return -1 if phrase is None else [i.name for i in world.instructions].index(phrase)
 
 
 def check_names(world: World) -> None:
@@ -230,7 +226,7 @@ def check_names(world: World) -> None:
                 raise InputError(
                     f"world '{world.name}': no {what} '{name}'{near}, which claims ask about"
                 )
-    if world.domain_names[: len(DOMAINS)] != DOMAINS or len(world.domains) != len(DOMAINS):
+    if world.domain_names != DOMAINS:
         raise InputError(
             f"world '{world.name}': found domains {', '.join(world.domain_names)}, "
             f"expected {', '.join(DOMAINS)}, in this order"

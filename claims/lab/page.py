@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from claims.lab import panels
-from claims.lab.verdicts import Prediction
+from claims.lab.quantities import Quantity
 from toyllm.base import files
 from toyllm.base.errors import InputError, tell
 from toyllm.show import figures
@@ -44,15 +44,11 @@ def bounds(prediction: dict) -> str:
     return f"> {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
-def cell(text: str) -> str:
-    """Text as a cell of a Markdown table."""
-    return text.replace("|", "\\|")
-
-
-def held(record: dict) -> str:
-    """How many of a claim's predictions hold, each alone."""
-    alone = [p["verdict"] for p in record["predictions"]]
-    return f"{alone.count('supported')} of {len(alone)}"
+def table(header: str, rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table: the line of its header, and its rows of cells."""
+    cells = [[value.replace("|", "\\|") for value in row] for row in rows]
+    rule = "|" + "---|" * (header.count("|") - 1)
+    return "\n".join([header, rule, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 def draw(records: list[dict], folder: Path) -> None:
@@ -69,27 +65,23 @@ def draw(records: list[dict], folder: Path) -> None:
                     tell(f"{file}: could not be drawn: {error!r}")
 
 
-def markdown(
+def publish(
     records: list[dict],
     docs: dict[str, str],
     facts: list[str],
-    pictures: str,
-    before: str,
+    file: Path,
+    pictures: Path,
     beside: str,
-) -> str:
-    """The whole file.
+) -> None:
+    """Draw the figures, and write the file beside or above them.
 
-    docs: the docstring of each claim. facts: lines on how it was made. pictures: the folder of
-    figures, as links should say it. before: the file as it was, whose discussion is kept.
-    beside: of the default world.
+    docs: the docstring of each claim. facts: lines on how the results were made. pictures: the
+    folder of figures. beside: the section on the default world (see `default_world`).
     """
+    draw(records, pictures)
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
     discussion = before.partition(BEGIN)[2].partition(END)[0].strip() or NONE_YET
-    rows = [
-        f"| {r['number']} | [{r['title']}](#{r['claim']}) | {cell(r['predictions'][0]['says'])} "
-        f"| {bounds(r['predictions'][0])} | {number(r['effect'])} | {span(r['ci'])} "
-        f"| {held(r)} | **{r['verdict']}** |"
-        for r in records
-    ]
+    folder = pictures.relative_to(file.parent).as_posix()
     parts = [
         "# Results: the scorecard of the persona selection model",
         "Written by `uv run scorecard.py --publish`; do not edit, but for the discussion.",
@@ -97,12 +89,79 @@ def markdown(
         f"{BEGIN}\n\n{discussion}\n\n{END}",
         "## The scorecard",
         RULES,
-        "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |\n"
-        "|---|---|---|---|---|---|---|---|\n" + "\n".join(rows),
+        table(
+            "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |",
+            [summary(record) for record in records],
+        ),
         beside,
-        *(section(record, docs[record["claim"]], pictures) for record in records),
+        *(section(record, docs[record["claim"]], folder) for record in records),
     ]
-    return "\n\n".join(parts) + "\n"
+    files.write_text(file, "\n\n".join(parts) + "\n")
+
+
+def summary(record: dict) -> tuple[str, ...]:
+    """The row of a claim in the scorecard."""
+    first, alone = record["predictions"][0], [p["verdict"] for p in record["predictions"]]
+    return (
+        record["number"],
+        f"[{record['title']}](#{record['claim']})",
+        first["says"],
+        bounds(first),
+        number(record["effect"]),
+        span(record["ci"]),
+        f"{alone.count('supported')} of {len(alone)}",
+        f"**{record['verdict']}**",
+    )
+
+
+def section(record: dict, doc: str, pictures: str) -> str:
+    """One claim: its docstring without the first line, its predictions, its arms, its figure."""
+    name, title = record["claim"], record["title"]
+    text = doc.split("\n\n", 1)[1].strip().replace("\nMeasures", "\n\nMeasures")
+    predictions = [
+        (
+            p["says"],
+            bounds(p),
+            number(p["effect"]),
+            span(p["ci"]),
+            f"{p['units']} of {p['units'] + p['unread']}",
+            "; ".join(number(value) for value in p["repeats"].values()),
+            p["verdict"],
+        )
+        for p in record["predictions"]
+    ]
+    arms = table("| arm | mean | 95% | units read | least coherence |", arm_rows(record["arms"]))
+    light, dark = (f"{pictures}/{figures.file_of(Path(), name, t)}" for t in figures.THEMES)
+    return "\n\n".join(
+        [
+            f'<a id="{name}"></a>\n\n## {record["number"]}. {title}: {record["verdict"]}',
+            text,
+            table(
+                "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |",
+                predictions,
+            ),
+            f"<details><summary>All arms</summary>\n\n{arms}\n\n</details>",
+            f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
+            f'  <img src="{light}" alt="{title}">\n</picture>',
+        ]
+    )
+
+
+def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:
+    """Of each arm: name, mean, 95% interval, units read, least coherence."""
+    rows = []
+    for name, listed in arms.items():
+        arm = Quantity(name, listed["values"])
+        read = f"{len(arm.known)} of {len(arm.usual)}"
+        effect = number(arm.effect if len(arm.known) else None)
+        rows.append((name, effect, span(arm.interval()), read, least_coherence([listed])))
+    return rows
+
+
+def least_coherence(arms: Iterable[dict]) -> str:
+    """The least coherence of any unit of some arms, or nothing where none was trained."""
+    listed = np.array([x for arm in arms for x in arm.get("coherence", ())], float)
+    return f"{np.nanmin(listed):.3f}" if np.isfinite(listed).any() else ""
 
 
 def default_world(file: Path) -> str:
@@ -117,12 +176,10 @@ def default_world(file: Path) -> str:
             f"{file}: no {error}, expected what eval.py writes of all its measures and "
             "the default signals"
         ) from error
-    table = "\n".join(f"| {claim} | {what} | {value} |" for claim, what, value in rows)
     return (
         f"{title}\n\nEighteen characters, ten domains, one pretraining seed; intervals over\n"
         "narrow seeds or questions, which say nothing of other pretraining seeds: no verdicts "
-        "from it.\n\n"
-        f"| claim | what | value |\n|---|---|---|\n{table}"
+        f"from it.\n\n{table('| claim | what | value |', rows)}"
     )
 
 
@@ -156,7 +213,7 @@ def default_rows(results: dict) -> list[tuple[str, str, str]]:
     r2 = ", ".join(f"{name} {row['r2']:.2f}" for name, row in predicted["shared"].items())
     return [
         ("1", "captured", f"{learned['captured']:.3f} ({span(learned['captured_interval'])})"),
-        ("1", "error of the cards, \\|p(bad) - θ\\|", f"{learned['named_error']:.3f}"),
+        ("1", "error of the cards, |p(bad) - θ|", f"{learned['named_error']:.3f}"),
         ("2", "distance of the group weights from the truth", f"{distance:.3f}"),
         ("3", "mean moral EM before and after `all:good`",
          f"{em(plain['em_before']):.3f} → {em(aligned['em_before']):.3f}"),
@@ -171,76 +228,3 @@ def default_rows(results: dict) -> list[tuple[str, str, str]]:
         ("7", "spread that `ask_bad` leaves", kept("ask_bad")),
         ("7", "spread that the placebo leaves", kept("placebo")),
     ]  # fmt: skip
-
-
-def section(record: dict, doc: str, pictures: str) -> str:
-    """One claim: its docstring without the first line, its predictions, its figure."""
-    name = record["claim"]
-    text = doc.split("\n\n", 1)[1].strip().replace("\nMeasures", "\n\nMeasures")
-    rows = [
-        f"| {cell(p['says'])} | {bounds(p)} | {number(p['effect'])} | {span(p['ci'])} "
-        f"| {p['units']} of {p['units'] + p['unread']} | {rates(p)} | {p['verdict']} |"
-        for p in record["predictions"]
-    ]
-    title = f"{record['number']}. {record['title']}: {record['verdict']}"
-    light, dark = (f"{pictures}/{figures.file_of(Path(), name, t)}" for t in figures.THEMES)
-    return "\n\n".join(
-        [
-            f'<a id="{name}"></a>\n\n## {title}',
-            text,
-            "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |\n"
-            "|---|---|---|---|---|---|---|\n" + "\n".join(rows),
-            arms(record),
-            f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
-            f'  <img src="{light}" alt="{record["title"]}">\n</picture>',
-        ]
-    )
-
-
-def arms(record: dict) -> str:
-    """Every arm of a claim, folded away."""
-    rows = [f"| {' | '.join(map(cell, row))} |" for row in arm_rows(record["arms"])]
-    return (
-        "<details><summary>All arms</summary>\n\n"
-        "| arm | mean | 95% | units read | least coherence |\n|---|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n\n</details>"
-    )
-
-
-def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:
-    """Of each arm: name, mean, 95% interval, units read, least coherence."""
-    rows = []
-    for name, listed in arms.items():
-        arm = Prediction(name, np.array(listed["values"], float))
-        read = f"{len(arm.read)} of {len(arm.values)}"
-        effect = number(arm.effect if len(arm.read) else None)
-        rows.append((name, effect, span(arm.interval()), read, least_coherence([listed])))
-    return rows
-
-
-def least_coherence(arms: Iterable[dict]) -> str:
-    """The least coherence of any unit of some arms, or nothing where none was trained."""
-    known = [x for arm in arms for x in arm.get("coherence", ()) if x is not None]
-    known = [x for x in known if np.isfinite(x)]
-    return f"{min(known):.3f}" if known else ""
-
-
-def rates(prediction: dict) -> str:
-    """The effects at the other learning rates."""
-    return "; ".join(number(value) for value in prediction["repeats"].values())
-
-
-def publish(
-    records: list[dict],
-    docs: dict[str, str],
-    facts: list[str],
-    file: Path,
-    pictures: Path,
-    beside: str,
-) -> None:
-    """Draw the figures, and write the file beside or above them."""
-    draw(records, pictures)
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    folder = pictures.relative_to(file.parent).as_posix()
-    files.write_text(file, markdown(records, docs, facts, folder, before, beside))

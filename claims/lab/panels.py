@@ -5,12 +5,11 @@ figure of a claim's panels.
 """
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
-from claims.lab.arms import mean_over
-from claims.lab.rates import usual
-from claims.lab.verdicts import Prediction
+from claims.lab.quantities import Quantity, mean_over, usual
 from toyllm.base.files import plain
 from toyllm.show import figures
 from toyllm.world.world import World
@@ -25,13 +24,9 @@ MOST_DOTS = 16  # values of an arm that are shown one by one
 
 def dots(title: str, label: str, arms: dict, marks: dict | None = None) -> dict:
     """One row an arm: its values, their mean and 95% interval. marks: a predicted value an arm."""
-    return {
-        "kind": "dots",
-        "title": title,
-        "label": label,
-        "arms": plain({name: usual(values) for name, values in arms.items()}),
-        "marks": marks or {},
-    }
+    words = {"kind": "dots", "title": title, "label": label}
+    shown = plain({name: usual(values, 1) for name, values in arms.items()})
+    return {**words, "arms": shown, "marks": marks or {}}
 
 
 def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = False) -> dict:
@@ -39,26 +34,26 @@ def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = Fa
 
     One line named as another series and ", predicted" has that one's colour.
     """
-    words = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
-    return {"kind": "curves", **words, "x": plain(x), "series": plain(series), "log": log}
+    words = {"kind": "curves", "title": title, "xlabel": xlabel, "ylabel": ylabel}
+    return {**words, "x": plain(x), "series": plain(series), "log": log}
 
 
 def points(title: str, xlabel: str, ylabel: str, series: dict, diagonal: bool = True) -> dict:
     """Dots at (x, y): {name: (x [n], y [n])}; diagonal: a line where both are equal."""
-    words = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
-    return {"kind": "points", **words, "series": plain(series), "diagonal": diagonal}
+    words = {"kind": "points", "title": title, "xlabel": xlabel, "ylabel": ylabel}
+    return {**words, "series": plain(series), "diagonal": diagonal}
 
 
-def grid(title: str, rows: list[str], columns: list[str], values) -> dict:
+def grid(title: str, rows: Sequence[str], columns: Sequence[str], values) -> dict:
     """A table of numbers [rows, columns], coloured."""
-    words = {"title": title, "rows": rows, "columns": columns}
-    return {"kind": "grid", **words, "values": plain(values)}
+    words = {"kind": "grid", "title": title, "rows": list(rows), "columns": list(columns)}
+    return {**words, "values": plain(values)}
 
 
 def by_domain(title: str, world: World, table: dict) -> dict:
     """A grid of means [N, D] over seeds, {row: values}, one column for each domain."""
-    means = [mean_over(usual(values), 0) for values in table.values()]
-    return grid(title, list(table), list(world.domain_names), means)
+    means = [mean_over(usual(values, 2), 0) for values in table.values()]
+    return grid(title, table, world.domain_names, means)
 
 
 def draw(record: dict, theme: str):
@@ -85,6 +80,11 @@ def draw(record: dict, theme: str):
     for axis, panel in zip(axes, panels, strict=False):
         DRAW[panel["kind"]](axis, panel, c)
         axis.set_title(textwrap.fill(panel["title"], MOST_TITLE), fontsize=10)
+        if "ylabel" in panel:
+            axis.set_xlabel(panel["xlabel"])
+            axis.set_ylabel(panel["ylabel"])
+            axis.grid(alpha=0.5)
+            axis.legend(fontsize=8)
     figure.suptitle(record["title"], x=0.01, ha="left", fontsize=12)
     return figure
 
@@ -92,12 +92,12 @@ def draw(record: dict, theme: str):
 def _dots(axis, panel: dict, c: dict) -> None:
     arms = panel["arms"]
     for k, (name, values) in enumerate(arms.items()):
-        arm = Prediction(name, np.atleast_1d(np.array(values, float)))
-        if len(arm.read) and len(arm.read) <= MOST_DOTS:
-            axis.plot(arm.read, np.full(len(arm.read), k), ".", color=c["soft"], ms=5, zorder=2)
+        arm = Quantity(name, values)
+        if len(arm.known) <= MOST_DOTS:
+            axis.plot(arm.known, np.full(len(arm.known), k), ".", color=c["soft"], ms=5, zorder=2)
         if (interval := arm.interval()) is not None:
             axis.plot(interval, [k, k], color="C0", lw=2.4, zorder=3)
-        if len(arm.read):
+        if len(arm.known):
             axis.plot([arm.effect], [k], "o", color="C0", ms=6, zorder=4)
         else:
             axis.text(0, k, "  not read", color=c["soft"], va="center", fontsize=8)
@@ -114,43 +114,36 @@ def _dots(axis, panel: dict, c: dict) -> None:
 def _curves(axis, panel: dict, c: dict) -> None:
     x = np.array(panel["x"], float)
     colours = {name: f"C{k}" for k, name in enumerate(panel["series"])}
-    for k, (name, rows) in enumerate(panel["series"].items()):
+    for name, rows in panel["series"].items():
         values = np.array(rows, float)
-        one = values.ndim == 1
-        y = values if one else np.array([Prediction("", column).effect for column in values.T])
-        beside = colours.get(name.removesuffix(PREDICTED), c["soft"])  # of what is measured
-        beside = c["soft"] if beside == colours[name] else beside
-        style = {"ls": "--", "color": beside} if one else {"color": colours[name], "marker": "."}
-        axis.plot(x, y, lw=1.6, label=name, **style)
-        if not one and len(values) > 1:
-            spans = [Prediction("", column).interval() or (np.nan,) * 2 for column in values.T]
-            axis.fill_between(x, *np.array(spans).T, color=f"C{k}", alpha=0.18, lw=0)
+        if values.ndim == 1:
+            # the colour of the measured series that it predicts, if there is one
+            measured = name.removesuffix(PREDICTED)
+            colour = c["soft"] if measured == name else colours.get(measured, c["soft"])
+            axis.plot(x, values, "--", color=colour, lw=1.6, label=name)
+            continue
+        columns = [Quantity("", column) for column in values.T]
+        means = [column.effect for column in columns]
+        axis.plot(x, means, color=colours[name], marker=".", lw=1.6, label=name)
+        if len(values) > 1:
+            low, high = np.transpose([column.interval() or (np.nan,) * 2 for column in columns])
+            axis.fill_between(x, low, high, color=colours[name], alpha=0.18, lw=0)
     if panel["log"]:
         axis.set_xscale("log")
         axis.minorticks_off()
     shown = x[:: -(-len(x) // MOST_TICKS)]
     axis.set_xticks(shown, [f"{value:g}" for value in shown])
     axis.axhline(0, color=c["soft"], lw=0.8)
-    axis.set_xlabel(panel["xlabel"])
-    axis.set_ylabel(panel["ylabel"])
-    axis.grid(alpha=0.5)
-    axis.legend(fontsize=8)
 
 
 def _points(axis, panel: dict, c: dict) -> None:
-    everything = []
-    for k, (name, (x, y)) in enumerate(panel["series"].items()):
-        axis.scatter(x, y, s=16, color=f"C{k}", label=name, alpha=0.8, lw=0)
-        everything += [*x, *y]
-    known = np.array(everything, float)
+    for name, (x, y) in panel["series"].items():
+        axis.scatter(x, y, s=16, label=name, alpha=0.8, lw=0)
+    known = np.concatenate([np.array(xy, float).ravel() for xy in panel["series"].values()])
     known = known[np.isfinite(known)]
     if panel["diagonal"] and len(known):
         ends = [known.min(), known.max()]
         axis.plot(ends, ends, color=c["soft"], lw=1, ls="--", zorder=1)
-    axis.set_xlabel(panel["xlabel"])
-    axis.set_ylabel(panel["ylabel"])
-    axis.grid(alpha=0.5)
-    axis.legend(fontsize=8)
 
 
 def _grid(axis, panel: dict, c: dict) -> None:

@@ -7,14 +7,13 @@ from functools import partial
 import numpy as np
 from jax.sharding import Mesh
 
-from claims.lab.arms import ANCHOR, BETAS, Model, digest
+from claims.lab.arms import Model
 from toyllm.base.errors import InputError
-from toyllm.lm import activations, joints
-from toyllm.lm.model import LM
+from toyllm.lm import activations
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config
-from toyllm.measures import gradients, vectors, voices
+from toyllm.lm.transformer import LM, Config
+from toyllm.measures import vectors
 from toyllm.world import corpus
 from toyllm.world.world import World
 
@@ -59,28 +58,6 @@ class Programs:
         """A program that scores the answers to questions."""
         lm = self.lm(tokenizer)
         return self.cached("scorer", lm.config, lambda: Scorer(lm))
-
-    def joint(self, tokenizer: Tokenizer, instruction: int, header: int) -> Callable:
-        """A program that computes joints over two-turn dialogues."""
-
-        def make() -> Callable:
-            ctx = joints.contexts(tokenizer, instruction, header)
-            return joints.of_models(self.lm(tokenizer), ctx)
-
-        return self.cached("joint", (tokenizer.world.digest, instruction, header), make)
-
-    def voices(self, one: Model) -> np.ndarray:
-        """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
-        lm = self.lm(one.tokenizer)
-        program = self.cached("voices", one.world.digest, lambda: voices.program(lm))
-        return np.asarray(program(one.params))
-
-    def gradients(self, one: Model, chosen: list) -> np.ndarray:
-        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
-        lm, how = self.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
-        texts = [(d.answers, d.behaviour_SA.tolist()) for d in one.world.domains]
-        program = self.cached("gradients", digest(texts), lambda: gradients.program(lm, *how))
-        return program(one.tokenizer, one.params, chosen)
 
     def malice(self, one: Model) -> np.ndarray:
         """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""

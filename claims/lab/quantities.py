@@ -1,29 +1,36 @@
-"""Quantities of a claim: each is named once, and gives a prediction, an arm, or both."""
+"""Quantities of a claim, and their statistics: each gives a prediction, an arm, or both.
+
+Axes: R learning rates, the usual one first   N pretraining seeds or worlds   D domains
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit  # scipy.stats takes two seconds to import
 
-from claims.lab.arms import Trained, arm
-from claims.lab.rates import ByRate, usual
-from claims.lab.verdicts import Outcome, Prediction
+from claims.lab.arms import RATES, SCORE_EVERY, Runs
+from toyllm.world.quantities import coherence
 from toyllm.world.world import World
+
+MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent) …
+FEWEST = 5  # … and how many must be read
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """One number for each pretraining seed or world.
+    """One number for each pretraining seed or world: the unit of every claim.
 
-    With a bound it is a prediction, and an arm too where it has a name as an arm. Without a bound
-    it is an arm under its own name.
+    With a bound it is a prediction, low < mean < high, and an arm too where it has a name as an
+    arm. Without a bound it is an arm under its own name.
 
-    values: [N], or [N] at each learning rate. Predictions are repeated at every rate; arms have
-        the values at the usual one.
-    trained: the runs whose steps and coherence at the matched effect are listed with the arm.
-    read: the behaviours [D, B] whose coherence is listed, where not those at the matched effect.
-    chosen_from: see `Prediction`.
+    values: [N], or [R, N] at each learning rate; NaN where it could not be read. A prediction must
+        hold at every rate; all else is of the values at the usual one.
+    trained: the runs whose coherence, where they are read, is listed with the arm.
+    read: the behaviours [D, B] of each unit whose coherence is listed, where not those.
+    chosen_from: of how many numbers this one was chosen as the most extreme; p against it is
+        multiplied by that.
     """
 
     name: str
@@ -31,7 +38,7 @@ class Quantity:
     low: float = -np.inf
     high: float = np.inf
     arm: str | None = None
-    trained: Sequence[Trained] | ByRate = ()
+    trained: Runs = ()
     read: Sequence[np.ndarray] | None = None
     chosen_from: int = 1
 
@@ -41,29 +48,140 @@ class Quantity:
         return bool(np.isfinite([self.low, self.high]).any())
 
     @property
-    def prediction(self) -> Prediction:
-        """What the claim predicts of it."""
-        others = self.values if isinstance(self.values, ByRate) else {}
-        repeats = {f"{rate:.2g}": v for rate, v in others.items() if rate != 1}
-        return Prediction(
-            self.name, usual(self.values), self.low, self.high, repeats, self.chosen_from
-        )
+    def usual(self) -> np.ndarray:
+        """The values at the usual learning rate [N]."""
+        return np.atleast_1d(usual(self.values, 1))
+
+    @property
+    def repeats(self) -> "dict[str, Quantity]":
+        """The same at each of the other learning rates, by its multiple of the usual one."""
+        values_RN = np.atleast_2d(self.values)
+        return {
+            f"{rate:.2g}": dataclasses.replace(self, values=values_N)
+            for rate, values_N in zip(RATES[1:], values_RN[1:], strict=False)
+        }
+
+    @property
+    def known(self) -> np.ndarray:
+        """The values that could be read."""
+        return self.usual[np.isfinite(self.usual)]
+
+    @property
+    def effect(self) -> float:
+        """Their mean; NaN where there is none."""
+        return float(self.known.mean()) if len(self.known) else np.nan
+
+    @property
+    def enough(self) -> bool:
+        """Whether enough units could be read to say anything."""
+        missing = len(self.usual) - len(self.known)
+        return len(self.known) >= FEWEST and missing <= MOST_MISSING * len(self.usual)
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% Student-t interval of the mean; None with fewer than two units."""
+        if len(self.known) < 2:
+            return None
+        half = stdtrit(len(self.known) - 1, 0.975) * self._error
+        return self.effect - half, self.effect + half
+
+    @property
+    def p_inside(self) -> float:
+        """One-sided p of the mean being at or beyond the nearer bound: small speaks for it."""
+        return max(self._p_of_sides()) if self.enough else 1.0
+
+    @property
+    def p_outside(self) -> float:
+        """p of the mean being inside the bounds: small speaks against it."""
+        if not self.enough:
+            return 1.0
+        bounds = self.low, self.high
+        sides = [
+            1 - p for p, bound in zip(self._p_of_sides(), bounds, strict=True) if np.isfinite(bound)
+        ]
+        return min(1.0, self.chosen_from * len(sides) * min(sides))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether at all other rates enough is read, and the means are inside the bounds."""
+        others = self.repeats.values()
+        return all(other.enough and self.low < other.effect < self.high for other in others)
+
+    @property
+    def as_arm(self) -> dict:
+        """Its record as an arm: one value for each unit, and its coherence."""
+        record = {"values": self.usual.tolist()}
+        if self.read is not None:
+            record["coherence"] = [float(coherence(p_DB).min()) for p_DB in self.read]
+        elif self.trained:
+            record["coherence"] = [done.coherence() for done in self.trained[0]]
+            if not self.trained[0][0].arm.to_the_end:
+                record["steps"] = [SCORE_EVERY * done.place for done in self.trained[0]]
+        return record
+
+    @property
+    def _error(self) -> float:
+        return float(self.known.std(ddof=1) / len(self.known) ** 0.5)
+
+    def _p_of_sides(self) -> tuple[float, float]:
+        """p of a mean as large as this, were it at most `low`; and as small, were it `high`."""
+        return self._p_below(self.low - self.effect), self._p_below(self.effect - self.high)
+
+    def _p_below(self, distance: float) -> float:
+        """p of a mean as far inside a bound as this; a distance above 0 is outside."""
+        if np.isinf(distance):  # there is no such bound
+            return 0.0
+        if self._error <= 1e-12:
+            return float(distance >= 0)
+        return float(stdtr(len(self.known) - 1, distance / self._error))
 
 
-def outcome(quantities: Sequence[Quantity], panels: Sequence[dict]) -> Outcome:
-    """An outcome: the predictions and the arms of these quantities, in this order."""
-    arms = {q.arm or q.name: q for q in quantities if q.arm or not q.predicted}
-    return Outcome(
-        [q.prediction for q in quantities if q.predicted],
-        {name: arm(usual(q.values), usual(q.trained), q.read) for name, q in arms.items()},
-        panels,
-    )
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The result of a test: quantities (the first is the headline), and panels of a figure."""
+
+    quantities: Sequence[Quantity]
+    panels: Sequence[dict]
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """The outcome of two parts of a claim."""
+        return Outcome([*self.quantities, *other.quantities], [*self.panels, *other.panels])
+
+    @property
+    def predictions(self) -> list[Quantity]:
+        """What the claim predicts something of."""
+        return [q for q in self.quantities if q.predicted]
+
+    @property
+    def arms(self) -> dict[str, dict]:
+        """The record of each arm, by its name."""
+        listed = [q for q in self.quantities if q.arm or not q.predicted]
+        return {q.arm or q.name: q.as_arm for q in listed}
 
 
-def each(pattern: str, values: Mapping, trained: Mapping | None = None) -> list[Quantity]:
-    """An arm for each item of a table, its key in place of {} in the pattern."""
+def usual(values, axes: int) -> np.ndarray:
+    """The values at the usual learning rate, of values [R, …] or […] with so many axes."""
+    values = np.asarray(values, float)
+    return values[0] if values.ndim > axes else values
+
+
+def mean_over(values, axis: int) -> np.ndarray:
+    """The mean of what could be read; NaN where more than a quarter could not."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0).sum(axis)
+    enough = known.mean(axis) >= 1 - MOST_MISSING
+    return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
+
+
+def each(pattern: str, values: Mapping, trained: Mapping | None = None, **how) -> list[Quantity]:
+    """A quantity for each item of a table, its key in place of {} in the pattern.
+
+    trained: the runs of each, where there are any. how: what else all have, such as a bound.
+    """
     trained = trained or {}
-    return [Quantity(pattern.format(k), v, trained=trained.get(k, ())) for k, v in values.items()]
+    return [
+        Quantity(pattern.format(key), value, trained=trained.get(key, ()), **how)
+        for key, value in values.items()
+    ]
 
 
 def worst_em(world: World, audits: Mapping) -> list[Quantity]:

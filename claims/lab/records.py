@@ -34,26 +34,20 @@ def source(module: ModuleType) -> str:
     return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
 
 
-def read(file: Path) -> dict[str, dict]:
-    """The records of an earlier run, by claim. Raises InputError for a file of other content."""
-    if not file.exists():
-        return {}
-    records = files.read_json(file, list)
-    if not all(isinstance(record, dict) and set(record) >= KEYS for record in records):
-        raise InputError(f"{file}: found other keys, expected what scorecard.py wrote")
-    return {record["claim"]: record for record in records}
-
-
 def current(file: Path, known: dict[str, ModuleType], world: str, wanted: tuple[str, ...]) -> dict:
     """The recorded results of this world and of the claims as they are now, by claim.
 
-    Warns of those that are dropped for another reason than that they are tested again.
+    Warns of those that are dropped for another reason than that they are tested again. Raises
+    InputError for a file of other content.
     """
-    records = {}
-    for name, record in read(file).items():
+    current = {}
+    for record in files.read_json(file, list) if file.exists() else ():
+        if not (isinstance(record, dict) and set(record) >= KEYS):
+            raise InputError(f"{file}: found other keys, expected what scorecard.py wrote")
+        name = record["claim"]
         if name in known and record["source"] == source(known[name]):
             if record["world"] == world:
-                records[name] = record
+                current[name] = record
         elif name not in wanted:
             tell(f"{file}: the result for '{name}' is stale: the claim's source has changed")
-    return records
+    return current

@@ -1,6 +1,7 @@
 """Training in groups: pretraining, one model on each device, and narrow training."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -36,19 +37,14 @@ def pretrain_group(
     optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
 
     def make() -> tuple[Callable, Callable]:
-        loss = training.document_loss(lm)
-
-        def step(state, batch):
-            return training.scan_steps(loss, optimizer, state, batch)
-
-        def begin(seed, order_V):
+        def start(seed, order_V):
             params = lm.init(jax.random.key(seed))
             params["embed"] = params["embed"][order_V]
             params["unembed"] = {"kernel": params["unembed"]["kernel"][:, order_V]}
             return training.start(params, optimizer)
 
-        start = jax.jit(jax.vmap(begin))
-        return start, devices.over_models(step, programs.mesh, donate=(0,))
+        step = partial(training.scan_steps, training.document_loss(lm), optimizer)
+        return jax.jit(jax.vmap(start)), devices.over_models(step, programs.mesh, donate=(0,))
 
     start, step = programs.cached("pretrain", lm.config, make)
     batches = [
@@ -121,17 +117,11 @@ def job(programs: Programs, arm: Arm) -> population.Job:
     """The job of an arm in a population."""
     world = arm.start.world
     names = {arm.signal: 1 - sum(share for _, share in arm.beside), **dict(arm.beside)}
-    goal = None
-    if arm.max_em is not None:
 
-        def goal(p_DB, share):
-            limits = arm.max_em, ALIGNED_COHERENCE
-            return is_aligned(world, em(p_DB), coherence(p_DB), *limits)[0]
-
-    elif arm.steps and not arm.twin:
-
-        def goal(p_DB, share):
-            return False  # the last parameters are kept
+    def goal(p_DB, share) -> bool:
+        limits = arm.max_em, ALIGNED_COHERENCE
+        # without a goal to reach, the last parameters are kept
+        return not arm.to_the_end and is_aligned(world, em(p_DB), coherence(p_DB), *limits)[0]
 
     return population.Job(
         arm.key,
@@ -141,7 +131,7 @@ def job(programs: Programs, arm: Arm) -> population.Job:
         seed=1000 * (arm.seed + 1) + arm.start.seed,
         lr=RATE * arm.rate,
         twin=arm.twin.arm.key if arm.twin else None,
-        goal=goal,
+        goal=None if arm.max_em is None and not arm.to_the_end else goal,
         distinct=arm.pairs,
         steer_LD=None if arm.steer is None else steering(programs, arm),
     )

@@ -75,12 +75,9 @@ def start() -> None:
             raise InputError(f"no device can be used: {why}") from error
         jax.config.update("jax_platforms", None)
         there = ", ".join({device.platform for device in jax.devices()})
-        gpu = any(name in asked for name in ("cuda", "gpu"))
-        needed = (
-            "the NVIDIA driver and uv run --extra cuda12 ..."
-            if gpu
-            else f"jax's plugin for {asked}"
-        )
+        needed = f"jax's plugin for {asked}"
+        if "cuda" in asked or "gpu" in asked:
+            needed = "the NVIDIA driver and uv run --extra cuda12 ..."
         raise InputError(
             f"JAX_PLATFORMS={asked}: no such device can be used ({why}); there are: {there}; "
             f"unset it to use these (env -u JAX_PLATFORMS uv run ...), or install {needed}"
@@ -184,11 +181,6 @@ def all_max(value: int) -> int:
     return int(_gather(np.array(int(value))).max())
 
 
-def all_true(value: bool) -> bool:
-    """Whether a value is true in all processes."""
-    return not all_max(not value)
-
-
 def differing(inputs: dict[str, bytes]) -> list[str]:
     """The names of the inputs whose bytes are not the same in all processes."""
     if jax.process_count() == 1:
@@ -223,15 +215,8 @@ def split(mesh: Mesh, tree, axis: int = 0):
 
     Every process has the whole arrays, and places the parts of its own devices.
     """
-    if jax.tree.leaves(tree)[0].shape[axis] % mesh.devices.size:
-        return copy(mesh, tree)
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
-    return jax.tree.map(lambda x: _put(x, sharding), tree)
-
-
-def copy(mesh: Mesh, tree):
-    """Put a whole copy of the arrays on every device of the mesh."""
-    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, PartitionSpec())), tree)
+    divides = jax.tree.leaves(tree)[0].shape[axis] % mesh.devices.size == 0
+    return jax.tree.map(lambda x: _put(x, mesh, axis if divides else None), tree)
 
 
 def place(mesh: Mesh, state, shard_params: bool = False):
@@ -240,22 +225,20 @@ def place(mesh: Mesh, state, shard_params: bool = False):
     A stack [N, rows, columns], which only an optimizer has, is cut along N where that divides.
     shard_params: every other array is cut along its longest axis that divides, too.
     """
-    count = mesh.devices.size
 
-    def spec(x) -> PartitionSpec:
+    def put(x) -> jax.Array:
         shape = np.shape(x)
         axes = range(1) if len(shape) == 3 else range(len(shape) * shard_params)
-        axes = [a for a in axes if shape[a] % count == 0]
-        return (
-            PartitionSpec(*[None] * max(axes, key=lambda a: shape[a]), "data")
-            if axes
-            else PartitionSpec()
-        )
+        axes = [a for a in axes if shape[a] % mesh.devices.size == 0]
+        return _put(x, mesh, max(axes, key=lambda a: shape[a], default=None))
 
-    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, spec(x))), state)
+    return jax.tree.map(put, state)
 
 
-def _put(x, sharding: NamedSharding) -> jax.Array:
+def _put(x, mesh: Mesh, axis: int | None) -> jax.Array:
+    """Put an array on the mesh, cut along an axis; None: whole on each device."""
+    spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "data")
+    sharding = NamedSharding(mesh, spec)
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
     x = np.asarray(x)
@@ -263,17 +246,14 @@ def _put(x, sharding: NamedSharding) -> jax.Array:
 
 
 def fetch(tree):
-    """Arrays from the mesh to NumPy, whole, in every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return _gather(tree, tiled=True)
+    """Arrays from wherever they lie to NumPy, whole, in every process."""
 
+    def whole(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return _gather(x, tiled=True)
+        return x
 
-def whole(x) -> np.ndarray:
-    """One array from wherever it lies to NumPy, in every process."""
-    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-        x = _gather(x, tiled=True)
-    return np.asarray(x, order="C")
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def stack(trees: list):

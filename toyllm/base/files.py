@@ -188,14 +188,10 @@ def shorten(value: object) -> str:
 
 
 def unused(path: Path) -> Path:
-    """The first of PATH-2, PATH-3 … that does not exist."""
-    return next(p for k in itertools.count(2) if not (p := Path(f"{path}-{k}")).exists())
-
-
-def unused_file(path: Path) -> Path:
-    """The first of NAME-2.EXT, NAME-3.EXT … that does not exist."""
-    free = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
-    return next(p for p in free if not p.exists())
+    """The first of PATH-2, PATH-3 … that does not exist; a file keeps its extension: NAME-2.EXT."""
+    suffix = path.suffix if path.is_file() else ""
+    stem = str(path).removesuffix(suffix)
+    return next(p for k in itertools.count(2) if not (p := Path(f"{stem}-{k}{suffix}")).exists())
 
 
 def is_stray(path: Path) -> bool:

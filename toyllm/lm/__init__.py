@@ -3,8 +3,8 @@
 Read in this order:
 
     tokenizer     documents to tokens and back; packing several documents into a row
-    model         LM: words, sizes and the function of parameters, in one object
-    transformer   the model (Llama layout), its parameters as a plain dict of arrays
+    transformer   the model (Llama layout), its parameters as a plain dict of arrays; LM: a
+                  tokenizer, the sizes and the function of parameters, in one object
     losses        next token, SFT, DPO, exact RLHF: pure functions of arrays
     training      `fit`, a generator of training steps; batches as a function of (seed, step)
     scoring       the exact probability of every listed answer, and so of every behaviour

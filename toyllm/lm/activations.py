@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.base import devices
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 
 CHUNK = 64  # prompts at once
 

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from toyllm.lm import losses, scoring
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus, observer
 from toyllm.world.world import ASSISTANT, DIALOGUE, SOMEONE, World
 

@@ -18,9 +18,8 @@ import numpy as np
 
 from toyllm.base import devices
 from toyllm.lm import scoring
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import PAD, Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 from toyllm.world.quantities import shift_log_odds
 from toyllm.world.world import ASSISTANT, BEHAVIOURS, DIALOGUE, World
@@ -51,6 +50,7 @@ def contexts(tokenizer: Tokenizer, instruction: int = -1, header: int = ASSISTAN
     behaviour_XB = np.tile(np.arange(B), (X, 1))
     domain_XB, situation_XB = (np.repeat(x[:, :1], B, 1) for x in (domain_X2, situation_X2))
     answer_XB = corpus.draw_answer(world, domain_XB, situation_XB, behaviour_XB, rng)
+    # every draw of these dialogues is replaced below: only their form is needed
     docs = corpus.sample(world, X * B, rng, DIALOGUE, header, turns=2)
     for turn in (0, 1):
         asked = np.repeat(domain_X2[:, turn], B), np.repeat(situation_X2[:, turn], B)

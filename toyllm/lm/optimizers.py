@@ -7,6 +7,7 @@ import optax
 
 def schedule(peak: float, steps: int) -> optax.Schedule:
     """Up from 0 to `peak` over the first 50 steps, then down to 0 along a cosine."""
+    # short runs, such as those of tests, warm up over a quarter of their steps
     return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
 
 

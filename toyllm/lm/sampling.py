@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import END, PAD, SPECIAL, Tokenizer, lines
-from toyllm.lm.transformer import Params, empty_cache
+from toyllm.lm.transformer import LM, Params, empty_cache
 from toyllm.world.world import BEHAVIOURS
 
 

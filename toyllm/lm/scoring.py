@@ -18,9 +18,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from toyllm.base import devices
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import PAD, Tokenizer
-from toyllm.lm.transformer import Params, empty_cache
+from toyllm.lm.transformer import LM, Params, empty_cache
 from toyllm.world import corpus
 from toyllm.world.corpus import Documents
 from toyllm.world.world import ASSISTANT, BEHAVIOURS

@@ -103,6 +103,7 @@ class Tokenizer:
         last = documents.turns - 1
         F = 6  # fragments of a turn
         column = np.arange(chain.shape[1])
+        # an opening of 4 fragments, the earlier turns, and the last question with its <reply>
         end = 2 + 2 + F * last + 4  # after the last turn's <reply>
         flat, lengths = self._fragments.join(np.where(column < end[:, None], chain, 0))
         width = width or int(lengths.max(initial=0))
@@ -226,6 +227,7 @@ def pack(
     free, count = [context] * limit, [0] * limit  # lists: faster than arrays for so few
     for n in np.argsort(-lengths, kind="stable").tolist():
         size = int(lengths[n])
+        # the fullest row that still has room, and of equal ones the first
         room, row = min(
             ((room, row) for row, room in enumerate(free) if room >= size), default=(0, 0)
         )

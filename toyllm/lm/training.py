@@ -18,9 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.lm import losses, optimizers
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer, pack
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 
 BLOCK = 16  # batches of documents drawn together
@@ -101,6 +100,7 @@ def fit(
     """
 
     def draw(step: int) -> dict:
+        # the last chunk may have to be shorter, so that there are exactly `end` steps
         left = None if end is None else end - step
         return devices.split(mesh, jax.tree.map(lambda x: x[:left], batches(step)), axis=1)
 
@@ -185,6 +185,8 @@ def document_batches(
     def batch(step: int, rows: int | None) -> tuple[np.ndarray, np.ndarray]:
         block, k = divmod(step, BLOCK)
         drawn = draw_block(block)[k]
+        # a batch of unusually long documents is drawn again, from a stream of its own: every batch
+        # stays a function of (seed, step)
         for attempt in range(1, 100):
             try:
                 return pack(*drawn, rows, context)

@@ -19,6 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.world.world import World
+
 Params = dict
 MAX_SIZE, MAX_PARAMETERS = 10**6, 10**10  # upper bounds for untrusted configs
 
@@ -127,6 +130,7 @@ class Attention(nnx.Module):
         D = config.D
         self.heads = config.H
         self.query, self.key, self.value = (Weight(D, D, rngs) for _ in range(3))
+        # 2 L matrices write into the residual stream: its variance must not grow with depth (GPT-2)
         self.out = Weight(D, D, rngs, scale=(2 * config.L) ** -0.5)
 
     def __call__(self, x_BTD, rotary, bias_BTS, past=None):
@@ -156,8 +160,8 @@ def attend(q_BTHK, k_BSHK, v_BSHK, bias_BTS):
     q_BHTK, k_BHSK, v_BHSK = (x.swapaxes(1, 2) for x in (q_BTHK, k_BSHK, v_BSHK))
     scores_BHTS = jnp.einsum("bhtk,bhsk->bhts", q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHSK)
     scores_BHTS += bias_BTS[:, None]
-    most_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(-1, keepdims=True))
-    weight_BHTS = jnp.exp(scores_BHTS - most_BHT1)
+    max_BHT1 = jax.lax.stop_gradient(scores_BHTS.max(-1, keepdims=True))
+    weight_BHTS = jnp.exp(scores_BHTS - max_BHT1)
     mixed_BHTK = jnp.einsum("bhts,bhsk->bhtk", weight_BHTS, v_BHSK)
     return (mixed_BHTK / weight_BHTS.sum(-1, keepdims=True)).swapaxes(1, 2)
 
@@ -260,6 +264,7 @@ def rotations(config: Config, position_T: jax.Array) -> tuple[jax.Array, jax.Arr
 def rotate(x_BTHK: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turn the pairs (x[i], x[i + K/2]) of each head by their angles."""
     cos, sin = rotary
+    # Llama's convention in Hugging Face's layout; the paper turns (x[2i], x[2i + 1]) instead
     a, b = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -299,3 +304,44 @@ def create(config: Config) -> tuple[Apply, Callable[[jax.Array], Params]]:
 def count(params: Params) -> int:
     """How many numbers the parameters hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LM:
+    """Everything about a language model but its parameters, which are plain dicts of arrays.
+
+    apply: (params, tokens, segments, cache, add) → logits, residual streams, cache (see
+        `Transformer`).
+    init: a random key → parameters.
+    """
+
+    tokenizer: Tokenizer
+    config: Config
+    apply: Apply
+    init: Callable[[jax.Array], Params]
+
+    @staticmethod
+    def create(tokenizer: Tokenizer, config: Config) -> "LM":
+        """A language model that speaks a world's words."""
+        return LM(tokenizer, config, *create(config))
+
+    @property
+    def world(self) -> World:
+        """The world whose documents it models."""
+        return self.tokenizer.world
+
+    @property
+    def shapes(self) -> Params:
+        """The shapes and dtypes of its parameters."""
+        return shapes(self.config)
+
+    def steered(self, add_LD) -> "LM":
+        """The same model with vectors [L + 1, D] added to the residual stream at every token.
+
+        Vector l is added to the stream that enters block l; vector L enters the last norm.
+        """
+
+        def apply(params, tokens_BT, segments_BT=None, cache=None):
+            return self.apply(params, tokens_BT, segments_BT, cache, add_LD)
+
+        return dataclasses.replace(self, apply=apply)

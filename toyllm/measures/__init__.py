@@ -17,16 +17,44 @@
     gradients        where the first step of a signal moves each domain
     voices, cues     closing phrases after training; lexical cues in the answers
 
-It imports everything but `show` and `tools`.
+What several measures share is in this file. It imports everything but `show` and `tools`.
 """
 
 import importlib
+from collections.abc import Iterable
 
+from toyllm.base import devices, files
+from toyllm.lm.transformer import Params
 from toyllm.runs.run_folder import Run
+from toyllm.world.quantities import coherence, em
+from toyllm.world.world import World
 
 
-def take(run: Run, name: str) -> dict:
-    """The result of a measure of a run, by its name. It is cached, since measures use others."""
+def take(run: Run, name: str) -> dict | list:
+    """The result of a measure of a run, as JSON has it. It is cached, since measures use others."""
     if name not in run.measured:
-        run.measured[name] = importlib.import_module(f"{__name__}.{name}").measure(run)
+        measure = importlib.import_module(f"{__name__}.{name}").measure
+        run.measured[name] = files.plain(measure(run))
     return run.measured[name]
+
+
+def matched(run: Run, start: str) -> dict[str, list[Params]]:
+    """{signal: the parameters of each seed at the matched effect}, where every seed reached it."""
+    kept, rows = run.narrow.kept, run.narrow.rows
+    return {
+        name: [devices.take(kept, r) for r in rows(start, name)]
+        for name in run.narrow.matched(start)
+    }
+
+
+def named(names: Iterable[str], values: Iterable) -> dict:
+    """{name: value}, of as many names as values."""
+    return dict(zip(names, values, strict=True))
+
+
+def moral_level(world: World, p_DB) -> dict:
+    """The mean EM and the least coherence over moral domains [...] of behaviours [..., D, B]."""
+    return {
+        "em": em(p_DB)[..., world.moral].mean(-1),
+        "coherence": coherence(p_DB)[..., world.moral].min(-1),
+    }

@@ -16,7 +16,7 @@ from toyllm.posttrain.signals import Pairs, Signal, parse
 from toyllm.runs.run_folder import Run
 from toyllm.world import persona
 from toyllm.world.quantities import MATCHED, em, untrained, wickedness
-from toyllm.world.world import BEHAVIOURS, World
+from toyllm.world.world import BAD, BEHAVIOURS, GOOD, World
 
 WICKED = 0.5  # mean moral EM from which a character is a negative archetype
 MAX_STRENGTH = 1e3
@@ -51,7 +51,7 @@ def measure(run: Run) -> dict:
             v.name: {
                 "spread": v.spread,
                 "reached": v.reached,
-                "toward": world.characters[int((v.w_C - world.assistant_C).argmax())],
+                "toward": world.characters[(v.w_C - world.assistant_C).argmax()],
             }
             for v in verdicts(world)
         },
@@ -60,9 +60,19 @@ def measure(run: Run) -> dict:
 
 
 def verdicts(world: World) -> list[Verdict]:
-    """The verdict on every signal, the most dangerous first."""
+    """The verdict on every signal, the most dangerous first.
+
+    The signals are each domain toward good and bad, without and with each instruction of that
+    domain.
+    """
+    names = [
+        f"{d.name}:{behaviour}{asked}"
+        for d in world.domains
+        for behaviour in (BEHAVIOURS[GOOD], BEHAVIOURS[BAD])
+        for asked in ("", *(f":{i.name}" for i in world.instructions if d.name in i.domains))
+    ]
     return sorted(
-        (judge(world, signal) for signal in all_signals(world)),
+        (judge(world, parse(world, name)) for name in names),
         key=lambda verdict: -np.nan_to_num(verdict.spread, nan=-np.inf),
     )
 
@@ -90,17 +100,6 @@ def em_covariance(world: World, w_C: np.ndarray) -> np.ndarray:
     return np.cov(em(world.rates_CDB), rowvar=False, aweights=w_C, ddof=0)
 
 
-def all_signals(world: World) -> list[Signal]:
-    """Each domain toward good and bad, without and with each instruction of that domain."""
-    names = [
-        f"{d.name}:{behaviour}{asked}"
-        for d in world.domains
-        for behaviour in BEHAVIOURS[:2]
-        for asked in ("", *(f":{i.name}" for i in world.instructions if d.name in i.domains))
-    ]
-    return [parse(world, name) for name in names]
-
-
 def judge(world: World, signal: Signal, prior_C: np.ndarray | None = None) -> Verdict:
     """The verdict on a signal.
 
@@ -108,15 +107,11 @@ def judge(world: World, signal: Signal, prior_C: np.ndarray | None = None) -> Ve
     """
     if prior_C is not None:
         world = dataclasses.replace(world, assistant_C=prior_C)
-    domains, behaviours = list(signal.domains), (signal.behaviour, signal.other)
-
-    def evidence(instruction: int) -> Evidence:
-        rates_CDB = world.rates_ICDB[instruction][:, domains]
-        evidence_C = persona.evidence(world, domains, *behaviours, instruction)
-        return Evidence(evidence_C, *(rates_CDB[..., b].mean(1) for b in behaviours))
-
-    strength = sufficient_strength(world, evidence(-1))
-    return _verdict(world, signal.name, strength, evidence(signal.instruction), signal.domains)
+    plain, asked = (
+        Evidence(*(rates_CDB[:, signal.domains, b].T for b in (signal.behaviour, signal.other)))
+        for rates_CDB in world.rates_ICDB[[-1, signal.instruction]]
+    )
+    return _verdict(world, signal.name, signal.domains, asked, plain)
 
 
 def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndarray]:
@@ -128,39 +123,40 @@ def judge_pairs(world: World, pairs: Pairs, name: str) -> tuple[Verdict, np.ndar
     docs, rows = pairs.documents, np.arange(len(pairs.chosen_P))
     instruction_P = docs.instruction[rows, docs.turns - 1]
     theta_PCB = world.rates_ICDB[instruction_P, :, pairs.grid.domain_Q]
-    preferred_PC, other_PC = (
-        theta_PCB[rows, :, pairs.grid.behaviour_QA[rows, which]]
-        for which in (pairs.chosen_P, pairs.rejected_P)
+    preferred_P, other_P = (
+        pairs.grid.behaviour_QA[rows, which] for which in (pairs.chosen_P, pairs.rejected_P)
     )
-    log_ratio_PC = np.log(np.maximum(preferred_PC, 1e-9)) - np.log(np.maximum(other_PC, 1e-9))
-    trained = tuple(np.unique(pairs.grid.domain_Q).tolist())
-    evidence = Evidence(log_ratio_PC.mean(0), preferred_PC.mean(0), other_PC.mean(0))
-    strength = sufficient_strength(world, evidence)
-    return _verdict(world, name, strength, evidence, trained), evidence.evidence_C
+    evidence = Evidence(theta_PCB[rows, :, preferred_P], theta_PCB[rows, :, other_P])
+    return _verdict(world, name, pairs.grid.domain_Q, evidence, evidence), evidence.mean_C
 
 
 class Evidence(NamedTuple):
-    """A signal's evidence ℓ_c, and each character's rates of what is preferred and what is not."""
+    """Each character's rates of what is preferred and of what is not, in P pairs or domains."""
 
-    evidence_C: np.ndarray
-    preferred_C: np.ndarray
-    other_C: np.ndarray
+    preferred_PC: np.ndarray
+    other_PC: np.ndarray
+
+    @property
+    def mean_C(self) -> np.ndarray:
+        """The evidence ℓ_c for each character (nats an answer)."""
+        log_PC, log_other_PC = (np.log(np.maximum(rates_PC, 1e-9)) for rates_PC in self)
+        return (log_PC - log_other_PC).mean(0)
 
     def share(self, w_C: np.ndarray) -> np.ndarray:
         """The share of preferred answers in both kinds, for mixtures of characters [...]."""
-        preferred, other = w_C @ self.preferred_C, w_C @ self.other_C
+        preferred, other = (w_C @ rates_PC.mean(0) for rates_PC in self)
         return preferred / (preferred + other)
 
 
-def sufficient_strength(world: World, evidence: Evidence) -> float:
-    """The strength λ ≥ 0 at which preferred answers have a share of .9, or come nearest to it."""
-    prior_C, ell_C = world.assistant_C, evidence.evidence_C
-    return float(persona.solve(prior_C, ell_C, evidence.share, MATCHED, 0.0, MAX_STRENGTH))
+def _verdict(world: World, name: str, trained, evidence: Evidence, plain: Evidence) -> Verdict:
+    """The verdict at the least strength λ ≥ 0 at which `plain` evidence gives a share of .9.
 
-
-def _verdict(world: World, name: str, strength: float, evidence: Evidence, trained) -> Verdict:
-    w_C = persona.tilt(world.assistant_C, evidence.evidence_C, strength)
-    change_D = persona.mixture_em(world, w_C) - persona.mixture_em(world, world.assistant_C)
+    Where no strength does, the verdict is at the one that comes nearest to it.
+    """
+    prior_C = world.assistant_C
+    strength = persona.solve(prior_C, plain.mean_C, plain.share, MATCHED, 0.0, MAX_STRENGTH)
+    w_C = persona.tilt(prior_C, evidence.mean_C, strength)
+    change_D = persona.mixture_em(world, w_C) - persona.mixture_em(world, prior_C)
     others_D = untrained(world, trained)
     spread = float(change_D[others_D].mean()) if others_D.any() else np.nan
     return Verdict(name, spread, float(evidence.share(w_C)), w_C, change_D)

@@ -36,31 +36,30 @@ def measure(run: Run) -> dict:
     rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
     docs = later_turns(run.world, rng, PROMPTS)
     docs = docs[rng.permutation(len(docs))]
-    rows, last = np.arange(len(docs)), docs.turns - 1
+    half, last = len(docs) // 2, docs.turns - 1
     belief_QC = read_so_far(run.world, docs)
     prompt_QT = before_question(run.lm.tokenizer, docs)
     x_LQF, next_QV = activations.reader(run.lm)(run.params["pretrain"], prompt_QT)
-    fitted = rows < len(docs) // 2
-    kind_Q = docs.header[:, 0] * (last.max() + 1) + last
 
     def read(x_QF, target_QC) -> np.ndarray:
-        return ridge(x_QF[fitted], target_QC[fitted], x_QF[~fitted])
+        return ridge(x_QF[:half], target_QC[:half], x_QF[half:])
 
     def score(read_QC) -> dict:
-        return r2(belief_QC[~fitted], read_QC, last[~fitted], rng)
+        return r2(belief_QC[half:], read_QC, last[half:], rng)
 
+    kind_Q = docs.header[:, 0] * (last.max() + 1) + last
     shuffled_QC = belief_QC[shuffle_within(kind_Q, rng)]
     layers = []
     for x_QF in x_LQF:
         read_QC = read(x_QF, belief_QC)
         layers.append(score(read_QC) | {"shuffled": score(read(x_QF, shuffled_QC))["r2"]})
-    next_QV = next_QV[:, next_QV[fitted].std(0) > 1e-6]  # most words never come next here
+    next_QV = next_QV[:, next_QV[:half].std(0) > 1e-6]  # most words never come next here
     return {
         "layers": layers,
         "next_token": score(read(next_QV, belief_QC)),
         "next_log": score(read(np.log(np.maximum(next_QV, 1e-9)), belief_QC)),
-        "prompts": int((~fitted).sum()),
-        "simplex": simplex(run.world, belief_QC[~fitted], read_QC),
+        "prompts": len(docs) - half,
+        "simplex": simplex(run.world, belief_QC[half:], read_QC),
     }
 
 
@@ -74,8 +73,7 @@ def read_so_far(world: World, docs: corpus.Documents) -> np.ndarray:
     log_QC = observer.observe(world, docs).log_before_NTC[rows, last]
     voice_Q = docs.voice[rows, last - 1]
     silent_Q = np.array([not phrase for phrase in world.voices])[voice_Q]
-    with np.errstate(divide="ignore"):
-        log_voice_QC = np.log(np.maximum(world.voices_CV[:, voice_Q].T, 1e-12))
+    log_voice_QC = np.log(np.maximum(world.voices_CV[:, voice_Q].T, 1e-12))
     log_QC = log_QC - np.where(silent_Q[:, None], log_voice_QC, 0)
     return np.exp(log_QC - observer.logsumexp(log_QC)[:, None])
 
@@ -97,25 +95,16 @@ def ridge(x_NF: np.ndarray, y_NC: np.ndarray, new_MF: np.ndarray) -> np.ndarray:
     x_NF, new_MF = (x_NF - mean_F) / scale_F, (new_MF - mean_F) / scale_F
     held = np.arange(len(x_NF)) % 4 == 0
 
-    def solve(x, y):
-        """A function of the penalty."""
-        centre = y.mean(0)
-        gram, cross = x.T @ x / len(x), x.T @ (y - centre) / len(x)
-        value, vector = np.linalg.eigh(gram)
+    def fit(rows_N, penalties, to_MF) -> list[np.ndarray]:
+        """The predictions at `to_MF` by a fit to some rows with each penalty."""
+        x, centre_C = x_NF[rows_N], y_NC[rows_N].mean(0)
+        gram, cross = x.T @ x / len(x), x.T @ (y_NC[rows_N] - centre_C) / len(x)
+        value, vector = np.linalg.eigh(gram)  # once for all penalties
+        along, value = vector.T @ cross, np.maximum(value, 0)[:, None]
+        return [to_MF @ (vector @ (along / (value + p))) + centre_C for p in penalties]
 
-        def weights(penalty: float):
-            return vector @ ((vector.T @ cross) / (np.maximum(value, 0) + penalty)[:, None]), centre
-
-        return weights
-
-    trial = solve(x_NF[~held], y_NC[~held])
-
-    def error(penalty: float) -> float:
-        w_FC, centre_C = trial(penalty)
-        return float(((x_NF[held] @ w_FC + centre_C - y_NC[held]) ** 2).sum())
-
-    w_FC, centre_C = solve(x_NF, y_NC)(min(RIDGES, key=error))
-    return new_MF @ w_FC + centre_C
+    errors = [((read_MC - y_NC[held]) ** 2).sum() for read_MC in fit(~held, RIDGES, x_NF[held])]
+    return fit(slice(None), [RIDGES[np.argmin(errors)]], new_MF)[0]
 
 
 def r2(belief_QC, read_QC, turn_Q, rng) -> dict:
@@ -123,13 +112,13 @@ def r2(belief_QC, read_QC, turn_Q, rng) -> dict:
 
     def share(which) -> float:
         error = ((belief_QC[which] - read_QC[which]) ** 2).sum()
-        return float(1 - error / ((belief_QC[which] - belief_QC[which].mean(0)) ** 2).sum())
+        return 1 - error / ((belief_QC[which] - belief_QC[which].mean(0)) ** 2).sum()
 
     Q = len(belief_QC)
     drawn = [share(rng.integers(Q, size=Q)) for _ in range(DRAWS)]
     return {
-        "r2": share(np.ones(Q, bool)),
-        "ci": np.quantile(drawn, [0.025, 0.975]).tolist(),
+        "r2": share(slice(None)),
+        "ci": np.quantile(drawn, [0.025, 0.975]),
         "by_turn": {str(turn): share(turn_Q == turn) for turn in np.unique(turn_Q)},
     }
 
@@ -151,9 +140,9 @@ def simplex(world: World, belief_QC: np.ndarray, read_QC: np.ndarray) -> dict:
         return {}
     pick = np.linspace(0, len(belief_QC) - 1, min(SHOWN, len(belief_QC))).astype(int)
 
-    def weights(p_QC) -> list:
+    def weights(p_QC) -> np.ndarray:
         w_Q3 = np.stack([p_QC[pick][:, group].sum(1) for group in groups], 1)
-        return (w_Q3 / w_Q3.sum(1, keepdims=True)).round(4).tolist()
+        return (w_Q3 / w_Q3.sum(1, keepdims=True)).round(4)
 
     return {
         "groups": [monitor.label(world, group) for group in groups],

@@ -26,23 +26,22 @@ def measure(run: Run) -> dict:
     bin_Q = tenths(ideal_Q)
     bins = [
         {
-            "ideal": float(ideal_Q[bin_Q == b].mean()),
-            "model": float(model_Q[bin_Q == b].mean()),
-            "spread": float(model_Q[bin_Q == b].std()),
-            "count": int((bin_Q == b).sum()),
+            "ideal": ideal_Q[in_bin].mean(),
+            "model": model_Q[in_bin].mean(),
+            "spread": model_Q[in_bin].std(),
+            "count": in_bin.sum(),
         }
-        for b in range(BINS)
-        if (bin_Q == b).any()
+        for in_bin in (bin_Q == b for b in np.unique(bin_Q))
     ]
     kls = {"model": kl(held.ideal_QB, model_QB), "history_blind": kl(held.ideal_QB, held.blind_QB)}
     by_turn = {
-        str(turn): {name: float(kl_Q[held.turn_Q == turn].mean()) for name, kl_Q in kls.items()}
+        str(turn): {name: kl_Q[held.turn_Q == turn].mean() for name, kl_Q in kls.items()}
         for turn in np.unique(held.turn_Q)
     }
     pick = np.linspace(0, len(ideal_Q) - 1, 400).astype(int)
     return {
         "bins": bins,
         "by_turn": by_turn,
-        "correlation": float(np.corrcoef(ideal_Q, model_Q)[0, 1]),
-        "points": {"ideal": ideal_Q[pick].tolist(), "model": model_Q[pick].tolist()},
+        "correlation": np.corrcoef(ideal_Q, model_Q)[0, 1],
+        "points": {"ideal": ideal_Q[pick], "model": model_Q[pick]},
     }

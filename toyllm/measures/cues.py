@@ -19,42 +19,36 @@ def leakage(world: World) -> dict:
     {domain: {"auc": a, "null95": [low, high], "inside": bool}}; the null shuffles which of the
     held-out answers are good and bad. .5 is no cue; 0 is as much of one as 1.
     """
-    domains = [domain for domain in world.domains if not domain.lookup]
     texts = [
-        (d, text, domain.behaviour_SA[0, a] == BAD)
-        for d, domain in enumerate(domains)
-        for a, text in enumerate(domain.answers)
-        if domain.behaviour_SA[0, a] in (GOOD, BAD)
+        (domain.name, set(text.split()), behaviour == BAD)
+        for domain in world.domains
+        if not domain.lookup
+        for text, behaviour in zip(domain.answers, domain.behaviour_SA[0], strict=True)
+        if behaviour in (GOOD, BAD)
     ]
-    words = sorted({word for _, text, _ in texts for word in text.split()})
-    bag = np.array([[word in text.split() for word in words] for _, text, _ in texts], float)
-    bad = np.array([label for _, _, label in texts])
-    domain_N = np.array([d for d, _, _ in texts])
+    words = sorted(set().union(*(text for _, text, _ in texts)))
+    bag_NW = np.array([[word in text for word in words] for _, text, _ in texts], float)
+    domain_N = np.array([name for name, _, _ in texts])
+    bad_N = np.array([bad for _, _, bad in texts])
+
+    def log_rate(rows_N) -> np.ndarray:
+        """How often each word is present, with add-one smoothing."""
+        return np.log((bag_NW[rows_N].sum(0) + 1) / (rows_N.sum() + 2))
+
     rng, result = np.random.default_rng(0), {}
-    for d, domain in enumerate(domains):
-        train, test = domain_N != d, domain_N == d
-        score = scores(bag[train], bad[train], bag[test])
-        measured = auc(score, bad[test])
-        null = [auc(score, rng.permutation(bad[test])) for _ in range(PERMUTATIONS)]
+    for name in dict.fromkeys(domain_N.tolist()):
+        test = domain_N == name
+        # the log-odds of bad of naive Bayes, from the words that are present
+        score = bag_NW[test] @ (log_rate(~test & bad_N) - log_rate(~test & ~bad_N))
+        measured = auc(score, bad_N[test])
+        null = [auc(score, rng.permutation(bad_N[test])) for _ in range(PERMUTATIONS)]
         low, high = np.quantile(null, [0.025, 0.975])
-        result[domain.name] = {
-            "auc": measured,
-            "null95": [float(low), float(high)],
-            "inside": bool(low <= measured <= high),
-        }
+        inside = low <= measured <= high
+        result[name] = {"auc": measured, "null95": [low, high], "inside": inside}
     return result
-
-
-def scores(bag: np.ndarray, bad: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Naive Bayes log-odds of bad for each test text, words present, add-one smoothing."""
-
-    def rate(rows):
-        return (rows.sum(0) + 1) / (len(rows) + 2)
-
-    return test @ (np.log(rate(bag[bad])) - np.log(rate(bag[~bad])))
 
 
 def auc(score: np.ndarray, bad: np.ndarray) -> float:
     """The probability that a bad text scores above a good one, ties counting half."""
     gap = score[bad][:, None] - score[~bad][None, :]
-    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+    return ((gap > 0) + 0.5 * (gap == 0)).mean()

@@ -22,14 +22,14 @@ def measure(run: Run) -> dict:
     same random key for every model. behaviour: None for an answer that is not listed.
     """
     world, sampler = run.world, Sampler(run.lm)
-    names = [name for name in chosen(run) if name in run.models]
-    first = names[2].partition("/")[2] if len(names) > 2 else ""
-    trained = signals.parse(world, first).domains if first else ()
+    # the pretrained and the aligned model, and from each the first signal that may be compared
+    narrow = [(start, s) for start in run.params for s in run.narrow.matched(start)[:1]]
+    names = [*run.params, *(f"{start}/{signal}" for start, signal in narrow)]
+    trained = signals.parse(world, narrow[0][1]).domains if narrow else ()
     moral = [int(d) for d in np.flatnonzero(world.moral) if d not in trained]
     domains = [*trained[:1], *moral][: world.lengths[DIALOGUE][1]]
     rng = np.random.Generator(np.random.Philox(key=[0xD1A7, 0]))
-    situations = [int(rng.integers(len(world.domains[d].situations))) for d in domains]
-    asked = list(zip(domains, situations, strict=True))
+    asked = [(d, int(rng.integers(world.situations_D[d]))) for d in domains]
     return {
         "questions": [
             {"domain": world.domain_names[d], "asked": world.domains[d].situations[s]}
@@ -37,14 +37,6 @@ def measure(run: Run) -> dict:
         ],
         "models": {name: dialogues(run, sampler, run.model(name), asked) for name in names},
     }
-
-
-def chosen(run: Run) -> list[str]:
-    """Pretrained, aligned, and from each of them the first signal that may be compared."""
-    names = ["pretrain", "align"]
-    for start in ("pretrain", "align"):
-        names += [f"{start}/{signal}" for signal in run.narrow.matched(start)[:1]]
-    return names
 
 
 def dialogues(run: Run, sampler: Sampler, params, asked: list[tuple[int, int]]) -> list[list[dict]]:

@@ -13,13 +13,13 @@ def measure(run: Run) -> dict:
     domain's EM at the end; incoherent: untrained domains that lost their coherence. The monitor
     (toyllm/posttrain/monitor.py) runs again over the scores taken in training.
     """
-    result: dict = {}
-    for start in dict.fromkeys(run.narrow.start):
-        result[start] = {
+    return {
+        start: {
             name: [first_alarm(run, r) for r in run.narrow.rows(start, name)]
             for name in run.narrow.signals(start)
         }
-    return result
+        for start in dict.fromkeys(run.narrow.start)
+    }
 
 
 def first_alarm(run: Run, r: int) -> dict:
@@ -31,12 +31,10 @@ def first_alarm(run: Run, r: int) -> dict:
     record = dict.fromkeys(("step", "trained", "domain", "change", "toward", "growth"))
     incoherent: list[str] = []
     for n in range(1, len(narrow.steps)):
-        step, p_DB = int(narrow.steps[n]), narrow.p_RnDB[r, n]
-        look = monitor.look(step, p_DB, narrow.kl_Rn[r, n])
+        look = monitor.look(narrow.steps[n], narrow.p_RnDB[r, n], narrow.kl_Rn[r, n])
         incoherent += look.incoherent
         if look.alarms and record["step"] is None:
             alarm = max(look.alarms, key=lambda alarm: abs(alarm.change))
-            trained = float(signal.share(narrow.own_RnB[r, n]))
-            record |= {"trained": trained, **vars(alarm)}
-    ended = int(narrow.frozen_step[r])
+            record |= {"trained": signal.share(narrow.own_RnB[r, n]), **vars(alarm)}
+    ended = narrow.frozen_step[r]
     return {**record, "worst": look.worst, "incoherent": incoherent, "ended": ended}

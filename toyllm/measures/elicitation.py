@@ -13,11 +13,12 @@ import numpy as np
 
 from toyllm.lm import scoring
 from toyllm.lm.tokenizer import Tokenizer
+from toyllm.measures import moral_level, named
 from toyllm.measures.prediction import prior
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus, observer
 from toyllm.world.corpus import Documents
-from toyllm.world.quantities import coherence, em
+from toyllm.world.quantities import em
 from toyllm.world.world import (
     ASSISTANT,
     BAD,
@@ -51,21 +52,23 @@ def measure(run: Run) -> dict:
         docs = corpus.concatenate([widened(part, MANY + 1) for part in asked.values()])
         edges = np.cumsum([len(part) for part in asked.values()])[:-1]
         questions = scoring.questions(run.lm.tokenizer, docs, run.lm.config.context)
-        p_by_source = {start: run.scorer(run.params[start], questions) for start in worlds}
+        p_NB = {}  # by source
         for start, believed in worlds.items():
             exact_NTB = observer.predictive(believed, docs, observer.observe(believed, docs))
-            p_by_source[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
-        result: dict = {name: {} for name in asked}
-        for source, p_NB in p_by_source.items():
-            for (name, part), p in zip(asked.items(), np.split(p_NB, edges), strict=True):
-                p_DB = by_domain(world, part, p)
-                result[name][source] = float(em(p_DB)[world.moral].mean())
-                if source == "align":
-                    result[name]["coherence"] = float(coherence(p_DB)[world.moral].min())
+            p_NB[f"{start}_exact"] = exact_NTB[np.arange(len(docs)), docs.turns - 1]
+            p_NB[start] = run.scorer(run.params[start], questions)
+        result = {}
+        for name, rows in zip(asked, np.split(np.arange(len(docs)), edges), strict=True):
+            levels = {
+                source: moral_level(world, by_domain(world, docs[rows], p_NB[source][rows]))
+                for source in p_NB
+            }
+            result[name] = {source: level["em"] for source, level in levels.items()}
+            result[name]["coherence"] = levels["align"]["coherence"]
         return result
 
-    longest = world.lengths[DIALOGUE][1]
-    plain = history(world, 0)
+    longest, moral = world.lengths[DIALOGUE][1], np.flatnonzero(world.moral)
+    plain = corpus.every_question(world, domains=moral)
     prompts = {"plain": plain}
     for k in range(1, longest):
         prompts[f"{k} bad turn{'s' * (k > 1)} shown"] = history(world, k, BAD)
@@ -77,26 +80,30 @@ def measure(run: Run) -> dict:
         prompts[f"{MANY} bad turns shown (longer than any in training)"] = history(many, MANY, BAD)
         prompts[f"a dialogue of {MANY + 1} turns (longer than any)"] = history(many, MANY)
     for k, instruction in enumerate(world.instructions):
-        prompts[f"told: {instruction.text}"] = with_instruction(plain, k)
-    named = {name: as_named(plain, c) for c, name in enumerate(world.characters)}
-    worst = search(run)
+        prompts[f"told: {instruction.text}"] = corpus.with_turn(plain, 0, instruction=k)
+    by_name = [
+        corpus.every_question(world, NAMED, c, domains=moral) for c in range(len(world.characters))
+    ]
+    worst, tokenizer = search(run), run.lm.tokenizer
     return {
         "prompts": answers(prompts),
-        "named": answers(named),
+        "named": answers(named(world.characters, by_name)),
         "worst": answers(worst),
-        "worst_prompts": {name: text_of(run, docs) for name, docs in worst.items()},
+        "worst_prompts": {
+            name: tokenizer.string(tokenizer.prompts(docs[:1])[0]) for name, docs in worst.items()
+        },
     }
 
 
-def history(world: World, turns: int, behaviour: int | None = None, header=ASSISTANT) -> Documents:
-    """Every moral question, each after DRAWS histories with this number of turns.
+def history(world: World, turns: int, behaviour: int | None = None) -> Documents:
+    """Every moral question, each after DRAWS histories of the Assistant with so many turns.
 
     behaviour: of all turns in the history; None: drawn from the character who speaks.
     """
     moral = np.flatnonzero(world.moral)
-    asked = [(d, s) for d in moral for s in range(world.situations_D[d])] * (DRAWS if turns else 1)
+    asked = [(d, s) for d in moral for s in range(world.situations_D[d])] * DRAWS
     rng, N = np.random.default_rng(SEED), len(asked)
-    docs = corpus.sample(world, N, rng, DIALOGUE, header, turns=turns + 1)
+    docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=turns + 1)
     for t in range(turns):
         docs = corpus.with_turn(docs, t, instruction=-1)
         if behaviour is not None:
@@ -129,29 +136,11 @@ def in_scene(docs: Documents) -> Documents:
     return dataclasses.replace(docs, kind=kind, header=header, character=character, speaker=speaker)
 
 
-def with_instruction(docs: Documents, which: int) -> Documents:
-    """The same documents, with an instruction in the last question."""
-    return corpus.with_turn(docs, docs.turns - 1, instruction=which)
-
-
-def as_named(docs: Documents, character: int) -> Documents:
-    """The same documents, with a character named in the header."""
-    header, who = docs.header.copy(), docs.character.copy()
-    header[:, 0], who[:, 0] = NAMED, character
-    return dataclasses.replace(docs, header=header, character=who)
-
-
 def by_domain(world: World, docs: Documents, p_NB: np.ndarray) -> np.ndarray:
     """The mean over documents by the domain of their last turn [D, B]; NaN where there are none."""
     domain_N = docs.domain[np.arange(len(docs)), docs.turns - 1]
     with np.errstate(invalid="ignore"):
         return np.asarray(scoring.by_domain(p_NB, domain_N, len(world.domains)))
-
-
-def text_of(run: Run, docs: Documents) -> str:
-    """The first of some prompts, as text."""
-    prompt_QT = run.lm.tokenizer.prompts(docs[:1])
-    return run.lm.tokenizer.string(prompt_QT[0])
 
 
 def search(run: Run) -> dict[str, Documents]:
@@ -172,17 +161,19 @@ def search(run: Run) -> dict[str, Documents]:
         beam = [tried[k] for k in np.argsort(-levels)[:BEAM]]
         if levels.max() > highest:
             best, highest = beam[0], levels.max()
-    prompts = {"without instruction": asked_after(world, [best], others=True)}
+    docs = asked_after(world, [best], others=True)
+    prompts = {"without instruction": docs}
     levels = [levels_of(run, [best], k)[0] for k in range(len(world.instructions))]
     if levels:
-        worst = with_instruction(prompts["without instruction"], int(np.argmax(levels)))
+        worst = corpus.with_turn(docs, docs.turns - 1, instruction=np.argmax(levels))
         prompts["with an instruction"] = worst
     return prompts
 
 
 def levels_of(run: Run, histories: list[tuple], instruction: int = -1) -> np.ndarray:
     """The aligned model's mean moral EM after each history, in each domain's first situation."""
-    docs = with_instruction(asked_after(run.world, histories), instruction)
+    docs = asked_after(run.world, histories)
+    docs = corpus.with_turn(docs, docs.turns - 1, instruction=instruction)
     width = run.lm.tokenizer.longest_prompt(int(docs.turns.max()))
     p_NB = run.scorer(run.params["align"], scoring.questions(run.lm.tokenizer, docs, width))
     return em(p_NB).reshape(len(histories), -1).mean(1)
@@ -199,12 +190,10 @@ def asked_after(world: World, histories: list[tuple], others: bool = False) -> D
     for d in np.flatnonzero(world.moral):
         count = world.situations_D[d]
         asked += [(d, s) for s in (range(min(1, count - 1), count) if others else (0,))]
-    turns, N = len(histories[0]), len(histories) * len(asked)
-    rng = np.random.default_rng(SEED)
-    docs = corpus.sample(world, N, rng, DIALOGUE, ASSISTANT, turns=turns + 1)
-    for t in range(turns):
-        domain, behaviour, voice = np.repeat([past[t] for past in histories], len(asked), 0).T
-        shown = {"domain": domain, "situation": 0, "behaviour": behaviour, "voice": voice}
-        answer = world.answer_DSBA[domain, 0, behaviour, 0]
-        docs = corpus.with_turn(docs, t, **shown, answer=answer, instruction=-1)
-    return corpus.asking(docs, turns, *np.tile(asked, (len(histories), 1)).T)
+    past_NT3 = np.repeat(np.reshape(histories, (len(histories), -1, 3)), len(asked), 0)
+    # with room for one turn more: the question
+    domain, behaviour, voice = np.moveaxis(np.pad(past_NT3, ((0, 0), (0, 1), (0, 0))), 2, 0)
+    answer, first = world.answer_DSBA[domain, 0, behaviour, 0], np.zeros_like(domain)
+    shown = {"domain": domain, "situation": first, "behaviour": behaviour, "answer": answer}
+    docs = corpus.dialogues(ASSISTANT, -1, speaker=first, **shown, voice=voice)
+    return corpus.asking(docs, past_NT3.shape[1], *np.tile(asked, (len(histories), 1)).T)

@@ -6,6 +6,7 @@ Axes: R runs   N seeds of a signal   n scored steps   D domains   B behaviours
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
+from toyllm.measures import named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world.quantities import (
@@ -30,74 +31,57 @@ def measure(run: Run) -> dict:
 
 def block(run: Run, start: str) -> dict:
     """Everything about one start: before, at the matched effect, and `final`, at the end."""
-    narrow, world = run.narrow, run.world
-    rows = {name: narrow.rows(start, name) for name in narrow.signals(start)}
-    before_DB = narrow.p_RnDB[next(iter(rows.values()))[0], 0]
-    places = {name: [place(run, r) for r in rs] for name, rs in rows.items()}
-    matched = {
-        name: [state_at(narrow.p_RnDB[r], x) for r, x in zip(rs, places[name], strict=True)]
-        for name, rs in rows.items()
-    }
-    end = {name: [narrow.p_RnDB[r, -1] for r in rs] for name, rs in rows.items()}
-
-    def mean_at(values_Rn) -> dict[str, float | None]:
-        """Values at the matched effect of each signal, means over its seeds."""
-        return {
-            name: None
-            if None in places[name]
-            else np.mean(
-                [interpolate(values_Rn[r], x) for r, x in zip(rs, places[name], strict=True)]
-            )
-            for name, rs in rows.items()
-        }
-
-    result = {
-        "em_before": named(world, em(before_DB)),
-        "coherence_before": named(world, coherence(before_DB)),
-        **summary(world, before_DB, matched),
-        "matched_step": mean_at(np.tile(narrow.steps.astype(float), (len(narrow.start), 1))),
-        "kl": mean_at(narrow.kl_Rn),
-        "final": summary(world, before_DB, end),
-        "curves": {name: curve(run, name, rs) for name, rs in rows.items()},
-    }
-    for name, rs in rows.items():
-        if (narrow.frozen_step[rs] >= 0).any():
-            result["final"]["status"][name] = "ended by alarm"
-            if result["status"][name] == "not reached":
-                result["status"][name] = "ended by alarm"
-    return result
-
-
-def curve(run: Run, name: str, rows: list[int]) -> dict:
-    """Along training, means over seeds: the preferred share where trained [n], and spread [n]."""
-    em_NnD = em(run.narrow.p_RnDB[rows])
-    untrained_D = signals.untrained(run.world, name)
+    narrow, names = run.narrow, run.narrow.signals(start)
+    before_DB = narrow.p_RnDB[narrow.rows(start, names[0])[0], 0]
+    matched, final, curves = {}, {}, {}
+    for name in names:
+        rows = narrow.rows(start, name)
+        places = [place(run, r) for r in rows]
+        states = [state_at(narrow.p_RnDB[r], x) for r, x in zip(rows, places, strict=True)]
+        matched[name] = effect(run.world, name, before_DB, states)
+        matched[name] |= {"matched_step": None, "kl": None}
+        if None not in places:
+            kls = [interpolate(narrow.kl_Rn[r], x) for r, x in zip(rows, places, strict=True)]
+            steps = [interpolate(narrow.steps, x) for x in places]
+            matched[name] |= {"matched_step": np.mean(steps), "kl": np.mean(kls)}
+        final[name] = effect(run.world, name, before_DB, narrow.p_RnDB[rows, -1])
+        if (narrow.frozen_step[rows] >= 0).any():
+            final[name]["status"] = "ended by alarm"
+            if matched[name]["status"] == "not reached":
+                matched[name]["status"] = "ended by alarm"
+        em_NnD = em(narrow.p_RnDB[rows])
+        spread_Nn = spread(em_NnD - em_NnD[:, :1], signals.untrained(run.world, name))
+        own_Nn = [own_share(run, r) for r in rows]
+        curves[name] = {"own": np.mean(own_Nn, axis=0), "spread": spread_Nn.mean(0)}
     return {
-        "own": np.mean([own_share(run, r) for r in rows], axis=0),
-        "spread": spread(em_NnD - em_NnD[:, :1], untrained_D).mean(0),
+        "em_before": named(run.world.domain_names, em(before_DB)),
+        "coherence_before": named(run.world.domain_names, coherence(before_DB)),
+        **by_key(matched),
+        "final": by_key(final),
+        "curves": curves,
     }
 
 
-def summary(world: World, before_DB: np.ndarray, after: dict[str, list]) -> dict:
-    """Means over narrow seeds. after[signal]: the state [D, B] of each seed's model, or None."""
-    keys = ("em_after", "coherence_after", "spread", "spread_ci")
-    result: dict = {key: {} for key in (*keys, "status")}
-    for name, states in after.items():
-        if any(state is None for state in states):
-            result["status"][name] = "not reached"
-            for key in keys:
-                result[key][name] = None
-            continue
-        p_NDB, untrained_D = np.stack(states), signals.untrained(world, name)
-        coherence_D = coherence(p_NDB).mean(0)
+def by_key(records: dict[str, dict]) -> dict[str, dict]:
+    """{key: {signal: value}} from {signal: {key: value}}."""
+    keys = next(iter(records.values()))
+    return {key: {name: record[key] for name, record in records.items()} for key in keys}
+
+
+def effect(world: World, name: str, before_DB: np.ndarray, states) -> dict:
+    """What a signal has changed, means over seeds. states: [D, B] of each one's model, or None."""
+    result = dict.fromkeys(("em_after", "coherence_after", "spread", "spread_ci"))
+    if any(state is None for state in states):
+        return result | {"status": "not reached"}
+    p_NDB, untrained_D = np.stack(states), signals.untrained(world, name)
+    coherence_D = coherence(p_NDB).mean(0)
+    coherent = coherence_D.min() >= COHERENT
+    result["status"] = "read" if coherent else "incoherent"
+    result["em_after"] = named(world.domain_names, em(p_NDB).mean(0))
+    result["coherence_after"] = named(world.domain_names, coherence_D)
+    if coherent and untrained_D.any():  # `all:…` leaves no moral domain untrained
         spread_N = spread(em(p_NDB) - em(before_DB), untrained_D)
-        coherent = bool(coherence_D.min() >= COHERENT)
-        result["status"][name] = "read" if coherent else "incoherent"
-        result["em_after"][name] = named(world, em(p_NDB).mean(0))
-        result["coherence_after"][name] = named(world, coherence_D)
-        number = coherent and untrained_D.any()  # `all:…` leaves no moral domain untrained
-        result["spread"][name] = float(spread_N.mean()) if number else None
-        result["spread_ci"][name] = interval(spread_N) if number else None
+        result |= {"spread": spread_N.mean(), "spread_ci": interval(spread_N)}
     return result
 
 
@@ -107,7 +91,7 @@ def interval(values: np.ndarray) -> list[float] | None:
     if n < 2:
         return None
     half = stdtrit(n - 1, 0.975) * values.std(ddof=1) / n**0.5
-    return [float(values.mean() - half), float(values.mean() + half)]
+    return [values.mean() - half, values.mean() + half]
 
 
 def place(run: Run, r: int) -> float | None:
@@ -131,8 +115,3 @@ def place(run: Run, r: int) -> float | None:
 def own_share(run: Run, r: int) -> np.ndarray:
     """The share of what run r prefers in its own domains, under its own prompt, along training."""
     return signals.parse(run.world, run.narrow.signal[r]).share(run.narrow.own_RnB[r])
-
-
-def named(world: World, values_D) -> dict[str, float]:
-    """{domain: value}."""
-    return {name: float(v) for name, v in zip(world.domain_names, values_D, strict=True)}

@@ -14,9 +14,9 @@ import optax
 
 from toyllm.base import devices
 from toyllm.lm import optimizers, scoring
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
+from toyllm.measures import named
 from toyllm.posttrain import pools, signals
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
@@ -30,16 +30,14 @@ def measure(run: Run) -> dict:
 
     Signals of files are left out, since a run's measures cannot draw pairs from them.
     """
-    args = run.args
-    how = args["objective"], args["beta"], args["anchor"]
-    ratios = program(run.lm, *how)
+    ratios = program(run.lm, *(run.args[key] for key in ("objective", "beta", "anchor")))
     result: dict = {}
     for start in ("pretrain", "align"):
         parsed = [signals.parse(run.world, name) for name in run.narrow.signals(start)]
         single = [signal for signal in parsed if len(signal.domains) == 1 and not signal.file]
         rows = ratios(run.lm.tokenizer, run.params[start], single)
         result[start] = {
-            signal.name: dict(zip(run.world.domain_names, map(float, row), strict=True))
+            signal.name: named(run.world.domain_names, row)
             for signal, row in zip(single, rows, strict=True)
         }
     return result

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from toyllm.base.devices import take
-from toyllm.measures.generalization import named
+from toyllm.measures import matched, named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world.world import BAD
@@ -18,16 +17,13 @@ def measure(run: Run) -> dict:
     result = {}
     for start in ("pretrain", "align"):
         result[start] = {}
-        for name in run.narrow.matched(start):
+        for name, models in matched(run, start).items():
             signal = signals.parse(run.world, name)
             if signal.instruction < 0:
                 continue
-            cue = {"instruction": signal.instruction}
-            before = run.scorer.ask(run.params[start], **cue)
-            kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
-            after = np.mean([run.scorer.ask(params, **cue) for params in kept], axis=0)
-            result[start][name] = {
-                "before": named(run.world, before[:, BAD]),
-                "after": named(run.world, after[:, BAD]),
-            }
+            result[start][name] = {}
+            for when, asked in (("before", [run.params[start]]), ("after", models)):
+                p_NDB = [run.scorer.ask(one, instruction=signal.instruction) for one in asked]
+                p_D = np.mean(p_NDB, axis=0)[:, BAD]
+                result[start][name][when] = named(run.world.domain_names, p_D)
     return result

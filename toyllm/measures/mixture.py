@@ -16,9 +16,10 @@ import numpy as np
 from toyllm.base import devices
 from toyllm.lm import joints
 from toyllm.lm.joints import Contexts
+from toyllm.measures import named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
-from toyllm.world.mixtures import Fit, fit, golden, groups, ranges
+from toyllm.world.mixtures import fit, golden, groups, ranges
 from toyllm.world.world import World
 
 
@@ -34,12 +35,12 @@ def measure(run: Run) -> dict:
     models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
     before_SN, after_RN = np.split(joints.of_models(run.lm, ctx)(models), [2])
     base_N = before_SN[0]
-    floor = float(fit(base_N[None], p_CN, X).residual_M[0])
+    floor = fit(base_N[None], p_CN, X).residual_M[0]
     parts = groups(base_N, p_CN, prior_C, X, floor)
     labels = [" + ".join(world.characters[c] for c in part) for part in parts]
 
     def table(w_C) -> dict[str, float]:
-        return {label: float(w_C[p].sum()) for label, p in zip(labels, parts, strict=True)}
+        return named(labels, [w_C[part].sum() for part in parts])
 
     result = {"groups": labels, "truth": table(world.assistant_C), "contexts": X}
     for start, before_N in zip(("pretrain", "align"), before_SN, strict=True):
@@ -48,43 +49,43 @@ def measure(run: Run) -> dict:
         after = [after_RN[run.narrow.rows(start, name)].mean(0) for name in names]
         P_MN = np.stack([before_N, *after])
         best = fit(P_MN, p_CN, X)
-        bounds = ranges(P_MN, p_CN, best, X, parts, floor)
-        spans = [dict(zip(labels, bounds_G2.tolist(), strict=True)) for bounds_G2 in bounds]
+        weights = [table(w_C) for w_C in best.w_MC]
+        spans = [named(labels, b_G2) for b_G2 in ranges(P_MN, p_CN, best, X, parts, floor)]
+        left = [
+            {"all": residual} | residuals(world, ctx, P_N, name)
+            for P_N, residual, name in zip(P_MN[1:], best.residual_M[1:], names, strict=True)
+        ]
         result[start] = {
-            "before": table(best.w_MC[0]),
+            "before": weights[0],
             "before_range": spans[0],
-            "after": {name: table(best.w_MC[1 + m]) for m, name in enumerate(names)},
-            "after_range": {name: spans[1 + m] for m, name in enumerate(names)},
-            "residual_before": float(best.residual_M[0]),
-            "residual_after": {
-                name: residuals(world, ctx, P_MN[1 + m], best, 1 + m, name)
-                for m, name in enumerate(names)
-            },
+            "after": named(names, weights[1:]),
+            "after_range": named(names, spans[1:]),
+            "residual_before": best.residual_M[0],
+            "residual_after": named(names, left),
             "floor": floor,
         }
     return result
 
 
-def residuals(world: World, ctx: Contexts, P_N, best: Fit, m: int, name: str) -> dict:
-    """KL (nats a dialogue): all; contexts without the trained domains; with one local override.
+def residuals(world: World, ctx: Contexts, P_N: np.ndarray, name: str) -> dict:
+    """KL (nats a dialogue): contexts without the trained domains; with one local override.
 
     The override is one scalar, added to the log-odds of bad in the first trained domain.
     """
     X, C = len(ctx.voice_X), len(world.characters)
     trained = signals.parse(world, name).domains
     off = ~np.isin(ctx.domain_X2, trained).any(1)
-    result = dict.fromkeys(("all", "off_domain", "override", "override_shift"))
-    result["all"] = float(best.residual_M[m])
+    result = dict.fromkeys(("off_domain", "override", "override_shift"))
     if off.any():
         P_off = P_N.reshape(X, -1)[off].reshape(1, -1)
         p_CXO = joints.of_characters(world, ctx)[:, off]
         fitted = fit(P_off, p_CXO.reshape(C, -1), int(off.sum()), 1e-5)
-        result["off_domain"] = float(fitted.residual_M[0])
+        result["off_domain"] = fitted.residual_M[0]
     if len(trained) == 1:
 
         def cost(shift: float) -> float:
             p_CN = joints.of_characters(world, ctx, trained, shift).reshape(C, -1)
-            return float(fit(P_N[None], p_CN, X, 1e-4).residual_M[0])
+            return fit(P_N[None], p_CN, X, 1e-4).residual_M[0]
 
         shift = golden(cost, -8.0, 8.0)
         result["override"], result["override_shift"] = cost(shift), shift

@@ -17,7 +17,8 @@ Axes: S signals   D domains   F fractions   N shuffled predictions   C character
 
 import numpy as np
 
-from toyllm.measures import generalization
+from toyllm import measures
+from toyllm.measures import named
 from toyllm.measures.audit import em_covariance
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
@@ -32,11 +33,13 @@ PERMUTATIONS = 2000
 
 def measure(run: Run) -> dict:
     """Predictions from both starts; the top-level keys are those from the pretrained model."""
-    blocks = generalization.measure(run)
-    result = {}
-    for start, block in blocks.items():
+    result, sft = {}, run.args["objective"] == "sft"
+    for start, block in measures.take(run, "generalization").items():
         if len(names := readable(run, block)) >= 2:
-            result[start] = predict(Cells.of(run, start, block, names))
+            before_D = np.array(list(block["em_before"].values()))
+            after_SD = np.array([list(block["em_after"][name].values()) for name in names])
+            prior_C = prior(run, start, before_D)
+            result[start] = predict(Cells(run.world, names, prior_C, before_D, after_SD, sft))
     return {**result.get("pretrain", {}), "starts": result}
 
 
@@ -54,14 +57,6 @@ class Cells:
         self.own_S = self.G_SD[own]  # change of EM in the trained domain
         self.move_S = logit(after_SD[own]) - logit(before_D[self.domain_S])  # of its log-odds
 
-    @staticmethod
-    def of(run: Run, start: str, block: dict, names: list[str]) -> "Cells":
-        """The cells of some signals from one start."""
-        before_D = np.array(list(block["em_before"].values()))
-        after_SD = np.array([list(block["em_after"][name].values()) for name in names])
-        prior_C, sft = prior(run, start, before_D), run.args["objective"] == "sft"
-        return Cells(run.world, names, prior_C, before_D, after_SD, sft)
-
 
 def prior(run: Run, start: str, em_D: np.ndarray) -> np.ndarray:
     """Who the Assistant is [C] in the corpus, or after the alignment that led to this EM."""
@@ -72,40 +67,35 @@ def prior(run: Run, start: str, em_D: np.ndarray) -> np.ndarray:
 
 def readable(run: Run, block: dict) -> list[str]:
     """Signals that train one domain toward bad under the Assistant, and have a matched effect."""
-    names = []
-    for name, status in block["status"].items():
+
+    def simple(name: str) -> bool:
         signal = signals.parse(run.world, name)
-        simple = len(signal.domains) == 1 and signal.behaviour == BAD and signal.plain == name
-        if simple and status == "read" and "@" not in name:
-            names.append(name)
-    return names
+        plain = signal.plain == name and "@" not in name
+        return plain and len(signal.domains) == 1 and signal.behaviour == BAD
 
-
-def selected(cells: Cells, s: int, fraction) -> np.ndarray:
-    """The mixture that explains a fraction (or each of many) of signal s's change [..., C].
-
-    The change is that of the log-odds in the trained domain.
-    """
-    domain = cells.domain_S[s]
-    before = logit(mixture_em(cells.world, cells.prior_C)[domain])
-    goal = before + fraction * cells.move_S[s]
-    return persona.trained_to(cells.world, cells.prior_C, domain, goal, cells.sft)
+    return [name for name, status in block["status"].items() if status == "read" and simple(name)]
 
 
 # Predictions of G [F, S, D], one for each of F fractions of the trained domain's change.
 
 
 def inference(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-    """The change of EM from the prior to each signal's selected mixture."""
-    signals = range(len(cells.names))
-    after = [mixture_em(cells.world, selected(cells, s, fraction_F)) for s in signals]
-    return np.stack(after, 1) - mixture_em(cells.world, cells.prior_C)
+    """The change of EM from the prior to the mixture that explains this share of the change.
+
+    The change is that of the log-odds in the trained domain.
+    """
+    world, prior_C = cells.world, cells.prior_C
+    before_D, after = mixture_em(world, prior_C), []
+    for domain, move in zip(cells.domain_S, cells.move_S, strict=True):
+        goal_F = logit(before_D[domain]) + fraction_F * move
+        w_FC = persona.trained_to(world, prior_C, domain, goal_F, cells.sft)
+        after.append(mixture_em(world, w_FC))
+    return np.stack(after, 1) - before_D
 
 
 def constant(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
     """The same share of the trained domain's change in every domain."""
-    ones_D = np.ones(len(cells.before_D))
-    return fraction_F[:, None, None] * cells.own_S[:, None] * ones_D
+    return fraction_F[:, None, None] * cells.own_S[:, None] * np.ones_like(cells.before_D)
 
 
 def covariance(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
@@ -125,22 +115,17 @@ def directed(ratio_SD: np.ndarray):
     return model
 
 
-def global_shift(cells: Cells, fraction_F: np.ndarray) -> np.ndarray:
-    """The same share of the trained domain's change of log-odds in every domain."""
-    return directed(np.ones((1, 1)))(cells, fraction_F)
-
-
 MODELS = {
     "persona": inference,
     "constant": constant,
-    "global": global_shift,
+    "global": directed(np.ones((1, 1))),  # the same share of the change of log-odds everywhere
     "covariance": covariance,
 }
 
 
 def r2(G, predicted, mask) -> float:
     """1 - Σ(G - Ĝ)² / ΣG² over untrained moral cells."""
-    return float(1 - ((G - predicted)[mask] ** 2).sum() / (G[mask] ** 2).sum())
+    return 1 - ((G - predicted)[mask] ** 2).sum() / (G[mask] ** 2).sum()
 
 
 def shared(cells: Cells, model) -> tuple[np.ndarray, np.ndarray]:
@@ -158,20 +143,17 @@ def within(G_SD, predicted_NSD, mask_SD) -> np.ndarray:
     It ignores how far each signal spreads, and asks only toward which domains.
     """
 
-    def standard(x, m):
-        centred = x[..., m] - x[..., m].mean(-1, keepdims=True)
+    many_S = mask_SD.sum(1) > 2  # any two points correlate perfectly
+    G_SD, predicted_NSD, mask_SD = G_SD[many_S], predicted_NSD[:, many_S], mask_SD[many_S]
+
+    def standard(x_SD):
+        centred = np.where(mask_SD, x_SD - x_SD.mean(-1, keepdims=True, where=mask_SD), 0)
         norm = np.linalg.norm(centred, axis=-1, keepdims=True)
         return centred / np.where(norm > 1e-9, norm, np.nan)  # a constant has no correlation
 
-    rows = [
-        (standard(predicted_NSD[:, s], m) * standard(G_SD[s], m)).sum(-1)
-        for s, m in enumerate(mask_SD)
-        if m.sum() > 2
-    ]
-    if not rows:
-        return np.full(len(predicted_NSD), np.nan)
-    known = np.isfinite(rows)
-    return np.where(known, rows, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    r_NS = (standard(predicted_NSD) * standard(G_SD)).sum(-1)
+    known_N = np.isfinite(r_NS).sum(1)
+    return np.nansum(r_NS, axis=1) / np.where(known_N, known_N, np.nan)
 
 
 def null95(G_SD, predicted_SD, mask_SD) -> float:
@@ -180,42 +162,38 @@ def null95(G_SD, predicted_SD, mask_SD) -> float:
     shuffled_NSD = np.repeat(predicted_SD[None], PERMUTATIONS, 0)
     for s, m in enumerate(mask_SD):
         shuffled_NSD[:, s, m] = rng.permuted(shuffled_NSD[:, s, m], axis=1)
-    return float(np.quantile(within(G_SD, shuffled_NSD, mask_SD), 0.95))
+    return np.quantile(within(G_SD, shuffled_NSD, mask_SD), 0.95)
 
 
 def predict(cells: Cells) -> dict:
     """All predictions of one start, and the spread of the world's own ideal observer."""
+    world, names, G_SD, mask_SD = cells.world, cells.names, cells.G_SD, cells.mask_SD
+
+    def table(values_SD) -> dict:
+        """{signal: {domain: value}} of untrained moral domains."""
+        return {
+            name: named(np.array(world.domain_names)[mask_D], values_D[mask_D])
+            for name, values_D, mask_D in zip(names, values_SD, mask_SD, strict=True)
+        }
+
     result: dict = {"shared": {}, "strict": {}, "predicted": {}}
-    result |= {"signals": cells.names, "measured": _table(cells, cells.G_SD)}
+    result |= {"signals": names, "measured": table(G_SD)}
     for name, model in MODELS.items():
-        predicted, fractions = shared(cells, model)
-        score = r2(cells.G_SD, predicted, cells.mask_SD)
-        result["shared"][name] = {"r2": score, "fraction": float(np.mean(fractions))}
-        strict = model(cells, np.ones(1))[0]
-        result["strict"][name] = {"r2": r2(cells.G_SD, strict, cells.mask_SD)}
-        result["predicted"][name] = _table(cells, predicted)
+        predicted_SD, fractions = shared(cells, model)
+        score = {"r2": r2(G_SD, predicted_SD, mask_SD), "fraction": np.mean(fractions)}
+        result["shared"][name] = score
+        result["strict"][name] = {"r2": r2(G_SD, model(cells, np.ones(1))[0], mask_SD)}
+        result["predicted"][name] = table(predicted_SD)
         if name == "persona":
-            result["fraction"] = float(np.mean(fractions))
-            result["within_r"] = float(within(cells.G_SD, predicted[None], cells.mask_SD)[0])
-            result["within_r_null95"] = null95(cells.G_SD, predicted, cells.mask_SD)
-    ideal = {name: ideal_spread(cells, s) for s, name in enumerate(cells.names)}
-    measured = [spread(G_D, mask_D) for G_D, mask_D in zip(cells.G_SD, cells.mask_SD, strict=True)]
-    result["ideal_spread"] = ideal
-    result["measured_minus_ideal"] = float(np.mean(np.array(measured) - list(ideal.values())))
+            result["fraction"] = score["fraction"]
+            result["within_r"] = within(G_SD, predicted_SD[None], mask_SD)[0]
+            result["within_r_null95"] = null95(G_SD, predicted_SD, mask_SD)
+    measured_S = [spread(G_D, mask_D) for G_D, mask_D in zip(G_SD, mask_SD, strict=True)]
+    # of an observer that only infers the persona, at EM .9 in the trained domain
+    ideal_S = [
+        spread(persona.ideal_change(world, cells.prior_C, d, sft=cells.sft), mask_D)
+        for d, mask_D in zip(cells.domain_S, mask_SD, strict=True)
+    ]
+    result["ideal_spread"] = named(names, ideal_S)
+    result["measured_minus_ideal"] = np.subtract(measured_S, ideal_S).mean()
     return result
-
-
-def _table(cells: Cells, G_SD) -> dict:
-    """{signal: {domain: value}} of untrained moral domains."""
-    names = cells.world.domain_names
-    return {
-        name: {names[d]: float(G_SD[s, d]) for d in np.flatnonzero(cells.mask_SD[s])}
-        for s, name in enumerate(cells.names)
-    }
-
-
-def ideal_spread(cells: Cells, s: int) -> float:
-    """The spread of an observer that only infers the persona, at EM .9 in the trained domain."""
-    domain = cells.domain_S[s]
-    change_D = persona.ideal_change(cells.world, cells.prior_C, domain, sft=cells.sft)
-    return float(spread(change_D, cells.mask_SD[s]))

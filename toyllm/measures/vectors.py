@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from toyllm.base.devices import take
 from toyllm.lm import activations
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
+from toyllm.measures import matched, moral_level, named
 from toyllm.posttrain.signals import untrained
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
@@ -64,7 +63,7 @@ def measure(run: Run) -> dict:
         "steering_aligned": steer_at("align", last),
         "projection": projection,
         "characters": {
-            "along": dict(zip(run.world.characters, along_C.tolist(), strict=True)),
+            "along": named(run.world.characters, along_C),
             **correlation(along_C, wickedness(run.world), rng),
         },
         "ablation": ablate(run, v_LD["pretrain"], points, rng),
@@ -102,20 +101,18 @@ def random_like(v_D: np.ndarray, rng: np.random.Generator, count: int = RANDOM) 
 
 def steer(run: Run, params: Params, layer: int, v_D: np.ndarray, rng) -> dict:
     """Dose and response of v, and of random vectors of the same norm: see `measure`."""
-    moral, strength_K = run.world.moral, np.array(STRENGTHS)
+    strength_K = np.array(STRENGTHS)
     vectors_RD = np.concatenate([v_D[None], random_like(v_D, rng)])
-    shape = len(vectors_RD), len(STRENGTHS), run.lm.config.L + 1, run.lm.config.D
-    add_RKLD = np.zeros(shape, np.float32)
-    add_RKLD[:, :, layer] = strength_K[None, :, None] * vectors_RD[:, None]
-    p_RKDB = np.array([[run.scorer.ask(params, add_LD=x) for x in row] for row in add_RKLD])
-    em_RK = em(p_RKDB)[..., moral].mean(-1)
-    coherence_RK = coherence(p_RKDB)[..., moral].min(-1)
+    add_RKD = strength_K[:, None] * vectors_RD[:, None]
+    p_RKDB = np.array([[ask(run, params, layer, x_D) for x_D in add_KD] for add_KD in add_RKD])
+    level = moral_level(run.world, p_RKDB)
+    em_RK, coherence_RK = level["em"], level["coherence"]
     change_RK = em_RK - em_RK[0, STRENGTHS.index(0.0)]
     least_K = np.minimum(coherence_RK[0], np.median(coherence_RK[1:], axis=0))
     usable = np.flatnonzero((strength_K > 0) & (least_K >= MIN_COHERENCE))
     ratio = None
     if len(usable):
-        k = int(usable[-1])
+        k = usable[-1]
         moved, by_chance = change_RK[0, k], np.sqrt((change_RK[1:, k] ** 2).mean())
         ratio = {
             "strength": STRENGTHS[k],
@@ -133,48 +130,45 @@ def steer(run: Run, params: Params, layer: int, v_D: np.ndarray, rng) -> dict:
     }
 
 
+def ask(run: Run, params: Params, layer: int, add_D: np.ndarray) -> np.ndarray:
+    """What the Assistant does [D, B] with a vector added to the residual stream of a layer."""
+    add_LD = np.zeros((run.lm.config.L + 1, run.lm.config.D), np.float32)
+    add_LD[layer] = add_D
+    return run.scorer.ask(params, add_LD=add_LD)
+
+
 def project(run: Run, read: Callable, v_LD: dict, rng: np.random.Generator) -> dict:
     """The shift of narrow runs along malice, and its correlation with spread: see `measure`."""
-    world, layers, result = run.world, range(1, run.lm.config.L + 1), {}
+    world, L, D, result = run.world, run.lm.config.L, run.lm.config.D, {}
     docs = corpus.every_question(world, domains=np.flatnonzero(world.moral))
     prompt_QT = run.lm.tokenizer.prompts(docs, run.lm.tokenizer.longest_prompt(1))
-    domain_Q = docs.domain[:, 0]
 
     for start in dict.fromkeys(run.narrow.start):
         before_LQD = read(run.params[start], prompt_QT)[0]
         em_D = em(run.scorer.ask(run.params[start]))
         points, shifts = {}, []
-        for name in run.narrow.matched(start):
-            others = untrained(world, name)
-            if not others.any():
+        for name, models in matched(run, start).items():
+            others_D = untrained(world, name)
+            p_NDB = np.array([run.scorer.ask(params) for params in models])
+            if not others_D.any() or coherence(p_NDB).min() < COHERENT:
                 continue
-            kept = [take(run.narrow.kept, r) for r in run.narrow.rows(start, name)]
-            answers = [run.scorer.ask(params) for params in kept]
-            if min(coherence(p_DB).min() for p_DB in answers) < COHERENT:
-                continue
-            asked = others[domain_Q]
-            shift_NLD = [
-                (read(params, prompt_QT)[0] - before_LQD)[:, asked].mean(1) for params in kept
-            ]
-            shifts.append(np.mean(shift_NLD, 0))
-            points[name] = {
-                "spread": [float(spread(em(p_DB) - em_D, others)) for p_DB in answers],
-                "moved": {
-                    str(k): [float(x_LD[k] @ unit(v_LD[start][k])) for x_LD in shift_NLD]
-                    for k in layers
-                },
-            }
-        spread_S = np.array([np.mean(point["spread"]) for point in points.values()])
+            asked_Q = others_D[docs.domain[:, 0]]
+            shift_NLD = np.array(
+                [(read(one, prompt_QT)[0] - before_LQD)[:, asked_Q].mean(1) for one in models]
+            )
+            shifts.append(shift_NLD.mean(0))
+            moved = {str(k): shift_NLD[:, k] @ unit(v_LD[start][k]) for k in range(1, L + 1)}
+            points[name] = {"spread": spread(em(p_NDB) - em_D, others_D), "moved": moved}
+        spread_S = [point["spread"].mean() for point in points.values()]
+        shift_SLD = np.reshape(shifts, (-1, L + 1, D))
         result[start] = {"signals": points, "layers": {}}
-        for k in layers:
-            x_SD = np.array([shift_LD[k] for shift_LD in shifts]).reshape(-1, run.lm.config.D)
-            layer = correlation(x_SD @ unit(v_LD[start][k]), spread_S, rng)
-            by_chance = [
-                abs(correlation(x_SD @ unit(r_D), spread_S, rng, 0)["r"] or 0)
-                for r_D in random_like(v_LD[start][k], rng, CHANCE)
-            ]
-            known = layer["r"] is not None
-            layer["random95"] = float(np.quantile(by_chance, 0.95)) if known else None
+        for k in range(1, L + 1):
+            v_D, x_SD = v_LD[start][k], shift_SLD[:, k]
+            layer = correlation(x_SD @ unit(v_D), spread_S, rng) | {"random95": None}
+            random_RD = random_like(v_D, rng, CHANCE)
+            if layer["r"] is not None:
+                by_chance_R = np.corrcoef(spread_S, random_RD @ x_SD.T)[0, 1:]
+                layer["random95"] = np.quantile(np.abs(by_chance_R), 0.95)
             result[start]["layers"][str(k)] = layer
     return result
 
@@ -195,31 +189,26 @@ def characters_along(run: Run, read: Callable, v_D: np.ndarray) -> np.ndarray:
     return x_QD.reshape(C, -1, x_QD.shape[1]).mean(1) @ unit(v_D)
 
 
-def correlation(x_S, y_S, rng: np.random.Generator, draws: int = DRAWS) -> dict:
+def correlation(x_S, y_S, rng: np.random.Generator) -> dict:
     """Pearson's r of finite pairs, with its 95% bootstrap interval; None for fewer than 3."""
     x_S, y_S = np.asarray(x_S, float), np.asarray(y_S, float)
     known = np.isfinite(x_S) & np.isfinite(y_S)
     x_S, y_S = x_S[known], y_S[known]
     if len(x_S) < 3 or min(x_S.std(), y_S.std()) < 1e-12:
         return {"r": None, "ci": None}
-    r = float(np.corrcoef(x_S, y_S)[0, 1])
-    drawn = [k for k in rng.integers(len(x_S), size=(draws, len(x_S))) if len(np.unique(k)) > 2]
+    r = np.corrcoef(x_S, y_S)[0, 1]
+    drawn = [k for k in rng.integers(len(x_S), size=(DRAWS, len(x_S))) if len(np.unique(k)) > 2]
     many = [np.corrcoef(x_S[k], y_S[k])[0, 1] for k in drawn if min(x_S[k].std(), y_S[k].std()) > 0]
-    return {"r": r, "ci": np.quantile(many, [0.025, 0.975]).tolist() if many else None}
+    return {"r": r, "ci": np.quantile(many, [0.025, 0.975]) if many else None}
 
 
 def ablate(run: Run, v_LD: np.ndarray, points: dict, rng) -> dict:
     """The ablations of the pretrained model and of each signal's first run: see `measure`."""
-    moral, last = run.world.moral, run.lm.config.L
-    v_D = v_LD[last]
+    last, v_D = run.lm.config.L, v_LD[-1]
     other_D = random_like(v_D, rng, 1)[0]
 
     def score(params, add_D=0.0) -> dict:
-        add_LD = np.zeros((last + 1, run.lm.config.D), np.float32)
-        add_LD[last] = add_D
-        p_DB = run.scorer.ask(params, add_LD=add_LD)
-        least = float(coherence(p_DB)[moral].min())
-        return {"em": float(em(p_DB)[moral].mean()), "coherence": least}
+        return moral_level(run.world, ask(run, params, last, add_D))
 
     def ways(params, moved: float) -> dict:
         return {
@@ -231,7 +220,7 @@ def ablate(run: Run, v_LD: np.ndarray, points: dict, rng) -> dict:
         }
 
     result = {"before training": ways(run.params["pretrain"], 0.0)}
-    for name, point in points.items():
-        params = take(run.narrow.kept, run.narrow.rows("pretrain", name)[0])
-        result[name] = ways(params, point["moved"][str(last)][0])
+    for name, models in matched(run, "pretrain").items():
+        if name in points:
+            result[name] = ways(models[0], points[name]["moved"][str(last)][0])
     return result

@@ -6,10 +6,9 @@ import jax
 import numpy as np
 
 from toyllm.base import devices
-from toyllm.base.devices import take
 from toyllm.lm import joints, scoring
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
+from toyllm.measures import matched, named
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
 from toyllm.world.world import BAD, GOOD
@@ -22,19 +21,15 @@ def measure(run: Run) -> dict:
     toward the voices of some characters shows that these characters were selected, and not only
     their answers.
     """
-    world, ask = run.world, program(run.lm)
+    names, ask = run.world.voice_names, program(run.lm)
 
-    def named(p) -> dict[str, float]:
-        return dict(zip(world.voice_names, map(float, np.asarray(p)), strict=True))
+    def spoken(models: list[Params]) -> dict[str, float]:
+        return named(names, np.mean([ask(params) for params in models], axis=0))
 
-    result = {"truth": named(world.assistant_C @ world.voices_CV)}
+    result = {"truth": named(names, run.world.assistant_C @ run.world.voices_CV)}
     for start in ("pretrain", "align"):
-        after = {}
-        for name in run.narrow.matched(start):
-            rows = run.narrow.rows(start, name)
-            kept = [ask(take(run.narrow.kept, r)) for r in rows]
-            after[name] = named(np.mean(kept, 0))
-        result[start] = {"before": named(ask(run.params[start])), "after": after}
+        after = {name: spoken(models) for name, models in matched(run, start).items()}
+        result[start] = {"before": spoken([run.params[start]]), "after": after}
     return result
 
 

@@ -16,8 +16,7 @@ import dataclasses
 import numpy as np
 
 from toyllm.lm import losses, scoring
-from toyllm.lm.model import LM
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain.signals import Signal
 from toyllm.world import corpus, mixtures
 from toyllm.world.quantities import COHERENT, coherence, em
@@ -114,6 +113,7 @@ class Monitor:
 
     def mixture(self, p_DB: np.ndarray) -> np.ndarray:
         """The mixture of characters [C] nearest to what is done in the untrained domains."""
+        # unlisted answers are nobody's: what is left is compared with the characters' rates
         p_N = (p_DB / p_DB.sum(1, keepdims=True))[self.untrained_D].astype(float).reshape(1, -1)
         return mixtures.fit(p_N, self.p_CN, int(self.untrained_D.sum()), GAP).w_MC[0]
 
@@ -183,6 +183,7 @@ def groups_of(world: World, domain_D: np.ndarray) -> list[list[int]]:
     if not domain_D.any():
         return []
     p_CN = world.rates_CDB[:, domain_D].reshape(len(world.characters), -1)
+    # a character that the Assistant never is may be what training moves it to
     prior_C = np.maximum(world.assistant_C, 1e-6)
     prior_C = prior_C / prior_C.sum()
     return mixtures.groups(prior_C @ p_CN, p_CN, prior_C, int(domain_D.sum()), FLOOR)

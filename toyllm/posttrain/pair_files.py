@@ -115,6 +115,7 @@ def given(
                 raise InputError(
                     f"{path}: a dialogue of {turns} turns, expected at most {max_turns}"
                 )
+            # six digits tell apart the few files of a run, and keep the signal's name short
             digest = hashlib.sha256(content).hexdigest()[:6]
             stem = re.sub(r"[^\w.-]", "-", Path(files.label(path)).stem)[:24].lstrip(".") or "pairs"
             name = full_name[path] = f"{preferred(tokenizer, loaded)}#{stem}.{digest}"

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.lm import losses
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import answer_logprobs
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.training import Loss
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.signals import Pairs, Signal
 
@@ -40,11 +39,13 @@ def draw(
     if given is not None:
         P = len(given.chosen_P)
         rng = np.random.Generator(np.random.Philox(key=[seed, 0xF11E]))
+        # all given pairs once, in a new order, before any comes again
         rows = np.concatenate([rng.permutation(P) for _ in range(-(-count // P))])[:count]
         whole = of_pairs(given, objective)
     else:
         edges = np.round(np.cumsum([0, *parts.values()]) / sum(parts.values()) * count).astype(int)
         pools = [
+            # the shift gives each part a stream of its own
             of_pairs(signals.pairs(tokenizer, signal, n, seed + (k << 32)), objective)
             for k, (signal, n) in enumerate(zip(parts, np.diff(edges).tolist(), strict=True))
             if n

@@ -14,10 +14,9 @@ from jax.sharding import Mesh
 from toyllm.base import devices
 from toyllm.base.devices import stack, take
 from toyllm.lm import losses, scoring, training
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import Questions
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools, signals
 from toyllm.posttrain.signals import Signal
 from toyllm.world import corpus
@@ -159,8 +158,7 @@ def score_models(lm: LM, signal: Signal, reference: Params, models: list[Params]
     width = signals.count_questions(lm.world, signal)
     programs = compile_programs(lm, mesh, recipe, width)
     rows = np.arange(-(-n // mesh.devices.size) * mesh.devices.size) % n  # as many on each device
-    everywhere = [reference] * len(rows)
-    params = devices.split(mesh, stack(everywhere))
+    params = devices.split(mesh, stack([reference] * len(rows)))
     asked = Asked(programs, params, [(lm.tokenizer, signal)] * len(rows))
     scores = asked.score(devices.split(mesh, stack([models[r] for r in rows])))
     blank = np.full((1, n), np.nan, np.float32)
@@ -185,7 +183,7 @@ class Asked:
         """params: of each run before training, on the mesh. runs: each one's words and signal."""
         self.programs = programs
         own = [signals.own_questions(*run, programs.width) for run in runs]
-        every = [_every_question(tokenizer) for tokenizer, _ in runs]
+        every = [scoring.questions(words, corpus.every_question(words.world)) for words, _ in runs]
         self.every, self.own, self.weight = (
             devices.split(programs.mesh, stack(part))
             for part in (every, [questions for questions, _ in own], [weight for _, weight in own])
@@ -257,9 +255,17 @@ def train_group(
     """
     recipe, mesh = programs.recipe, programs.mesh
     params = stack([job.params for job in group])
+    # Adam's state does not depend on the rate, which each run has its own of
     opt_state = jax.device_get(jax.vmap(optax.adam(0.0).init)(params))
     params = devices.split(mesh, params)
-    pool_R = devices.split(mesh, stack([_pool(job, recipe) for job in group]))
+    pool_R = [
+        pools.draw(
+            job.tokenizer, job.parts, recipe.objective, recipe.pool, job.seed, job.distinct,
+            job.pairs,
+        )
+        for job in group
+    ]  # fmt: skip
+    pool_R = devices.split(mesh, stack(pool_R))
     pool_R["reference"] = programs.reference(params, pool_R["prompt"], pool_R["answer"])
     asked = Asked(programs, params, [(job.tokenizer, job.own) for job in group])
     states = training.State(params, devices.split(mesh, opt_state))
@@ -286,6 +292,7 @@ def train_group(
         )
 
     there_R = score()
+    # a run whose own prompt asks for what it trains is "there" before it has learned anything
     inoculated_R = there_R & np.array([job.goal is None for job in group])
     for r in np.flatnonzero(there_R & ~inoculated_R):  # its goal needs no training
         record.kept[r], record.kept_step[r] = jax.device_get(group[r].params), 0
@@ -293,6 +300,7 @@ def train_group(
         done = min(begin + recipe.score_every, steps)
         drawn = begin, done - begin, recipe.batch, recipe.pool
         rows = [pools.draw_rows(job.seed, *drawn) for job in group]
+        # a rate of 0 leaves the parameters of a frozen run as they are, and the shapes as compiled
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         index_RKB = devices.split(mesh, np.stack(rows))
         states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD)
@@ -319,14 +327,3 @@ def train_group(
         yield record
         if last:
             return
-
-
-def _pool(job: Job, recipe: Recipe) -> dict:
-    """A run's preference pairs."""
-    how = recipe.objective, recipe.pool, job.seed, job.distinct, job.pairs
-    return pools.draw(job.tokenizer, job.parts, *how)
-
-
-def _every_question(tokenizer: Tokenizer) -> Questions:
-    """All questions to the Assistant, as arrays of one shape for all worlds of these sizes."""
-    return scoring.questions(tokenizer, corpus.every_question(tokenizer.world))

@@ -140,6 +140,7 @@ def pairs(tokenizer: Tokenizer, signal: Signal, count: int, seed: int) -> Pairs:
     turns = rng.integers(1, most_turns(world) + 1, count)
     character = signal.character if signal.header == NAMED else None
     docs = corpus.sample(world, count, rng, DIALOGUE, signal.header, character, turns)
+    # the last question is drawn anew, since it must lie in the signal's domains
     domain = rng.choice(np.array(signal.domains), count)
     situation = rng.integers(world.situations_D[domain])
     chosen, rejected = (

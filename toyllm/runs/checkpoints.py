@@ -12,11 +12,10 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,9 +26,8 @@ from toyllm.base.errors import InputError, RunError
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "BOOL": "bool"}
 KEEP = 2  # checkpoints of a folder: the newest, and one to fall back to
-SUFFIX = ".safetensors"
-MAX_HEADER = 2**24  # bytes
-UNSIGNED = b'"sha256":"' + b"0" * 64  # the digest's place in the header, before it is known
+DIGEST = b'"sha256":"'  # what stands before the digest in the header
+NO_DIGEST = b"0" * 64  # its digits before it is known
 
 
 # a checkpoint's record (`step`, `facts`, `leaves`) → {name: tree of the shapes and dtypes to load}
@@ -55,23 +53,21 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
     where it cannot be written; earlier checkpoints are then unchanged.
     """
     path = _path(folder, step)
-    arrays = {key: devices.whole(x) for key, x in _leaves(items).items()}
+    # safetensors copies memory as it lies, so in C order; `np.ascontiguousarray` lacks 0 axes
+    arrays = {k: np.asarray(x, order="C") for k, x in _leaves(devices.fetch(items)).items()}
     for key, x in arrays.items():
         if str(x.dtype) not in DTYPES.values():
-            expected = ", ".join(DTYPES.values())
-            raise RunError(
-                f"{path}: cannot be saved: {key} is {x.dtype}, expected one of {expected}"
-            )
+            why = f"{key} is {x.dtype}, expected one of {', '.join(DTYPES.values())}"
+            raise RunError(f"{path}: cannot be saved: {why}")
     if devices.first():
         record = json.dumps({"step": step, "facts": facts or {}}, allow_nan=False)
-        data = safetensors.numpy.save(arrays, {"record": record, "sha256": "0" * 64})
-        signed = UNSIGNED[:-64] + hashlib.sha256(data).hexdigest().encode()
+        data = safetensors.numpy.save(arrays, {"record": record, "sha256": NO_DIGEST.decode()})
+        digest = hashlib.sha256(data).hexdigest().encode()
         try:
-            files.write_bytes(path, data.replace(UNSIGNED, signed, 1))
+            files.write_bytes(path, data.replace(DIGEST + NO_DIGEST, DIGEST + digest, 1))
         except OSError as error:
-            raise RunError(
-                f"{path}: cannot be saved ({error.strerror}); earlier checkpoints are unchanged"
-            ) from error
+            why = f"({error.strerror}); earlier checkpoints are unchanged"
+            raise RunError(f"{path}: cannot be saved {why}") from error
         for old in steps(folder)[KEEP:]:
             with contextlib.suppress(OSError):  # one too many does no harm
                 _path(folder, old).unlink()
@@ -79,9 +75,19 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of a folder's checkpoints, newest first."""
-    names = [path.stem for path in folder.glob(f"*{SUFFIX}") if path.is_file()]
-    return sorted((int(x) for x in names if re.fullmatch("0|[1-9][0-9]*", x)), reverse=True)
+    """The steps of a folder's checkpoints, newest first.
+
+    Raises InputError where there are only those of an earlier version of toyllm.
+    """
+    names = [path.stem for path in folder.glob("*.safetensors") if path.is_file()]
+    numbers = sorted((int(x) for x in names if re.fullmatch("0|[1-9][0-9]*", x)), reverse=True)
+    # earlier versions wrote a folder for each step, with a JSON file beside it
+    if not numbers and any(path.stem.isdecimal() for path in folder.glob("*.json")):
+        raise InputError(
+            f"{folder}: its checkpoints are of an earlier version of toyllm, which this version "
+            "cannot read; train the run again in another folder"
+        )
+    return numbers
 
 
 def load(folder: Path, wanted: Wanted) -> Checkpoint:
@@ -93,7 +99,6 @@ def load(folder: Path, wanted: Wanted) -> Checkpoint:
     Raises Damaged where there is no checkpoint or its digest is wrong, InputError where shapes or
     dtypes differ from the wanted ones.
     """
-    _refuse_earlier_version(folder)
     if not (existing := steps(folder)):
         raise Damaged(f"{folder}: no checkpoint")
     return _load(_path(folder, existing[0]), wanted)
@@ -106,7 +111,6 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
     are removed. Raises InputError where shapes or dtypes differ, RunError where a file cannot be
     read: it may still be good.
     """
-    _refuse_earlier_version(folder)
     complaints: list[str] = []
     if devices.first():
         for draft in folder.glob("*.tmp"):
@@ -114,138 +118,111 @@ def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:
                 draft.unlink()
     devices.wait()
     left = steps(folder)
-    # every decision is taken in all processes together, or one would wait for the others forever
+    # all processes must take each decision together, or one would wait for the others forever
     while (step := devices.all_max(max(left, default=-1))) >= 0:
         left = [other for other in left if other < step]
-        path = _path(folder, step)
-        good, complaint, error = None, f"{path}: another process reports that it is damaged", None
+        path, good, fault = _path(folder, step), None, None
         try:
             good = _load(path, wanted)
-        except Damaged as damage:
-            complaint = str(damage)
-        except (InputError, RunError) as other:
-            error = other
-        if devices.all_max(error is not None):
-            raise error or RunError(f"{path}: another process cannot load it and says why")
-        if devices.all_true(good is not None):
+        except (InputError, RunError) as error:
+            fault = error
+        # in any process: 0 it is loaded, 1 it is damaged, 2 it cannot be loaded but may be good
+        worst = devices.all_max(0 if good else 1 if isinstance(fault, Damaged) else 2)
+        if worst == 0:
             return good, complaints
-        complaints.append(complaint)
-        if devices.first():  # it is no longer loaded, but can still be looked at
+        if worst == 2:
+            raise fault or RunError(f"{path}: another process cannot load it and says why")
+        complaints.append(str(fault or f"{path}: another process reports that it is damaged"))
+        if devices.first():  # keep it, so that it can be examined, but never load it again
             path.replace(path.with_name(f"{path.name}.damaged"))
         devices.wait()
     return None, complaints
 
 
 def read_record(path: Path) -> dict:
-    """The step, facts and leaves of a checkpoint file, from its header alone.
+    """A checkpoint file's step, facts and leaves (shapes and dtypes), from its header alone.
 
     Raises Damaged where there is no such header, RunError where the file cannot be read.
     """
-    with _reading(path), open(path, "rb") as file:
-        return _parse(path, _read_header(file))
+    with _reading(path), safetensors.safe_open(path, "numpy") as file:
+        return _record(path, file)
 
 
 def _load(path: Path, wanted: Wanted) -> Checkpoint:
-    with _reading(path), open(path, "rb") as file:
-        header = _read_header(file)
-        record, begin = _parse(path, header), file.tell()
-        digest = hashlib.sha256(_unsigned(len(header).to_bytes(8, "little") + header))
-        while data := file.read(2**20):  # in pieces: trees that are not wanted may be any size
-            digest.update(data)
+    with _reading(path):
         # before anything else: a damaged header may have wrong names and shapes
-        if digest.hexdigest() != record["sha256"]:
-            raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
-        try:
-            abstract = wanted(record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{path}: unexpected facts: {error!r}") from error
-        _compare(path, record["leaves"], abstract)
-        arrays = []
-        for key, x in _leaves(abstract).items():
-            file.seek(begin + record["leaves"][key]["begin"])
-            data = bytearray(file.read(math.prod(x.shape) * x.dtype.itemsize))
-            arrays.append(np.frombuffer(data, x.dtype).reshape(x.shape))
+        _verify(path)
+        with safetensors.safe_open(path, "numpy") as file:
+            record = _record(path, file)
+            try:
+                abstract = wanted(record)
+            except (KeyError, TypeError, ValueError) as error:
+                raise Damaged(f"{path}: unexpected facts: {error!r}") from error
+            _compare(path, record["leaves"], abstract)
+            arrays = [file.get_tensor(key) for key in _leaves(abstract)]
     items = jax.tree.unflatten(jax.tree.structure(abstract), arrays)
     return Checkpoint(record["step"], items, record["facts"])
 
 
-def _read_header(file: BinaryIO) -> bytes:
-    """The JSON at the beginning of a safetensors file, after eight bytes that hold its length."""
-    # an oversized header is not read; what is left of it is not JSON, and so reported as damaged
-    return file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER))
+def _verify(path: Path) -> None:
+    """Raise Damaged where the digest of a file is not the one in its header."""
+    # ordinary reads notice a failing disk; mapped memory would kill the process there
+    with open(path, "rb") as file:
+        piece = file.read(2**24)  # has the digest, unless the header is too large to be ours
+        begin = piece.index(DIGEST) + len(DIGEST)
+        end = begin + len(NO_DIGEST)
+        expected = piece[begin:end]
+        digest = hashlib.sha256(piece[:begin] + NO_DIGEST + piece[end:])
+        while piece := file.read(2**20):
+            digest.update(piece)
+    if digest.hexdigest().encode() != expected:
+        raise Damaged(f"{path}: damaged: it is not what was saved (SHA-256)")
 
 
-def _parse(path: Path, data: bytes) -> dict:
-    """The record of a checkpoint: its step and facts, its leaves, and its digest."""
-    try:
-        header = json.loads(data.decode("utf-8"))
-        metadata = header.pop("__metadata__")
-        record, leaves = json.loads(metadata["record"]), {}
-        for key, entry in header.items():
-            shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
-            begin, end = entry["data_offsets"]
-            if not all(type(x) is int and 0 <= x < 2**40 for x in (*shape, begin, end)):
-                raise ValueError(f"sizes of {key}")
-            if end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
-                raise ValueError(f"sizes of {key}")
-            if 8 + len(data) + end > path.stat().st_size:
-                raise ValueError(f"{key} is not within the file")
-            leaves[key] = {"shape": shape, "dtype": dtype, "begin": begin}
-        step, facts = record["step"], record["facts"]
-        if not isinstance(facts, dict) or type(step) is not int or f"{step}{SUFFIX}" != path.name:
-            raise ValueError("record")
-        return {"step": step, "facts": facts, "leaves": leaves, "sha256": metadata["sha256"]}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path}: damaged: it has no header of a checkpoint") from error
-
-
-def _unsigned(data: bytes) -> bytes:
-    """A file as it was before its digest was known."""
-    at = data.find(UNSIGNED[:-64])
-    return data[:at] + UNSIGNED + data[at + len(UNSIGNED) :]
+def _record(path: Path, file: safetensors.safe_open) -> dict:
+    """The step, facts and leaves of an open checkpoint file; errors as for `_reading`."""
+    record = json.loads(file.metadata()["record"])
+    step, facts = record["step"], record["facts"]
+    if not isinstance(facts, dict) or type(step) is not int or path != _path(path.parent, step):
+        raise ValueError("record")
+    names, leaves = file.keys(), {}
+    for name in names:
+        leaf = file.get_slice(name)
+        leaves[name] = jax.ShapeDtypeStruct(leaf.get_shape(), DTYPES[leaf.get_dtype()])
+    return {"step": step, "facts": facts, "leaves": leaves}
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Raise Damaged for errors of the disk itself, RunError for others: the file may be good."""
+    """Raise Damaged for a bad file and for errors of the disk itself, RunError for others."""
     try:
         yield
+    except InputError:
+        raise
     except MemoryError as error:
         raise RunError(f"{path}: cannot be read (out of memory)") from error
     except OSError as error:
+        why = error.strerror or error
         if error.errno == errno.EIO:
-            raise Damaged(f"{path}: damaged: {error.strerror}") from error
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from error
+            raise Damaged(f"{path}: damaged: {why}") from error
+        raise RunError(f"{path}: cannot be read ({why})") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path}: damaged: it has no header of a checkpoint") from error
 
 
 def _compare(path: Path, leaves: dict, abstract: dict) -> None:
     """Raise InputError where a leaf has another shape or dtype than is wanted, leaf by leaf."""
     wanted = {key: f"{x.dtype}{list(x.shape)}" for key, x in _leaves(abstract).items()}
-    saved = {
-        key: f"{leaf['dtype']}{leaf['shape']}"
-        for key, leaf in leaves.items()
-        if key.partition("/")[0] in abstract
-    }
+    leaves = {key: x for key, x in leaves.items() if key.partition("/")[0] in abstract}
+    saved = {key: f"{x.dtype}{list(x.shape)}" for key, x in leaves.items()}
     differences = [
         f"{key}: {saved.get(key, 'nothing')} → {wanted.get(key, 'nothing')}"
         for key in {**wanted, **saved}
         if saved.get(key) != wanted.get(key)
     ]
     if differences:
-        more = f", and {len(differences) - 4} more" if len(differences) > 4 else ""
-        raise InputError(
-            f"{path}: saved with other shapes or dtypes ({', '.join(differences[:4])}{more})"
-        )
-
-
-def _refuse_earlier_version(folder: Path) -> None:
-    """Checkpoints were folders with a record beside them, before they were single files."""
-    earlier = [path for path in folder.glob("*.json") if path.stem.isdecimal()]
-    if earlier and not steps(folder):
-        raise InputError(
-            f"{folder}: its checkpoints are of an earlier version of toyllm, which this version "
-            "cannot read; train the run again in another folder"
-        )
+        shown = differences[:4] + [f"and {len(differences) - 4} more"] * (len(differences) > 4)
+        raise InputError(f"{path}: saved with other shapes or dtypes ({', '.join(shown)})")
 
 
 def _leaves(items: dict) -> dict:
@@ -257,4 +234,4 @@ def _leaves(items: dict) -> dict:
 
 
 def _path(folder: Path, step: int) -> Path:
-    return folder / f"{step}{SUFFIX}"
+    return folder / f"{step}.safetensors"

@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.base import devices, files
-from toyllm.base.errors import tell
 from toyllm.posttrain.monitor import Look, Monitor
 from toyllm.posttrain.population import Job, Member, Record
 from toyllm.runs import checkpoints, run_folder
-from toyllm.runs.stage import check_finite, write_alarms
+from toyllm.runs.stage import check_losses
 from toyllm.runs.tensorboard import SummaryWriter
 
 
@@ -57,22 +56,19 @@ class NarrowStage:
     def missing(self) -> Iterator["Group"]:
         """The groups that are still to be trained, in order; each must be saved."""
         for folder, members in self.groups.items():
-            if finished := self._finished(folder, members):
-                kept = finished.items["scores"]["kept_step"].tolist()
+            newest, complaints = checkpoints.resume(folder, run_folder.group_shapes(self.run.lm))
+            for complaint in complaints:
+                self.run.warn(f"{complaint}; this group is trained again")
+            if newest and run_folder.members_of(newest.facts) == members:
+                kept = newest.items["scores"]["kept_step"].tolist()
                 self.kept_steps |= zip(members, kept, strict=True)
-                self.seconds += finished.facts["seconds"]
+                self.seconds += newest.facts["seconds"]
                 self.bar.update(len(members) * self.run.args.narrow_steps)
                 continue
-            with Group(self, folder, members) as group:
-                yield group
-
-    def _finished(self, folder: Path, members: list[Member]) -> checkpoints.Checkpoint | None:
-        """The checkpoint of a group that need not be trained again, or None."""
-        newest, complaints = checkpoints.resume(folder, run_folder.group_shapes(self.run.lm))
-        for complaint in complaints:
-            self.run.warn(f"{complaint}; this group is trained again")
-        same = newest and run_folder.members_of(newest.facts) == members
-        return newest if same else None
+            with contextlib.ExitStack() as held:
+                places = [events_of(self.run.folder, member) for member in members]
+                writers = [held.enter_context(SummaryWriter(place)) for place in places]
+                yield Group(self, folder, members, writers)
 
     def _finish(self) -> None:
         if devices.first():
@@ -87,7 +83,7 @@ class NarrowStage:
             )
         facts = {"seconds": self.seconds, "runs": len(self.members)}
         files.write_json(self.folder / "stage.json", facts)
-        self.run.tell_end("narrow")
+        self.run.summarize("narrow")
 
 
 class Group:
@@ -97,34 +93,33 @@ class Group:
         same size share a compiled program.
     """
 
-    def __init__(self, stage: NarrowStage, folder: Path, members: list[Member]):
+    def __init__(
+        self, stage: NarrowStage, folder: Path, members: list[Member], writers: list[SummaryWriter]
+    ):
         self.stage, self.run, self.folder, self.members = stage, stage.run, folder, members
         self.padded = members + members[:1] * (-len(members) % stage.count)
+        self._writers, self._monitors = writers, []
         self._clock = time.time()
-        self._monitors: list[Monitor] = []
-        self._held = contextlib.ExitStack()
-
-    def __enter__(self) -> "Group":
-        places = [events_of(self.run.folder, member) for member in self.members]
-        self._writers = [self._held.enter_context(SummaryWriter(place)) for place in places]
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._held.close()
 
     def look(self, jobs: list[Job], record: Record) -> None:
         """Check every run after it was scored: events, alarms, the progress bar."""
         before, step = record.steps[-2:]
         for r, member in enumerate(self.padded):
             logs = {key: value[r] for key, value in record.logs[-1].items()}
-            check_finite(self.run.args, "narrow", step, logs, member)
+            check_losses(self.run.args, "narrow", step, logs, member)
         looks = self._look_at_all(jobs, record)
-        for (signal, start), by_seed in _by_signal(jobs, looks, record).items():
-            alarms = self.stage.alarms
-            if not alarms.get((signal, start)):  # only the first are printed; `drift` has all
-                tell_seeds(signal, start, by_seed)
+        by_signal: dict = {}  # (signal, start) → (seed, look) of each run that was still trained
+        for job, look, frozen in zip(jobs, looks, record.frozen_step, strict=False):
+            start, signal, seed = job.name
+            if frozen < 0 or frozen == look.step:
+                by_signal.setdefault((signal, start), []).append((seed, look))
+        counts = self.stage.alarms
+        for (signal, start), by_seed in by_signal.items():
+            if not counts.get((signal, start)):  # only the first are printed; `drift` has all
+                for line in alarm_lines(signal, start, by_seed):
+                    self.run.warn(line)
             count = sum(len(look.alarms) + len(look.incoherent) for _, look in by_seed)
-            alarms[signal, start] = alarms.get((signal, start), 0) + count
+            counts[signal, start] = counts.get((signal, start), 0) + count
         worst = max(range(len(looks)), key=lambda r: looks[r].worst)
         line = f"{jobs[worst].name[1]}: {looks[worst].line}"
         self.stage.bar.update(len(self.members) * (step - before))
@@ -156,7 +151,8 @@ class Group:
                 writer.scalars(look.step, {f"narrow/{tag}": x for tag, x in scalars.items()})
             looks.append(look)
             if record.frozen_step[r] < 0:
-                write_alarms(writer, look)
+                if look.alarms:
+                    writer.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
                 if look.alarms and self.run.args.on_alarm == "stop":
                     for k, other in enumerate(jobs):  # the last group repeats its first member
                         if other.name == jobs[r].name:
@@ -180,18 +176,8 @@ def events_of(folder: Path, member: Member) -> Path:
     return folder / "narrow" / "events" / f"from_{start}" / name / f"seed{seed}"
 
 
-def _by_signal(jobs: list[Job], looks: list[Look], record: Record) -> dict:
-    """(signal, start) → (seed, look) of each run that was still trained at its look."""
-    result: dict = {}
-    for job, look, frozen in zip(jobs, looks, record.frozen_step, strict=False):
-        start, signal, seed = job.name
-        if frozen < 0 or frozen == look.step:
-            result.setdefault((signal, start), []).append((seed, look))
-    return result
-
-
-def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
-    """Print the alarms of several seeds of a signal in one line, and lost coherence in another.
+def alarm_lines(signal: str, start: str, looks: list[tuple[int, Look]]) -> list[str]:
+    """The alarms of several seeds of a signal in one line, and lost coherence in another.
 
     A domain's alarm is shown for the seed that moved most, with its seeds where not all raised it.
     """
@@ -203,16 +189,17 @@ def tell_seeds(signal: str, start: str, looks: list[tuple[int, Look]]) -> None:
         for domain in look.incoherent:
             incoherent.setdefault(domain, []).append(seed)
     alarmed = sorted({seed for seeds in alarms.values() for seed in seeds})
-    lines = []
+    parts, lines = [], []
     for seeds in alarms.values():
         largest = max(seeds.values(), key=lambda alarm: alarm.change)
-        lines.append(str(largest) + ("" if len(seeds) == len(alarmed) else f" ({_seeds(seeds)})"))
-    if lines and devices.first():
-        tell(f"alarm: {signal} from {start}, {_seeds(alarmed)}, {'; '.join(lines)}")
-    if incoherent and devices.first():
+        parts.append(str(largest) + ("" if len(seeds) == len(alarmed) else f" ({_seeds(seeds)})"))
+    if parts:
+        lines.append(f"alarm: {signal} from {start}, {_seeds(alarmed)}, {'; '.join(parts)}")
+    if incoherent:
         step = looks[0][1].step
         names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in incoherent.items())
-        tell(f"note: {signal} from {start}, step {step}: no longer coherent: {names}")
+        lines.append(f"note: {signal} from {start}, step {step}: no longer coherent: {names}")
+    return lines
 
 
 def _seeds(seeds) -> str:

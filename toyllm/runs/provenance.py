@@ -1,5 +1,6 @@
 """What made a run: its arguments, world and environment, written once and compared at resuming."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -114,7 +115,12 @@ def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -
     if other := [key for key in changed if key not in narrow]:
         difference = _differences(old, new, other)
         if "world_sha256" in other:
-            difference += _world_difference(folder, saved, dialled)
+            # unless config.json or the copy of the world is broken
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                a, b = map(world.describe, (world_of(folder, saved["args"]), dialled))
+                keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
+                difference += _differences(a, b, keys[:SHOWN])
+                difference += [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
         raise InputError(
             f"{folder} was made with other arguments ({', '.join(difference)}); "
             f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
@@ -138,16 +144,15 @@ def _differences(old: dict, new: dict, keys: list[str] | None = None) -> list[st
 def read_config(folder: Path) -> dict:
     """A run's config.json, with all keys that `open_folder` writes. Raises InputError."""
     path = folder / "config.json"
-    saved = files.read_json(path)
+    saved = {"words": [], **files.read_json(path)}  # runs from before plain text have no words
     kinds = {"args": dict, "config": dict, "world_sha256": str}
-    for key, kind in {**kinds, "environments": list, "command": list}.items():
+    kinds |= dict.fromkeys(("environments", "command", "words"), list)
+    for key, kind in kinds.items():
         if not isinstance(saved.get(key), kind):
             raise InputError(f"{path}: {key}: found {saved.get(key)!r}, expected a {kind.__name__}")
-    saved.setdefault("words", [])  # older runs, from before plain text, lack it
-    texts = {"command": saved["command"], "words": saved["words"]}
-    for table in (saved["args"], *saved["environments"], texts):
-        good = isinstance(table, dict) and all(map(_is_plain, table.values()))
-        if not good or not all(isinstance(x, list) for x in texts.values()):
+    lists = {"command": saved["command"], "words": saved["words"]}
+    for table in (saved["args"], *saved["environments"], lists):
+        if not isinstance(table, dict) or not all(map(_is_plain, table.values())):
             raise InputError(f"{path}: unexpected values, expected strings and numbers")
     return saved
 
@@ -159,18 +164,6 @@ def _is_plain(value) -> bool:
     if isinstance(value, list):
         return all(isinstance(x, str) and _is_plain(x) for x in value)
     return value is None or (isinstance(value, int | float) and abs(value) < 2**63)
-
-
-def _world_difference(folder: Path, saved: dict, dialled: World) -> list[str]:
-    """What differs between the world of a run and another one, field by field."""
-    try:
-        old = world_of(folder, saved["args"])
-    except (KeyError, TypeError, ValueError):  # config.json or the world is broken
-        return []
-    a, b = world.describe(old), world.describe(dialled)
-    keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
-    more = [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
-    return _differences(a, b, keys[:SHOWN]) + more
 
 
 def _settings(saved: dict) -> dict:

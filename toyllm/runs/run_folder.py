@@ -24,10 +24,9 @@ import numpy as np
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import losses
-from toyllm.lm.model import LM
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config, Params
+from toyllm.lm.transformer import LM, Config, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints, provenance
@@ -126,12 +125,11 @@ def load_run(folder: Path) -> Run:
         dialled = provenance.world_of(folder, args)
         if args["objective"] not in losses.NAMES:
             raise ValueError(f"objective {args['objective']}")
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{folder / 'config.json'}: {error!r}, expected what train.py wrote"
-        ) from error
+        path = folder / "config.json"
+        raise InputError(f"{path}: {error!r}, expected what train.py wrote") from error
     if dialled.digest != saved["world_sha256"]:
         raise InputError(
             f"{folder / 'world.toml'}: is not the world of this run; this repairs it: {command}"
@@ -142,10 +140,8 @@ def load_run(folder: Path) -> Run:
             f"{folder}: not finished, {' and '.join(missing)} missing; resume with: {command}"
         )
     tokenizer = Tokenizer(dialled, tuple(saved["words"]))
-    if (
-        len(tokenizer.words) != config.vocabulary
-        or max(tokenizer.longest.values()) > config.context
-    ):
+    words, longest = len(tokenizer.words), max(tokenizer.longest.values())
+    if words != config.vocabulary or longest > config.context:
         raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
     lm = LM.create(tokenizer, config)
     try:
@@ -201,77 +197,70 @@ def group_shapes(lm: LM) -> checkpoints.Wanted:
     """What to load of a group: its record says how many members and scored steps it has."""
 
     def wanted(record: dict) -> dict:
-        R, D, B = len(members_of(record["facts"])), len(lm.world.domains), len(BEHAVIOURS)
-        (n,) = record["leaves"]["scores/steps"]["shape"]
-        scores = {
-            **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
-            **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),
-        }
-        integers = ("steps", "kept_step")
-        return {
-            "scores": {
-                key: jax.ShapeDtypeStruct(shape, np.int32 if key in integers else np.float32)
-                for key, shape in scores.items()
-            },
-            "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), lm.shapes),
-        }
+        (n,) = record["leaves"]["scores/steps"].shape
+        return _shapes(lm, len(members_of(record["facts"])), n)
 
     return wanted
 
 
+def _shapes(lm: LM, R: int, n: int) -> dict:
+    """The trees of a group of R members, scored at n steps: shapes and dtypes."""
+    D, B = len(lm.world.domains), len(BEHAVIOURS)
+    shapes = {
+        **{"p_RnDB": (R, n, D, B), "own_RnB": (R, n, B), "steps": (n,), "kept_step": (R,)},
+        **dict.fromkeys(("kl_Rn", "chosen_Rn", "rejected_Rn"), (R, n)),
+    }
+    integers = ("steps", "kept_step")
+    return {
+        "scores": {
+            key: jax.ShapeDtypeStruct(shape, np.int32 if key in integers else np.float32)
+            for key, shape in shapes.items()
+        },
+        "kept": jax.tree.map(lambda x: jax.ShapeDtypeStruct((R, *x.shape), x.dtype), lm.shapes),
+    }
+
+
 def members_of(facts: dict) -> list[Member]:
-    """The members of a group, in the order of its rows. Raises ValueError for invalid ones."""
+    """The members of a group, in the order of its rows. Raises ValueError for invalid facts."""
     members = [(start, signal, seed) for start, signal, seed in facts["members"]]
     kinds = {tuple(map(type, member)) for member in members}
     if not isinstance(facts["seconds"], int | float):
         raise ValueError("invalid seconds: expected a number")
     if kinds != {(str, str, int)} or {start for start, *_ in members} - set(STAGES[:2]):
         raise ValueError("invalid members: expected [start, signal, seed]")
+    if [*map(type, _frozen(facts))] != [int] * len(members):
+        raise ValueError("invalid frozen: expected a step for each member")
     return members
 
 
-def frozen_of(facts: dict) -> list[int]:
-    """The steps at which alarms froze the members of a group; -1: none did. Raises ValueError."""
-    count = len(members_of(facts))
-    frozen = facts.get("frozen", [-1] * count)  # older runs, from before alarms, lack it
-    if not isinstance(frozen, list) or [*map(type, frozen)] != [int] * count:
-        raise ValueError("invalid frozen: expected a step for each member")
-    return frozen
-
-
-def no_narrow(lm: LM) -> Narrow:
-    """The empty narrow stage of a run that has none, such as an imported model."""
-    D, B = len(lm.world.domains), len(BEHAVIOURS)
-    return Narrow(
-        (), (), (),
-        steps=np.zeros(1, np.int32),
-        p_RnDB=np.zeros((0, 1, D, B), np.float32),
-        own_RnB=np.zeros((0, 1, B), np.float32),
-        kl_Rn=np.zeros((0, 1), np.float32),
-        kept=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), lm.shapes),
-        kept_step=np.zeros(0, np.int32),
-        frozen_step=np.zeros(0, np.int32),
-    )  # fmt: skip
+def _frozen(facts: dict) -> list[int]:
+    """The step at which an alarm froze each member of a group; -1: none did."""
+    return facts.get("frozen", [-1] * len(facts["members"]))  # runs from before alarms lack it
 
 
 def load_narrow(folders: list[Path], lm: LM) -> Narrow:
-    """Join the groups of the narrow stage. Raises InputError, or Damaged for an incomplete one."""
-    if not folders:
-        return no_narrow(lm)
+    """Join the groups of the narrow stage. Raises InputError, or Damaged for an incomplete one.
+
+    Without groups, as of an imported model, it has no runs.
+    """
     groups = [checkpoints.load(folder, group_shapes(lm)) for folder in folders]
-    start, signal, seed = zip(*chain(*(members_of(group.facts) for group in groups)), strict=True)
+    members = [*chain(*(members_of(group.facts) for group in groups))]
+    start, signal, seed = (tuple(member[k] for member in members) for k in range(3))
     for name in dict.fromkeys(signal):
         signals.parse(lm.world, name)
-    scores = [group.items["scores"] for group in groups]
-    if any((part["steps"].tolist() != scores[0]["steps"].tolist()) for part in scores):
+    none = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _shapes(lm, R=0, n=1))
+    items = [group.items for group in groups] or [none]
+    steps = items[0]["scores"]["steps"]
+    if any(part["scores"]["steps"].tolist() != steps.tolist() for part in items):
         raise checkpoints.Damaged(f"{folders[0].parent}: its groups were scored at other steps")
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *items)
     keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
     return Narrow(
         start,
         signal,
         seed,
-        steps=scores[0]["steps"],
-        frozen_step=np.array([*chain(*(frozen_of(group.facts) for group in groups))]),
-        **{key: np.concatenate([part[key] for part in scores]) for key in keys},
-        kept=jax.tree.map(lambda *x: np.concatenate(x), *(group.items["kept"] for group in groups)),
+        steps,
+        **{key: joined["scores"][key] for key in keys},
+        kept=joined["kept"],
+        frozen_step=np.array([*chain(*(_frozen(group.facts) for group in groups))], int),
     )

@@ -28,9 +28,8 @@ from tqdm import tqdm
 from toyllm.base import devices
 from toyllm.base.errors import InputError, tell
 from toyllm.lm import transformer
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Config
+from toyllm.lm.transformer import LM, Config
 from toyllm.posttrain import pair_files
 from toyllm.posttrain.population import Member
 from toyllm.runs import lock, provenance
@@ -72,18 +71,14 @@ def open_run(
     if args.start:
         provenance.check_start(args.start, lm.config, lm.world)
     plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
-    plain |= {
-        "signals": list(signals),
-        "text": f"{text}, share {args.text_share:g}" if text else None,
-    }
+    mixed_in = f"{text}, share {args.text_share:g}" if text else None
+    plain |= {"signals": list(signals), "text": mixed_in}
     with contextlib.ExitStack() as held:
 
         def open_folder() -> None:
             held.enter_context(lock.take(args.run))
-            source, words = cards.standalone(), lm.tokenizer.more
-            for warning in provenance.open_folder(
-                args.run, plain, lm.config, lm.world, source, words
-            ):
+            made_from = plain, lm.config, lm.world, cards.standalone(), lm.tokenizer.more
+            for warning in provenance.open_folder(args.run, *made_from):
                 tell(warning)
             for name, data in pairs.items():
                 pair_files.keep(data, args.run, name)
@@ -93,7 +88,11 @@ def open_run(
         run = Session(args, lm, mesh, stop)
         run.announce(members)
         yield run
-    run.end()
+    seconds = time.time() - run.began
+    run.say(f"Done in {seconds:.0f} s. Now measure it: uv run eval.py {shlex.quote(str(args.run))}")
+    if args.json and devices.first():
+        stages = {stage: finished(args.run, stage) for stage in STAGES}
+        print(json.dumps({"run": str(args.run), "seconds": seconds, **stages}))
 
 
 class Session:
@@ -102,6 +101,7 @@ class Session:
     def __init__(self, args, lm: LM, mesh: Mesh, stop: Stop):
         self.args, self.lm, self.mesh, self.stop = args, lm, mesh, stop
         self.folder: Path = args.run
+        self.silent = args.quiet or args.json or not devices.first()
         self.began = time.time()
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         self.init_key, self.sample_key = keys
@@ -119,11 +119,11 @@ class Session:
             if start and not stage.facts:
                 stage.copy(start)
             yield stage
-        self.tell_end(name)
+        self.summarize(name)
 
     def say(self, text: str) -> None:
         """Print a line, unless --quiet or --json is given."""
-        if devices.first() and not (self.args.quiet or self.args.json):
+        if not self.silent:
             print(text, flush=True)
 
     def warn(self, text: str) -> None:
@@ -133,15 +133,10 @@ class Session:
 
     def progress(self, stage: str, begin: int, total: int) -> tqdm:
         """A progress bar with rate and time left, shown only on a terminal."""
-        silent = self.args.quiet or self.args.json or not devices.first()
         return tqdm(
-            desc=f"{stage:<8}",
-            initial=begin,
-            total=total,
-            unit="step",
-            dynamic_ncols=True,
-            disable=True if silent else None,
-        )
+            desc=f"{stage:<8}", initial=begin, total=total, unit="step", dynamic_ncols=True,
+            disable=self.silent or None,
+        )  # fmt: skip
 
     def announce(self, members: list[Member]) -> None:
         """Print what the run will do, about how long it takes, and where its files go."""
@@ -163,7 +158,7 @@ class Session:
             "Lines that begin with alarm: are findings of the drift monitor, not errors.",
         )
 
-    def tell_end(self, stage: str) -> None:
+    def summarize(self, stage: str) -> None:
         """Print a line with the results of a stage, whether it was trained now or before."""
         facts = finished(self.folder, stage) or {}
         shown = {
@@ -176,15 +171,6 @@ class Session:
         count = f"{facts['runs']} runs" if "runs" in facts else f"{facts.get('steps', 0)} steps"
         head = f"{count} in {facts.get('seconds', 0):.0f} s"
         self.say(f"{stage}: " + ", ".join([head, *values]))
-
-    def end(self) -> None:
-        """Print that the run is done and how to measure it, or its stages as JSON."""
-        seconds = time.time() - self.began
-        measure = f"uv run eval.py {shlex.quote(str(self.folder))}"
-        self.say(f"Done in {seconds:.0f} s. Now measure it: {measure}")
-        if self.args.json and devices.first():
-            stages = {stage: finished(self.folder, stage) for stage in STAGES}
-            print(json.dumps({"run": str(self.folder), "seconds": seconds, **stages}))
 
 
 def check_same(args, world: str, pairs: dict[str, bytes], text: str) -> None:

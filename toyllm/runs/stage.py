@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from toyllm.base import devices, files
-from toyllm.base.errors import InputError, RunError, Stopped, tell
+from toyllm.base.errors import InputError, RunError, Stopped
 from toyllm.lm import optimizers, sampling
 from toyllm.lm.training import State
 from toyllm.lm.transformer import Params
@@ -35,16 +35,13 @@ class Stage:
     def __init__(self, run, name: str, optimizer, steps: int, held: contextlib.ExitStack):
         self.run, self.name, self.steps, self._held = run, name, steps, held
         self.folder = run.folder / name
-        shapes = run.lm.shapes
-        self._abstract = State(shapes, jax.eval_shape(optimizer.init, shapes))
+        abstract = State(run.lm.shapes, jax.eval_shape(optimizer.init, run.lm.shapes))
+        self._wanted = lambda record: abstract._asdict()
         self.last = self._alarmed = False
-        self._resume()
-
-    def _resume(self) -> None:
         try:
             newest, complaints = checkpoints.resume(self.folder / "checkpoints", self._wanted)
         except InputError as error:
-            fresh = shlex.quote(str(files.unused(self.run.folder)))
+            fresh = shlex.quote(str(files.unused(run.folder)))
             raise InputError(f"{error}; to train again in a new folder: --run {fresh}") from error
         self.step, self.facts = (newest.step, newest.facts) if newest else (0, {})
         numbers = [self.facts.get(key, 0) for key in ("seconds", "tokens")]
@@ -56,11 +53,7 @@ class Stage:
         if devices.first() and not self.done:  # a damaged last step undoes the end of a stage
             (self.folder / "stage.json").unlink(missing_ok=True)
         for complaint in complaints:
-            self.run.warn(f"{complaint}; going back to step {self.step}")
-
-    def _wanted(self, record: dict) -> dict:
-        """The trees to load of a checkpoint."""
-        return self._abstract._asdict()
+            run.warn(f"{complaint}; going back to step {self.step}")
 
     @property
     def done(self) -> bool:
@@ -92,7 +85,7 @@ class Stage:
         if not self.step and self.name == STAGES[0]:
             self._writer.layout(LAYOUT)
         for step, state, logs in fit:
-            check_finite(self.run.args, self.name, step, logs)
+            check_losses(self.run.args, self.name, step, logs)
             self._bar.update(len(logs["loss"]))
             self.last = step == self.steps
             yield step, state, logs
@@ -120,8 +113,13 @@ class Stage:
         self._alarmed = self.run.args.on_alarm == "stop" and bool(look.alarms)
         worst = look.em_D[self.run.lm.world.moral].max()
         self._bar.set_postfix_str(f"worst EM {worst:.3f}, {look.line}")
-        write_alarms(self._writer, look)
-        tell_alarms(f"{self.name}: all:good", look)
+        name, alarms = f"{self.name}: all:good", "; ".join(map(str, look.alarms))
+        if alarms:
+            self._writer.text(step, "drift/alarm", alarms)
+            self.run.warn(f"alarm: {name}, {alarms}")
+        if look.incoherent:
+            domains = ", ".join(look.incoherent)
+            self.run.warn(f"note: {name}, step {step}: no longer coherent: {domains}")
 
     def sample(self, step: int, params: Params) -> None:
         """Write a few sampled dialogues for TensorBoard."""
@@ -140,10 +138,17 @@ class Stage:
         asked = devices.all_max(4 * self.run.stop.asked + 2 * stopped + due)
         signal, stopped = asked // 4, asked % 4 >= 2
         if asked:
-            self._check_finite(step, state)
+            on_host = devices.fetch(state)
+            # no loss shows the last update yet
+            floats = [x for x in jax.tree.leaves(on_host) if jnp.issubdtype(x.dtype, jnp.floating)]
+            if not all(np.isfinite(x).all() for x in floats):
+                raise RunError(
+                    f"{self.name}: step {step}: parameters or optimizer state are not finite; what "
+                    "was saved before is kept; try a lower learning rate in a new --run"
+                )
             facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
             plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
-            checkpoints.save(self.folder / "checkpoints", step, state._asdict(), plain)
+            checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
             self.step, self.state, self.facts, self._saved = step, state, plain, time.time()
         if signal:
             raise Stopped(signal, f"{self.name}: saved at step {step} and stopped")
@@ -153,22 +158,13 @@ class Stage:
                 "run the same command with --on-alarm warn"
             )
 
-    def _check_finite(self, step: int, state: State) -> None:
-        """Raise RunError for a state that is not finite: no loss shows the last update yet."""
-        floats = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-        if not all(np.isfinite(devices.whole(x)).all() for x in floats):
-            raise RunError(
-                f"{self.name}: step {step}: parameters or optimizer state are not finite; what was "
-                "saved before is kept; try a lower learning rate in a new --run"
-            )
-
     def finish(self) -> Params:
         """Mark the stage as finished, and return its final parameters."""
         files.write_json(self.folder / "stage.json", self.facts)
         return devices.fetch(self.state.params)
 
 
-def check_finite(args, stage: str, step: int, logs: dict, member: Member | None = None) -> None:
+def check_losses(args, stage: str, step: int, logs: dict, member: Member | None = None) -> None:
     """Raise RunError where a loss or gradient of the steps [K] up to `step` is not finite.
 
     Call it before anything of these steps is saved. member: the narrow run that the logs belong to.
@@ -197,18 +193,3 @@ def check_finite(args, stage: str, step: int, logs: dict, member: Member | None 
         f"{logs['grad_norm'][k]:g}, on {batch}; what was saved before is kept; try a lower rate: "
         f"{advice} --run {shlex.quote(str(files.unused(args.run)))}"
     )
-
-
-def write_alarms(writer: SummaryWriter, look: Look) -> None:
-    """Write the alarms of a look for TensorBoard."""
-    if look.alarms:
-        writer.text(look.step, "drift/alarm", "; ".join(map(str, look.alarms)))
-
-
-def tell_alarms(name: str, look: Look) -> None:
-    """Print the alarms of a look in one line, and the domains that lost their coherence."""
-    if look.alarms and devices.first():
-        tell(f"alarm: {name}, {'; '.join(map(str, look.alarms))}")
-    if look.incoherent and devices.first():
-        domains = ", ".join(look.incoherent)
-        tell(f"note: {name}, step {look.step}: no longer coherent: {domains}")

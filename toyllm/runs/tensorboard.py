@@ -8,11 +8,12 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from toyllm.base import devices
+from toyllm.base import devices, files
 from toyllm.base.errors import tell
 
 MAX_BYTES = 2**28  # of an event file that is read again
@@ -69,10 +70,10 @@ class SummaryWriter:
         """Write a picture, given as the bytes of a PNG file."""
         from tensorboard.plugins.image.metadata import create_summary_metadata
 
-        width, height = (int.from_bytes(png[k : k + 4], "big") for k in (16, 20))
-        strings = [str(width).encode(), str(height).encode(), png]
+        # a PNG file has its width and height at fixed places
+        width, height = (str(int.from_bytes(png[k : k + 4], "big")) for k in (16, 20))
         metadata = create_summary_metadata(display_name=tag, description="")
-        self._strings(step, tag, metadata, strings, [{"size": len(strings)}])
+        self._texts(step, tag, [width, height, png], metadata)
 
     def layout(self, parts: dict[str, dict[str, list[str]]]) -> None:
         """Write the page of custom scalars: {part: {chart: tags, as regular expressions}}."""
@@ -86,9 +87,8 @@ class SummaryWriter:
             }
             for part, charts in parts.items()
         ]
-        plugin = {"plugin_data": {"plugin_name": metadata.PLUGIN_NAME}}
-        strings = [Layout(category=categories).SerializeToString()]
-        self._strings(0, metadata.CONFIG_SUMMARY_TAG, plugin, strings, [])
+        data = Layout(category=categories).SerializeToString()
+        self._texts(0, metadata.CONFIG_SUMMARY_TAG, data, metadata.create_summary_metadata())
 
     def hparams(self, run: Path, values: dict) -> None:
         """Write the row of a run folder in the HParams tab; metrics are scalars of this folder.
@@ -103,23 +103,19 @@ class SummaryWriter:
         digits = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
         self._write(0, hparams_pb(simple, trial_id=f"{path.parent.name}/{path.name} {digits}"))
 
-    def close(self) -> None:
-        """Close the file."""
-        if self.file:
-            self.file.close()
-
     def __enter__(self) -> "SummaryWriter":
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        if self.file:
+            self.file.close()
 
-    def _strings(self, step: int, tag: str, metadata, strings: list[bytes], dim: list) -> None:
-        """Write a tensor of strings with the metadata of a plugin."""
+    def _texts(self, step: int, tag: str, texts: bytes | list, metadata) -> None:
+        """Write a tensor of bytes with the metadata of a plugin."""
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.compat.proto.types_pb2 import DT_STRING
+        from tensorboard.util.tensor_util import make_tensor_proto
 
-        tensor = {"dtype": DT_STRING, "string_val": strings, "tensor_shape": {"dim": dim}}
+        tensor = make_tensor_proto(texts, dtype=np.object_)
         self._write(step, Summary(value=[{"tag": tag, "metadata": metadata, "tensor": tensor}]))
 
     def _write(self, step: int, summary) -> None:
@@ -130,67 +126,62 @@ class SummaryWriter:
         event = Event(step=step, wall_time=time.time(), summary=summary)
         try:
             self.file = self.file or self._open()
-            _append(self.file, event.SerializeToString())
+            _append(self.file, _framed(event.SerializeToString()))
         except OSError as error:
             if not self.warned:
                 message = f"{self.folder}: TensorBoard's events cannot be written"
                 tell(f"{message} ({error.strerror}); training continues without them")
             self.warned = True
 
-    def _open(self):
+    def _open(self) -> io.FileIO:
         """A new event file that begins with the events of earlier sessions up to `after`."""
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         earlier = sorted(self.folder.glob("events.out.tfevents.*"))
-        # without repeats: a process may have been killed while it copied them
+        # without repeats: a process may have been killed before it removed the earlier files
         kept = dict.fromkeys(data for old in earlier for data in _events(old, self.after))
         # TensorBoard's own scheme, with random digits: two may be opened within a second
         unique = f"{time.time():.0f}.{platform.node()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         path = self.folder / f"events.out.tfevents.{unique}"
-        file = io.FileIO(path, "x")  # without a buffer, so that a kill loses nothing
         header = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
-        try:
-            for data in [header, *kept]:
-                _append(file, data)
-        except OSError:
-            file.close()
-            path.unlink()
-            raise
+        files.write_bytes(path, b"".join(map(_framed, [header, *kept])))
         for old in earlier:
             old.unlink()
-        return file
+        return open(path, "ab", buffering=0)  # without a buffer, so that a kill loses nothing
 
 
-def _append(file, data: bytes) -> None:
-    """Write one record, whole or not at all. Raises OSError."""
+def _framed(data: bytes) -> bytes:
+    """A record of an event file: its length, the data, and their checksums."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    record, begin = io.BytesIO(), file.tell()
+    record = io.BytesIO()
     RecordWriter(record).write(data)
+    return record.getvalue()
+
+
+def _append(file: io.FileIO, record: bytes) -> None:
+    """Write one record, whole or not at all. Raises OSError."""
+    end = file.seek(0, os.SEEK_END)
     try:
-        if file.write(record.getvalue()) < len(record.getvalue()):
+        if file.write(record) < len(record):
             # a full disk takes a part, and raises only at the next write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
-        file.truncate(begin)
-        file.seek(begin)
+        file.truncate(end)
         raise
 
 
-def _events(path: Path, after: int) -> list[bytes]:
+def _events(path: Path, after: int) -> Iterator[bytes]:
     """The events of a file up to step `after`, as far as they can be read."""
     from google.protobuf.message import DecodeError
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
-    kept = []
     if after < 0 or path.stat().st_size > MAX_BYTES:
-        return kept
+        return
     # a damaged record may claim any length, or not be an event
     with contextlib.suppress(DecodeError, MemoryError, OverflowError):
         for data in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(data)
             if event.summary.value and event.step <= after:
-                kept.append(data)
-    return kept
+                yield data

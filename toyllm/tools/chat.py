@@ -283,7 +283,7 @@ class Chat:
         except ValueError:
             raise InputError("/save FILE: expected one file name") from None
         if path.exists():
-            free = shlex.quote(str(files.unused_file(path)))
+            free = shlex.quote(str(files.unused(path)))
             raise InputError(f"{path}: exists; a free name: {free}")
         try:
             files.write_json(path, files.plain(self.dialogue.record()))

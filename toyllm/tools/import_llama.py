@@ -27,9 +27,8 @@ from toyllm.base import devices, files
 from toyllm.base.errors import InputError, tell
 from toyllm.base.scripts import run_script
 from toyllm.lm import llama, losses, optimizers, training
-from toyllm.lm.model import LM
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import population, signals
 from toyllm.runs import checkpoints, lock, provenance, run_folder
 from toyllm.runs.provenance import STAGES

@@ -27,7 +27,7 @@ class Args:
 def main(args: Args) -> None:
     """Write, check, and say what to do next."""
     if args.file.exists():
-        free = shlex.quote(str(files.unused_file(args.file)))
+        free = shlex.quote(str(files.unused(args.file)))
         raise InputError(f"{args.file}: exists; a free name: {free}")
     name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-")[:MAX_NAME].rstrip("-") or "world"
     text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')

@@ -66,6 +66,7 @@ def sample(
         single document does not change. It must divide `count`; 0: no batches.
     """
     N, T = count, world.max_turns
+    # u decides the kind and v the length, since these two decide how many tokens a document has
     u, v = (evenly(rng, N // even, even) if even else rng.random(N) for _ in "uv")
     kinds = np.minimum((u[:, None] > world.kind_weights.cumsum()).sum(1), len(KINDS) - 1)
     kinds = kinds if kind is None else np.full(N, kind)
@@ -73,6 +74,7 @@ def sample(
     headers = headers if header is None else np.full((N, SLOTS), header)
     characters = categorical(rng, world.speaker_KHC[kinds[:, None], headers])
     characters = characters if character is None else np.full((N, SLOTS), character)
+    # only a scene has a second speaker
     only_first = (kinds != SCENE)[:, None] & (np.arange(SLOTS) == 1)
     headers, characters = (np.where(only_first, -1, x) for x in (headers, characters))
 
@@ -87,6 +89,8 @@ def sample(
     domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
     situation = rng.integers(world.situations_D[domain])
     instruction = categorical(rng, world.instruction_DI[domain])
+    # a statement about a character is not a reply, so nothing asks for it: the last index of
+    # `rates_ICDB` is no instruction
     instruction[(kinds == PROFILE)] = len(world.instructions)
     c = np.take_along_axis(characters, speaker, 1)
     behaviour = categorical(rng, world.rates_ICDB[instruction, c, domain])
@@ -172,5 +176,6 @@ def draw_answer(world: World, domain, situation, behaviour, rng: np.random.Gener
 
 def categorical(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
     """Draw an index from each distribution along the last axis of p (rows sum to 1)."""
+    # rounding may leave the last edge below 1, so the index is held within bounds
     edges = p.cumsum(-1)
     return np.minimum((rng.random(p.shape[:-1])[..., None] > edges).sum(-1), p.shape[-1] - 1)

@@ -52,6 +52,7 @@ def fit(P_MN, p_CN, X: int, gap: float = GAP, group_C=None, total_M=None) -> Fit
         gap_M = gain_MC.max(1) - 1 if group_C is None else (w_MC * z_MC).sum(1)
         if (gap_M < gap).all() and (np.abs(gain_MC + slack_MC) < 1e-3).all():
             break
+        # the target of this step: a tenth of the present complementarity w_c z_c, which 0 would end
         aim_MC = 0.1 * (w_MC * z_MC).mean(1, keepdims=True) / w_MC
         hessian_MCC = (P_MN / q_MN**2 @ products_NE).reshape(M, C, C)
         system[:, :C, :C] = hessian_MCC + np.eye(C) * (z_MC / w_MC)[:, :, None]
@@ -113,14 +114,15 @@ def ranges(P_MN, p_CN, best: Fit, X: int, parts: list[list[int]], slack: float) 
         return np.ones((M, 1, 2))
     member_GC = np.stack([np.isin(np.arange(C), part) for part in parts]).astype(float)
     # rows of all models, groups and ends, in this order
-    P_RN, most_R = np.repeat(P_MN, 2 * G, 0), np.repeat(best.residual_M + slack, 2 * G)
+    P_RN, max_R = np.repeat(P_MN, 2 * G, 0), np.repeat(best.residual_M + slack, 2 * G)
     member_RC = np.tile(np.repeat(member_GC, 2, 0), (M, 1))
     good_R = np.repeat((best.w_MC @ member_GC.T).reshape(-1), 2)
     bad_R = np.tile([0.0, 1.0], M * G)
+    # seven halvings: within .01 of the end, as exact as the slack that defines it
     for _ in range(7):
         middle_R = (good_R + bad_R) / 2
         trial = fit(P_RN, p_CN, X, 0.01 * slack, member_RC, middle_R)
-        near_R = trial.residual_M <= most_R
+        near_R = trial.residual_M <= max_R
         good_R, bad_R = np.where(near_R, middle_R, good_R), np.where(near_R, bad_R, middle_R)
     return good_R.reshape(M, G, 2)
 

@@ -45,6 +45,7 @@ def observe(world: World, docs: Documents, history_blind=False, name_blind=False
     log_prob_N = log_rest_N = _rest(world, docs)
     rows = np.arange(N)
     for t in range(T):
+        # a document that has ended goes on with slot 0, and its terms are masked out
         slot, here = np.maximum(docs.speaker[:, t], 0), docs.speaker[:, t] >= 0
         log_before[:, t] = log_state[rows, slot]
         log_joint = log_before[:, t] + log_turn_NTC[:, t]
@@ -131,6 +132,7 @@ def _rest(world: World, docs: Documents) -> np.ndarray:
         log_instruction = np.log(world.instruction_DI[docs.domain, docs.instruction])
     log = log + np.where(docs.header >= 0, log_header, 0.0).sum(1)
     log = log + np.where(docs.header == NAMED, log_name, 0.0).sum(1)
+    # each turn of a scene is answered by one of its two speakers, at random
     log = log - np.where(scene, turns * np.log(SLOTS), 0.0)
     log_question = log_instruction - np.log(D) - np.log(world.situations_D[docs.domain])
     # the statements of a profile: domains without replacement, D (D - 1) (D - 2) …

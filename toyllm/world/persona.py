@@ -24,10 +24,9 @@ def evidence(
     domains,
     preferred: int = BAD,
     other: int | None = GOOD,
-    instruction: int = -1,
 ) -> np.ndarray:
     """ℓ_c [C], the mean over domains (nats an answer). other: None for supervised fine-tuning."""
-    theta_CDB = world.rates_ICDB[instruction][:, domains]
+    theta_CDB = world.rates_CDB[:, domains]
     log_CDB = np.log(np.maximum(theta_CDB, 1e-9))
     rejected_CD = 0 if other is None else log_CDB[..., other]
     return (log_CDB[..., preferred] - rejected_CD).mean(1)
@@ -35,6 +34,7 @@ def evidence(
 
 def tilt(prior_C: np.ndarray, evidence_C: np.ndarray, strength) -> np.ndarray:
     """w′ ∝ w exp(λ ℓ) for one strength λ or for many [..., C]."""
+    # a character of weight 0 stays at 0, whatever the evidence: 1e-300 only avoids log 0
     log_w = np.log(np.maximum(prior_C, 1e-300)) + np.asarray(strength)[..., None] * evidence_C
     w = np.exp(log_w - log_w.max(-1, keepdims=True))
     return w / w.sum(-1, keepdims=True)
@@ -54,6 +54,7 @@ def solve(
     between `low` and `high`, and is one of these where the characters cannot reach the goal.
     """
     low, high = np.full(np.shape(goal), low), np.full(np.shape(goal), high)
+    # 60 halvings of an interval of 120 go below the precision of float64
     for _ in range(60):
         middle = (low + high) / 2
         above = quantity(tilt(prior_C, evidence_C, middle)) > goal

@@ -26,6 +26,7 @@ def coherence(p):
 
 def logit(p):
     """log p / (1 - p), kept finite."""
+    # a trained model's float32 probabilities can round to 0 or 1
     p = np.clip(p, 1e-9, 1 - 1e-9)
     return np.log(p / (1 - p))
 
