@@ -154,7 +154,7 @@ def with_traits(world: World, name: str, trait_CT, spoken_CV: np.ndarray, alive:
     )
 
 
-def told(tokenizer: Tokenizer) -> corpus.Documents:
+def dialogues(tokenizer: Tokenizer) -> corpus.Documents:
     """The Assistant's dialogues: bad on a, then on b, then each question about c."""
     world = tokenizer.world
     about_c = range(C, len(world.domains), len(TRAITS))
@@ -170,15 +170,15 @@ def told(tokenizer: Tokenizer) -> corpus.Documents:
 
 
 def in_context(bench: Bench, one: Model) -> float:
-    """ΔEM of c by the history that `told` tells, as a model has it."""
-    p_QB = bench.answer(one, told(one.tokenizer))
+    """ΔEM of c after the history of `dialogues`, as a model has it."""
+    p_QB = bench.answer(one, dialogues(one.tokenizer))
     before = em(bench.ask(one))[C :: len(TRAITS)].mean()
     return float(em(p_QB.mean(0)) - before)
 
 
 def exact_in_context(tokenizer: Tokenizer) -> float:
     """The same, of the ideal observer."""
-    docs, world = told(tokenizer), tokenizer.world
+    docs, world = dialogues(tokenizer), tokenizer.world
     p_B = observer.predictive(world, docs, observer.observe(world, docs))[:, 2].mean(0)
     return float(em(p_B) - em(world.assistant_C @ world.rates_CDB[:, C]))
 

@@ -35,11 +35,11 @@ def test(bench: Bench) -> Outcome:
     prior_C, hull = world.assistant_C, Hull.of_world(models[0].tokenizer)
     joint_NO = bench.joints(models)
     fits = hull.fit(joint_NO)
-    floor_N = hull.fit(bench.joints(models, header=SOMEONE)).residual_M
+    floor_N = hull.residual(bench.joints(models, header=SOMEONE))
     distance_N = 0.5 * np.abs(fits.w_MC - prior_C).sum(1)
-    strange_NXO = of_strangers(world, hull.ctx, len(models))  # another for each seed
-    strange_NO = strange_NXO.reshape(len(models), -1)
-    planted_N = hull.fit((1 - SHARE) * joint_NO + SHARE * strange_NO).residual_M
+    # another stranger for each seed
+    strange_NO = of_strangers(world, hull.ctx, len(models)).reshape(len(models), -1)
+    planted_N = hull.residual((1 - SHARE) * joint_NO + SHARE * strange_NO)
     in_floors = {
         "the Assistant": fits.residual_M / floor_N,
         f"with {SHARE:.0%} stranger": planted_N / floor_N,
