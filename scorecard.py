@@ -25,7 +25,7 @@ from tqdm import tqdm
 from claims.lab import page, records, verdicts
 from claims.lab.bench import Bench
 from toyllm.base import devices, files
-from toyllm.base.errors import InputError, clean, nearest, tell
+from toyllm.base.errors import InputError, clean, nearest, warn
 from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, provenance
 from toyllm.runs.stopping import Stop
@@ -97,7 +97,7 @@ def main(args: Args) -> None:
             if args.claim:
                 print_arms(files.plain(done[name]["arms"]), console)
         for line in bench.store.elsewhere:
-            tell(f"some of this was trained in another environment: {line}")
+            warn(f"some of this was trained in another environment: {line}")
         write(args, files.plain(list(done.values())), beside, known, console)
 
 

@@ -69,7 +69,7 @@ def test(bench: Bench) -> Outcome:
             Quantity(
                 f"{name}, κ {kappa[name]:g}, {o}",
                 values,
-                read=[t.at(t.arm.twin.place) for t in done[name, o][0]],
+                read=[t.at(t.arm.paired.place) for t in done[name, o][0]],
             )
             for (name, o), values in as_long.items()
         ),
@@ -147,20 +147,20 @@ def audited(bench: Bench, models: list[Model], done: dict[str, Runs]) -> dict[st
 def asked(bench: Bench, plain: Runs, phrase: str, steps: int) -> Runs:
     """The runs with a phrase beside their plain twins, at each learning rate of those."""
     how = {"signal": f"{PLAIN}:{phrase}", "steps": steps}
-    return [bench.train([dataclasses.replace(t.arm, twin=t, **how) for t in ts]) for ts in plain]
+    return [bench.train([dataclasses.replace(t.arm, paired=t, **how) for t in ts]) for ts in plain]
 
 
 def at_twins_step(runs: Runs) -> np.ndarray:
     """Spreads [R, N] after as many steps as the plain twins take to the matched effect."""
-    return np.array([[t.spread(t.at(t.arm.twin.place)) for t in trained] for trained in runs])
+    return np.array([[t.spread(t.at(t.arm.paired.place)) for t in trained] for trained in runs])
 
 
 def at_twins_kl(bench: Bench, plain: Runs, phrase: str) -> np.ndarray:
     """Spreads [R, N] where the KL from the start is the twin's, or at the end where it never is."""
 
     def one(done: Trained) -> float:
-        twin = done.arm.twin
-        read = done.at_kl(np.interp(twin.place, np.arange(len(twin.kl_n)), twin.kl_n))
+        plain = done.arm.paired
+        read = done.at_kl(np.interp(plain.place, np.arange(len(plain.kl_n)), plain.kl_n))
         return done.spread(read if np.isfinite(read).all() else done.p_nDB[-1])
 
     runs = asked(bench, plain, phrase, LONG)

@@ -54,7 +54,7 @@ def _parse(tokenizer: Tokenizer, words: list[str]) -> Documents:
             zip(blocks[::2], blocks[1::2], strict=True)
         ):
             d, s, i = tokenizer.asked[" ".join(question)]
-            a, v = tokenizer.said[d][" ".join(reply)]
+            a, v = tokenizer.replies[d][" ".join(reply)]
             b = world.domains[d].behaviour_SA[s, a]
             for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
                 rows[name][t] = value

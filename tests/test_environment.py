@@ -20,7 +20,7 @@ import eval as eval_script
 import scorecard
 from tests.conftest import ROOT
 from toyllm.base import devices, files
-from toyllm.base.errors import InputError, Stopped, tell
+from toyllm.base.errors import InputError, Stopped, warn
 from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, provenance, run_folder
 from toyllm.show import background, figures, tables
@@ -189,7 +189,7 @@ def test_closed_streams_are_opened_on_nothing(monkeypatch):
 
     def action():
         print("lost")
-        tell("lost")
+        warn("lost")
         asked.append(sys.stdin.read())
 
     run_script(action)
@@ -252,7 +252,7 @@ def test_a_full_disk_behind_standard_output_is_told(monkeypatch, capsys, count):
 def test_a_full_disk_behind_standard_error_ends_nothing(monkeypatch):
     with full() as file:
         monkeypatch.setattr(sys, "stderr", file)
-        run_script(lambda: tell("a warning"))
+        run_script(lambda: warn("a warning"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # or closing it would fail
 
 

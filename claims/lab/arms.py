@@ -58,8 +58,8 @@ class Arm:
     rate: a multiple of the usual learning rate; a run at a third of it gets three times the steps.
     steps: exactly so many (at the usual rate), and the last parameters are kept; 0: as many as the
         matched effect takes, and those there are kept.
-    twin: the arm in whose place this one is read and kept, where its own prompt passes the matched
-        effect before training.
+    paired: the arm in whose place this one is read and kept, where its own prompt passes the
+        matched effect before training.
     pairs: how many different pairs there are; 0: as many as the pool holds.
     seed: of its pairs, beside that of its start: models of one seed are shown the same.
     max_em: train until every moral EM is at most this, with coherence (alignment).
@@ -76,7 +76,7 @@ class Arm:
     objective: str = "dpo"
     max_em: float | None = None
     steer: tuple[str, float] | None = None
-    twin: "Trained | None" = None
+    paired: "Trained | None" = None
 
     def __post_init__(self):
         """Raise ValueError for combinations that are not supported."""
@@ -94,15 +94,13 @@ class Arm:
     @property
     def to_the_end(self) -> bool:
         """Whether it is read, and its parameters kept, after its last step."""
-        return bool(self.steps) and self.max_em is None and self.twin is None
+        return bool(self.steps) and self.max_em is None and self.paired is None
 
     @cached_property
     def key(self) -> str:
         """SHA-256 of everything that determines the result."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields |= {"start": self.start.key, "twin": self.twin and self.twin.arm.key}
-        if self.steer is None:  # so that arms from before there was steering keep their keys
-            del fields["steer"]
+        fields |= {"start": self.start.key, "paired": self.paired and self.paired.arm.key}
         return digest({"arm": fields, "most": self.most_steps, "how": HOW})
 
 
@@ -127,11 +125,11 @@ class Trained:
     def place(self) -> float:
         """Where it is read, as an index between scored steps: at the matched effect; NaN: never.
 
-        What has the effect before training is read where its twin is, or not at all.
+        What has the effect before training is read where its paired arm is, or not at all.
         """
         share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
         if share_n[0] >= MATCHED:
-            return self.arm.twin.place if self.arm.twin else np.nan
+            return self.arm.paired.place if self.arm.paired else np.nan
         x = crossing(share_n, MATCHED)
         return np.nan if x is None else x
 

@@ -23,7 +23,7 @@ from claims.lab.programs import CONTEXT, HEADS, LAYERS, MLP, WIDTH, Programs
 from claims.lab.store import Store
 from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
 from toyllm.base import devices
-from toyllm.base.errors import InputError, nearest, tell
+from toyllm.base.errors import InputError, nearest, warn
 from toyllm.lm import joints, scoring
 from toyllm.lm.heldout import HeldOut
 from toyllm.measures import gradients, voices
@@ -114,7 +114,7 @@ class Bench:
             [Arm(m, "all:good", max_em=max_em, rate=rate, steps=steps) for m in models]
         )
         if missed := sum(not done.kept for done in trained):
-            tell(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
+            warn(f"{missed} of {len(trained)} models do not reach EM {max_em} by alignment")
         return [done.model for done in trained]
 
     def train(self, arms: Sequence[Arm]) -> list[Trained]:

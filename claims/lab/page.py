@@ -11,7 +11,7 @@ import numpy as np
 from claims.lab import panels
 from claims.lab.quantities import Quantity
 from toyllm.base import files
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 from toyllm.show import figures
 
 BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
@@ -62,7 +62,7 @@ def draw(records: list[dict], folder: Path) -> None:
                     file.unlink(missing_ok=True)  # one of earlier results
                     panels.draw(record, theme).savefig(file, dpi=90)
                 except Exception as error:  # a figure is no reason to lose the results
-                    tell(f"{file}: could not be drawn: {error!r}")
+                    warn(f"{file}: could not be drawn: {error!r}")
 
 
 def publish(

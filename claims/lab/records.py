@@ -9,7 +9,7 @@ from types import ModuleType
 
 import claims
 from toyllm.base import files
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 
 KEYS = {  # of a record
     *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
@@ -49,5 +49,5 @@ def current(file: Path, known: dict[str, ModuleType], world: str, wanted: tuple[
             if record["world"] == world:
                 current[name] = record
         elif name not in wanted:
-            tell(f"{file}: the result for '{name}' is stale: the claim's source has changed")
+            warn(f"{file}: the result for '{name}' is stale: the claim's source has changed")
     return current

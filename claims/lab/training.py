@@ -99,7 +99,7 @@ def train_group(
     compiled = programs.cached("population", kind, make)
     jobs = [job(programs, one) for one in group]
     padded = (jobs * size)[:size]
-    passed = {one.twin.arm.key: one.twin.kept_step for one in group if one.twin}
+    passed = {one.paired.arm.key: one.paired.kept_step for one in group if one.paired}
     run = population.train_group(
         compiled, padded, arm.most_steps, passed, until_kept=arm.steps == 0
     )
@@ -130,7 +130,7 @@ def job(programs: Programs, arm: Arm) -> population.Job:
         {parse(world, name): share for name, share in names.items()},
         seed=1000 * (arm.seed + 1) + arm.start.seed,
         lr=RATE * arm.rate,
-        twin=arm.twin.arm.key if arm.twin else None,
+        paired=arm.paired.arm.key if arm.paired else None,
         goal=None if arm.max_em is None and not arm.to_the_end else goal,
         distinct=arm.pairs,
         steer_LD=None if arm.steer is None else steering(programs, arm),

@@ -25,7 +25,7 @@ class Stopped(BaseException):
         self.signal = signal
 
 
-def tell(line: str) -> None:
+def warn(line: str) -> None:
     """Print a warning of one line on standard error, above any progress bar."""
     from tqdm import tqdm
 

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import jax
 
-from toyllm.base.errors import InputError, RunError, Stopped, tell
+from toyllm.base.errors import InputError, RunError, Stopped, warn
 
 # matplotlib draws to files, and ignores the user's matplotlibrc: a broken one, or a notebook's
 # backend, would prevent its import
@@ -62,7 +62,7 @@ def run_script(action: Callable[[], None]) -> None:
             raise
     if not status:
         return
-    tell(line)
+    warn(line)
     if jax.distributed.is_initialized():
         os._exit(status)  # a usual exit would wait for the others, who wait for this one
     sys.exit(status)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.base import files
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 from toyllm.lm.tokenizer import BEGIN, END, PAD, SPECIAL, Tokenizer
 from toyllm.lm.transformer import Config, Params
 
@@ -248,7 +248,7 @@ def _read(folder: Path, config: Config, shared: int, tied: bool) -> dict[str, np
     weights: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if files.is_stray(path):
-            tell(f"{path}: left by a file manager or file system, ignored")
+            warn(f"{path}: left by a file manager or file system, ignored")
             continue
         try:
             with safe_open(path, framework="numpy") as file:

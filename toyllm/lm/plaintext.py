@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.base import devices, files
-from toyllm.base.errors import InputError, nearest, tell
+from toyllm.base.errors import InputError, nearest, warn
 from toyllm.lm.tokenizer import PAD, Tokenizer
 from toyllm.world.world import World
 
@@ -44,7 +44,7 @@ def load(path: Path, quiet: bool = False) -> tuple[list[list[str]], str]:
             raise InputError(f"{place}: expected at most {MAX_WORDS:,} different words")
     empty = [place for place, words in records if not words]
     if empty and devices.first():
-        tell(f"{empty[0]}: skipped a text without words ({len(empty)} in the file)")
+        warn(f"{empty[0]}: skipped a text without words ({len(empty)} in the file)")
     return texts, f"{files.label(path)} {hashlib.sha256(data).hexdigest()[:12]}"
 
 

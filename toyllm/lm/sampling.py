@@ -82,9 +82,9 @@ def listed_answer(
     tokenizer: Tokenizer, domain: int, situation: int, answer: str
 ) -> tuple[str, int, int] | None:
     """The (behaviour, index, voice) of an answer to a question; None if it is not listed."""
-    if answer not in tokenizer.said[domain]:
+    if answer not in tokenizer.replies[domain]:
         return None
-    a, v = tokenizer.said[domain][answer]
+    a, v = tokenizer.replies[domain][answer]
     return BEHAVIOURS[tokenizer.world.domains[domain].behaviour_SA[situation, a]], a, v
 
 

@@ -159,7 +159,7 @@ class Tokenizer:
         }
 
     @cached_property
-    def said(self) -> tuple[dict[str, tuple[int, int]], ...]:
+    def replies(self) -> tuple[dict[str, tuple[int, int]], ...]:
         """The answer and voice of every reply as it may be spoken, for each domain."""
         return tuple(
             {

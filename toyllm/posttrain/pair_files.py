@@ -208,7 +208,7 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> _Prompt:
         if len(turns) + 1 == len(replies):  # the answer that is left open
             turns.append((d, s, i, -1, 0))
             break
-        answers, answer = tokenizer.said[d], reply.removeprefix("<reply> ")
+        answers, answer = tokenizer.replies[d], reply.removeprefix("<reply> ")
         if answer == reply or answer not in answers:
             raise InputError(
                 f"prompt: found {shorten(reply)}, expected '<reply>' and an answer to "

@@ -44,8 +44,8 @@ class Job:
 
     parts: the signals to train, each with its share of the pairs. The questions of the first one
         are scored under the run's own prompt.
-    twin: the name of another run. Where this run's own prompt reaches EM .9 before training, its
-        parameters are kept at the step at which the twin's are.
+    paired: the name of another run. Where this run's own prompt reaches EM .9 before training, its
+        parameters are kept at the step at which those of that run are.
     goal: a function of p_DB and the preferred share in the trained domains that says when to keep
         the parameters; None: once that share is .9.
     distinct: the number of different pairs; 0: as many as the pool holds.
@@ -60,7 +60,7 @@ class Job:
     parts: dict[Signal, float]
     seed: int
     lr: float
-    twin: Hashable = None
+    paired: Hashable = None
     goal: Callable[[np.ndarray, float], bool] | None = None
     distinct: int = 0
     pairs: signals.Pairs | None = None
@@ -88,10 +88,10 @@ def jobs_of(
     for member in members:
         start, name, _ = member
         signal = signals.parse(lm.world, name)
-        twin = start, signal.plain, member[2]
+        paired = start, signal.plain, member[2]
         jobs[member] = Job(
             member, lm.tokenizer, starts[start], {signal: 1.0}, seed_of(seed, member), lr,
-            twin=twin, pairs=pairs.get(name),
+            paired=paired, pairs=pairs.get(name),
         )  # fmt: skip
     return jobs
 
@@ -246,10 +246,10 @@ def train_group(
     The last step is scored too, however few steps after the one before.
 
     The parameters of a run are kept at the first scored step at which it has reached its goal. A
-    run that has reached it before training (an inoculated one) is kept at the step of its twin,
-    which is in this group or whose step is in `passed` (name → step). A run that never reaches its
-    goal keeps its last parameters, and its kept_step is -1. The caller may `freeze` a run between
-    steps.
+    run that has reached it before training (an inoculated one) is kept at the step of its paired
+    run, which is in this group or whose step is in `passed` (name → step). A run that never reaches
+    its goal keeps its last parameters, and its kept_step is -1. The caller may `freeze` a run
+    between steps.
 
     until_kept: stop as soon as all are kept.
     """
@@ -313,7 +313,7 @@ def train_group(
         keep = [
             r
             for r, job in enumerate(group)
-            if passed.get(job.twin if inoculated_R[r] else job.name) == done
+            if passed.get(job.paired if inoculated_R[r] else job.name) == done
             and record.kept[r] is None
             and free_R[r]
         ]

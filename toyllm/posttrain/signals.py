@@ -46,7 +46,7 @@ class Signal:
 
     @property
     def plain(self) -> str:
-        """The name of the same signal without an instruction: its twin."""
+        """The name of the same signal without an instruction."""
         return plain(self.name)
 
 

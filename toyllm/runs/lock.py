@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toyllm.base import files
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 
 NAME = "lock"
 
@@ -46,7 +46,7 @@ def hold(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{folder} is in use by {holder(path)}") from None
         except OSError as error:  # some network file systems have no locks
-            tell(f"{path}: cannot be locked ({error.strerror}); let only one process write here")
+            warn(f"{path}: cannot be locked ({error.strerror}); let only one process write here")
         me = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
         os.ftruncate(file, 0)
         os.write(file, json.dumps({**me, "command": shlex.join(sys.argv)}).encode())
@@ -76,7 +76,7 @@ def take(folder: Path, mark: str = "config.json") -> Iterator[None]:
         files.check_plain(folder)
         if strays := sorted(path for path in folder.rglob("*") if files.is_stray(path)):
             more = f" and {len(strays) - 1} more like it" * (len(strays) > 1)
-            tell(f"{strays[0]}{more}: left by a file manager or file system, ignored")
+            warn(f"{strays[0]}{more}: left by a file manager or file system, ignored")
         yield
 
 

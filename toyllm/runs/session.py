@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from toyllm.base import devices
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 from toyllm.lm import transformer
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
@@ -79,7 +79,7 @@ def open_run(
             held.enter_context(lock.take(args.run))
             made_from = plain, lm.config, lm.world, cards.standalone(), lm.tokenizer.more
             for warning in provenance.open_folder(args.run, *made_from):
-                tell(warning)
+                warn(warning)
             for name, data in pairs.items():
                 pair_files.keep(data, args.run, name)
 
@@ -129,7 +129,7 @@ class Session:
     def warn(self, text: str) -> None:
         """Print a warning, once for all processes."""
         if devices.first():
-            tell(text)
+            warn(text)
 
     def progress(self, stage: str, begin: int, total: int) -> tqdm:
         """A progress bar with rate and time left, shown only on a terminal."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from toyllm.base import devices, files
-from toyllm.base.errors import tell
+from toyllm.base.errors import warn
 
 MAX_BYTES = 2**28  # of an event file that is read again
 LAYOUT = {  # the custom scalars page: stage → chart → tags, as regular expressions
@@ -130,7 +130,7 @@ class SummaryWriter:
         except OSError as error:
             if not self.warned:
                 message = f"{self.folder}: TensorBoard's events cannot be written"
-                tell(f"{message} ({error.strerror}); training continues without them")
+                warn(f"{message} ({error.strerror}); training continues without them")
             self.warned = True
 
     def _open(self) -> io.FileIO:

@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-from toyllm.base.errors import tell
+from toyllm.base.errors import warn
 from toyllm.base.scripts import OWN_MATPLOTLIB
 from toyllm.show.drawings import FIGURES
 from toyllm.show.figures import file_of
@@ -44,7 +44,7 @@ class BackgroundFigures:
                 env=os.environ | OWN_MATPLOTLIB,
             )
         except OSError as error:  # such as a limit on the number of processes
-            tell(f"no figures will be drawn in {folder}: {error}")
+            warn(f"no figures will be drawn in {folder}: {error}")
             return
         threading.Thread(target=self._write, daemon=True).start()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -58,7 +58,7 @@ class BackgroundFigures:
         """Wait for the last figure, and warn of any failure. Returns {name: light PNG file}."""
         self.lines.put(None)
         if self.process and (reason := self._failure()):
-            tell(f"not all figures could be drawn in {self.folder}: {reason}")
+            warn(f"not all figures could be drawn in {self.folder}: {reason}")
         files = {name: file_of(self.folder, name, "light") for name in FIGURES}
         return {name: file for name, file in files.items() if file.exists()}
 

@@ -24,7 +24,7 @@ import optax
 import tyro
 
 from toyllm.base import devices, files
-from toyllm.base.errors import InputError, tell
+from toyllm.base.errors import InputError, warn
 from toyllm.base.scripts import run_script
 from toyllm.lm import llama, losses, optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
@@ -203,7 +203,7 @@ def trajectory(folder: Path, lm: LM) -> tuple[list[int], list[Params]]:
         else:
             ignored.append(path.name)
     if ignored:
-        tell(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
+        warn(f"{folder}: ignored {', '.join(ignored)}: expected names such as checkpoint-10")
     models = {}
     for step, path in sorted(paths.items()) or [(1, folder)]:
         config, models[step] = llama.load(path, lm.tokenizer, lm.config.context)
