@@ -17,8 +17,8 @@ from toyllm.lm.tokenizer import PAD, SPECIAL
 from toyllm.lm.transformer import Params
 from toyllm.posttrain import monitor
 from toyllm.runs.run_folder import Run
-from toyllm.world import mixtures
-from toyllm.world.world import BEHAVIOURS, DIALOGUE, HEADERS
+from toyllm.world import corpus, mixtures, observer
+from toyllm.world.world import BEHAVIOURS, HEADERS, NAMED
 
 MIN_LIKENESS = 0.75  # of a text to a question of the world, to be read as that question
 
@@ -128,22 +128,28 @@ class Conversation:
         """The ideal observer's posterior over characters [C]; and the turns that it rests on.
 
         Left out is every turn that no character could have produced after the turns before it:
-        given such a turn, the posterior would be 0 / 0. See `observer.posterior`, for documents.
+        given such a turn, the posterior would be 0 / 0.
         """
-        world, possible = self.world, []
-        if self.header in world.characters:
-            w_C = np.eye(len(world.characters))[world.characters.index(self.header)]
-        else:
-            w_C = world.speaker_KHC[DIALOGUE, HEADERS.index(self.header)]
+        possible: list[Turn] = []
         for turn in self.turns:
-            if turn.listed:
-                (d, _, i), (behaviour, _, v) = turn.question, turn.listed
-                rates_C = world.rates_ICDB[i, :, d, BEHAVIOURS.index(behaviour)]
-                joint_C = w_C * rates_C * world.voices_CV[:, v]
-                if joint_C.any():
-                    w_C = joint_C / joint_C.sum()
-                    possible.append(turn)
-        return w_C, possible
+            if turn.listed and np.isfinite(self._posterior([*possible, turn])).all():
+                possible.append(turn)
+        return self._posterior(possible), possible
+
+    def _posterior(self, turns: list[Turn]) -> np.ndarray:
+        """p(c | header, turns) [C]; NaN where no character could have produced them."""
+        named = self.header in self.world.characters
+        header = NAMED if named else HEADERS.index(self.header)
+        character = self.world.characters.index(self.header) if named else -1
+        columns = {name: np.full((1, max(1, len(turns))), -1) for name in corpus.TURN}
+        for t, turn in enumerate(turns):
+            behaviour, answer, voice = turn.listed
+            row = (0, *turn.question, BEHAVIOURS.index(behaviour), answer, voice)
+            for name, value in zip(corpus.TURN, row, strict=True):
+                columns[name][0, t] = value
+        docs = corpus.dialogues(header, character, **columns)
+        with np.errstate(invalid="ignore"):
+            return observer.posterior(self.world, docs)[0, 0]
 
     def model(self) -> tuple[np.ndarray, np.ndarray]:
         """The mixture of characters [C] nearest to what the model would do next; and that [D, B].
