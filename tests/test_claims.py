@@ -229,7 +229,9 @@ def test_a_mixture_is_inside_the_hull_and_a_stranger_outside(compact):
     close(hull.kl(inside_O[None], inside_O[None]), 0, FLOAT64)
     unknown = hull.fit(np.stack([inside_O, np.full_like(inside_O, np.nan)]))
     assert np.isnan(unknown.w_MC[1]).all()
-    close(unknown.w_MC[0], fits.w_MC[0], SOLVED)
+    # all rows of a batch iterate until the last is solved, so where each ends depends on the others
+    near = approximation(1e-3, "another batch iterates more or less", "a row spoils another")
+    close(unknown.w_MC[0], fits.w_MC[0], near)
 
 
 def test_an_edit_of_one_domain_is_found(compact):
