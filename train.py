@@ -3,6 +3,7 @@
     uv run train.py                                  the default run, under 3 minutes on 2 cores
     uv run train.py --preset tiny --run runs/tiny    everything, tiny, in half a minute
     uv run train.py --run runs/mine --world my.toml  your own world
+    uv run train.py --run runs/five --seeds 5        the same over five pretraining seeds
 
 A signal says what the narrow runs prefer: DOMAINS:BEHAVIOUR[:INSTRUCTION][@HEADER].
 
@@ -18,6 +19,7 @@ Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks t
 
 import dataclasses
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +31,7 @@ from toyllm.base import arguments, devices, scripts
 from toyllm.lm import heldout, losses, optimizers, plaintext, tokenizer, training, transformer
 from toyllm.posttrain import monitor, pair_files, pools, population, signals
 from toyllm.runs import narrow_stage, session
+from toyllm.runs.stage import due, follow, in_step
 from toyllm.world import cards, quantities
 
 SHARE, STEPS = arguments.Between(0, 1), arguments.Between(1, 10**9)
@@ -46,6 +49,8 @@ class Recipe:
     """The world's cards (TOML)."""
     seed: Annotated[int, arguments.Between(0, 2**31 - 1)] = 0
     """Seed of everything: documents, initial parameters, pairs."""
+    seeds: Annotated[int, arguments.Between(1, 1000)] = 1
+    """Train so many runs, of this seed and the next ones, in subfolders of --run."""
     correlation: Annotated[float, SHARE] = 1.0
     """Trait correlation rho: at 0 a character's traits are independent across domains."""
     assistant_prior: Literal["world", "uniform"] = "world"
@@ -137,51 +142,52 @@ def main(args: Args) -> None:
     arguments.check(args)
     mesh = devices.setup(args.compile_cache, args.coordinator, args.processes, args.process)
     quiet = args.quiet or args.json or not devices.first()
-    file = cards.Cards(args.world)
-    world = file.world().dialled(args.correlation, args.assistant_prior, args.seed)
+    file, each = cards.Cards(args.world), session.each_seed(args)
+    worlds = [file.world().dialled(a.correlation, a.assistant_prior, a.seed) for a in each]
     texts, text = plaintext.load(args.text, quiet) if args.text else ([], "")
-    tokens = tokenizer.Tokenizer(world, plaintext.more_words(world, texts))
+    tokens = tokenizer.Tokenizer(worlds[0], plaintext.more_words(worlds[0], texts))
     names, pairs, data = pair_files.given(sum(args.signals, ()), tokens, quiet)
-    members = signals.plan(world, names, args.narrow_seeds)
-    lm = session.create_model(args, tokens)
-    with session.open_run(args, lm, mesh, file, members, names, data, text) as run:
-        pretrained = pretrain(args, run, texts)
-        aligned = align(args, run, pretrained)
-        narrow(args, run, {"pretrain": pretrained, "align": aligned}, members, pairs)
+    members = signals.plan(worlds[0], names, args.narrow_seeds)
+    lms = [session.create_model(args, tokens).speaking_of(world) for world in worlds]
+    with session.open_runs(args, lms, mesh, file, members, names, data, text) as runs:
+        pretrained = [pretrain(args, group, texts) for group in session.at_once(runs)]
+        for run, params in zip(runs, chain(*pretrained), strict=True):
+            aligned = align(run.args, run, params)
+            narrow(run.args, run, {"pretrain": params, "align": aligned}, members, pairs)
 
 
-def pretrain(args: Args, run: session.Session, texts: list) -> transformer.Params:
-    """Next-token training on packed documents."""
-    optimizer = optimizers.muon(args.pretrain_lr, args.pretrain_adam_lr, args.pretrain_steps)
-    with run.stage("pretrain", optimizer, args.pretrain_steps, args.start) as stage:
-        if stage.done:
-            return stage.finish()
-        # one program for all of it: many small ones take longer to load than to run
-        fresh = jax.jit(lambda key: training.start(run.lm.init(key), optimizer))
-        state = stage.state or fresh(run.init_key)
-        shape, split = (args.context, args.pretrain_documents, CHUNK), run.mesh.devices.size
-        batches = training.document_batches(run.lm.tokenizer, *shape, args.seed, split)
-        if texts:
-            windows = plaintext.windows(run.lm.tokenizer, texts, args.context)
-            batches = plaintext.mixed(batches, windows, args.text_share, args.seed, split)
-        loss, held_out = training.document_loss(run.lm), heldout.HeldOut(run.lm, 256, 240)
-        how = run.mesh, stage.step, args.shard_params, args.pretrain_steps
-        steps = training.fit(loss, optimizer, state, batches, *how)
-        for step, state, logs in stage.follow(steps):
-            stage.tokens += int(logs["count"].sum(dtype=float))
-            facts = {"tokens": stage.tokens, "tokens_per_second": stage.tokens / stage.seconds}
-            stage.log(step, loss=logs["loss"].mean(), grad_norm=logs["grad_norm"].mean())
-            stage.log(step, tokens_per_second=facts["tokens_per_second"])
-            if step % EVAL_EVERY == 0 or stage.last:
-                params = devices.fetch(state.params)
-                excess, captured = held_out.excess(params), held_out.captured(params)
-                stage.log(step, excess=excess, captured=captured)
-                stage.note(step, f"excess {excess:.4f} captured {captured:.2f}")
-            if stage.last:
-                stage.sample(step, params)
-                facts |= {"excess_while_training": excess, "captured_while_training": captured}
-            stage.save(step, state, **facts)
-        return stage.finish()
+def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[transformer.Params]:
+    """Next-token training on packed documents: all devices train one run, or each its own."""
+    apart, rates = args.seeds > 1, (args.pretrain_lr, args.pretrain_adam_lr)
+    optimizer = optimizers.muon(*rates, args.pretrain_steps, share=not apart)
+    with session.stages(runs, "pretrain", optimizer, args.pretrain_steps) as stages:
+        for group in in_step(stages):
+            lm, mesh = group[0].run.lm, group[0].run.mesh
+            # one program for all of it: many small ones take longer to load than to run
+            fresh = jax.jit(lambda key, lm=lm: training.start(lm.init(key), optimizer))
+            states = [stage.state or fresh(stage.run.init_key) for stage in group]
+            shape, split = (args.context, args.pretrain_documents, CHUNK), mesh.devices.size
+            batches = []
+            for run in (stage.run for stage in group):
+                words, seed = run.lm.tokenizer, run.args.seed
+                draw = training.document_batches(words, *shape, seed, split)
+                share = texts, args.context, args.text_share
+                batches.append(plaintext.mixed_in(draw, words, *share, seed, split))
+            held_out = [heldout.HeldOut(stage.run.lm, 256, 240) for stage in group]
+            how = mesh, group[0].step, args.shard_params, args.pretrain_steps, apart
+            steps = training.fit_many(training.document_loss(lm), optimizer, states, batches, *how)
+            for step, states, logs in follow(group, steps):
+                save = due(group, step)
+                for r, stage in enumerate(group):
+                    stage.tokens += int(logs[r]["count"].sum(dtype=float))
+                    facts = {"tokens": stage.tokens, "tokens_per_second": stage.speed}
+                    means = {key: logs[r][key].mean() for key in ("loss", "grad_norm")}
+                    stage.log(step, **means, tokens_per_second=stage.speed)
+                    if step % EVAL_EVERY == 0 or stage.last:
+                        facts |= stage.compare(step, states[r].params, held_out[r])
+                    if save:
+                        stage.save(step, states[r], **facts)
+        return [stage.finish() for stage in stages]
 
 
 def align(args: Args, run: session.Session, params: transformer.Params) -> transformer.Params:
@@ -191,8 +197,7 @@ def align(args: Args, run: session.Session, params: transformer.Params) -> trans
         if stage.done:
             return stage.finish()
         signal = signals.parse(world, "all:good")
-        how = args.objective, args.pool, args.seed
-        pool = pools.draw(run.lm.tokenizer, {signal: 1.0}, *how)
+        pool = pools.draw(run.lm.tokenizer, {signal: 1.0}, args.objective, args.pool, args.seed)
         pool = pools.with_reference(pool, run.lm, params)
         batches = pools.batches(pool, args.seed, ALIGN_CHUNK, args.align_batch)
         loss = pools.loss(run.lm, args.objective, args.beta, args.anchor)
@@ -210,7 +215,8 @@ def align(args: Args, run: session.Session, params: transformer.Params) -> trans
             stage.end_if(good)
             if stage.last:
                 stage.sample(step, params)
-            stage.save(step, state, reached=good, worst_em=em, coherence=coherence)
+            if due([stage], step):
+                stage.save(step, state, reached=good, worst_em=em, coherence=coherence)
             if stage.last:
                 break
         if not good:
@@ -230,9 +236,8 @@ def narrow(args: Args, run: session.Session, starts: dict, members: list, pairs:
     with narrow_stage.NarrowStage(run, members, GROUP) as stage:
         for group in stage.missing():
             todo = [jobs[member] for member in group.padded]
-            for record in population.train_group(
-                programs, todo, args.narrow_steps, stage.kept_steps
-            ):
+            how = todo, args.narrow_steps, stage.kept_steps
+            for record in population.train_group(programs, *how):
                 group.look(todo, record)
             group.save(record)
 

@@ -70,6 +70,21 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
     return tokens_NT
 
 
+def mixed_in(
+    batches: Callable[[int], dict],
+    tokenizer: Tokenizer,
+    texts: list[list[str]],
+    context: int,
+    share: float,
+    seed: int,
+    divisor: int,
+) -> Callable[[int], dict]:
+    """`batches` with texts mixed in, if there are any (see `windows` and `mixed`)."""
+    if not texts:
+        return batches
+    return mixed(batches, windows(tokenizer, texts, context), share, seed, divisor)
+
+
 def mixed(
     batches: Callable[[int], dict], tokens_NT: np.ndarray, share: float, seed: int, divisor: int = 1
 ) -> Callable[[int], dict]:

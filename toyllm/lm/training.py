@@ -6,8 +6,8 @@
 Nothing here prints, saves or evaluates.
 """
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -99,20 +99,94 @@ def fit(
     InputError where `start` is not before `end`.
     """
 
-    def draw(step: int) -> dict:
-        # the last chunk may have to be shorter, so that there are exactly `end` steps
-        left = None if end is None else end - step
-        return devices.split(mesh, jax.tree.map(lambda x: x[:left], batches(step)), axis=1)
+    check_range(start, end)
 
-    if end is not None and start >= end:
-        raise InputError(f"training cannot go on from step {start}, expected one before {end}")
-    state, batch, step = devices.place(mesh, state, shard_params), draw(start), start
+    def draw(step: int) -> dict:
+        return devices.split(mesh, _until(end, step, batches(step)), axis=1)
+
+    state, batch = devices.place(mesh, state, shard_params), draw(start)
     chunk = compile_chunk(loss, optimizer, state, batch, mesh, shard_params)
     while batch:
         state, logs = chunk(state, batch)  # returns at once; the next batches are drawn meanwhile
-        step += jax.tree.leaves(batch)[0].shape[0]
-        batch = None if step == end else draw(step)
-        yield step, state, jax.device_get(logs)
+        start += jax.tree.leaves(batch)[0].shape[0]
+        batch = None if start == end else draw(start)
+        yield start, state, jax.device_get(logs)
+
+
+def fit_many(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    states: list[State],
+    batches: list[Callable[[int], dict]],
+    mesh: Mesh,
+    start: int = 0,
+    shard_params: bool = False,
+    end: int | None = None,
+    apart: bool = True,
+) -> Iterator[tuple[int, Sequence[State], list[dict]]]:
+    """`fit` for R models of one shape at once, each with its own batches.
+
+    apart: each device trains models of its own, so none waits for another; `optimizer` must not
+        share work between devices (`optimizers.muon(share=False)`). Batches with fewer rows than
+        others get rows of zeros, which are padding. False: there is one model, of all devices.
+
+    Yields (steps done, states [R], logs [R]). Where models are apart, states[r] is fetched from its
+    device when it is asked for, before the next step.
+    """
+    if not apart:
+        only = fit(loss, optimizer, states[0], batches[0], mesh, start, shard_params, end)
+        for step, state, logs in only:
+            yield step, [state], [logs]
+        return
+    check_range(start, end)
+    # every device has equally many models: the first ones are repeated
+    rows = np.arange(len(states) + -len(states) % mesh.devices.size) % len(states)
+
+    def draw(step: int) -> dict:
+        drawn = [_until(end, step, draw_one(step)) for draw_one in batches]
+        most = max(jax.tree.leaves(batch)[0].shape[1] for batch in drawn)
+        drawn = [jax.tree.map(lambda x: _with_rows(x, most), batch) for batch in drawn]
+        return devices.split(mesh, devices.stack([drawn[r] for r in rows]))
+
+    chunk = devices.over_models(partial(scan_steps, loss, optimizer), mesh, donate=(0,))
+    state, batch = devices.split(mesh, devices.stack([states[r] for r in rows])), draw(start)
+    while batch:
+        state, logs = chunk(state, batch)
+        start += jax.tree.leaves(batch)[0].shape[1]
+        batch = None if start == end else draw(start)
+        logs = devices.fetch(logs)
+        yield start, Fetched(state), [devices.take(logs, r) for r in range(len(states))]
+
+
+class Fetched(Sequence):
+    """Trees stacked along axis 0 on devices; tree r is fetched to the host when it is asked for."""
+
+    def __init__(self, stacked):
+        self._stacked = stacked
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self._stacked)[0])
+
+    def __getitem__(self, r: int):
+        """Tree r, as NumPy arrays."""
+        return devices.take(devices.fetch(self._stacked), r)
+
+
+def check_range(start: int, end: int | None) -> None:
+    """Raise InputError where training would begin at its end or after it."""
+    if end is not None and start >= end:
+        raise InputError(f"training cannot go on from step {start}, expected one before {end}")
+
+
+def _until(end: int | None, step: int, batches: dict) -> dict:
+    """The first batches of a chunk that begins at `step`, so that it does not pass `end`."""
+    left = None if end is None else end - step
+    return jax.tree.map(lambda x: x[:left], batches)
+
+
+def _with_rows(x: np.ndarray, rows: int) -> np.ndarray:
+    """Batches [K, B, …] with zeros in place of the rows that are missing."""
+    return np.pad(x, [(0, 0), (0, rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
 
 def compile_chunk(

@@ -335,6 +335,10 @@ class LM:
         """The shapes and dtypes of its parameters."""
         return shapes(self.config)
 
+    def speaking_of(self, world: World) -> "LM":
+        """The same model, of another world with the same words."""
+        return dataclasses.replace(self, tokenizer=Tokenizer(world, self.tokenizer.more))
+
     def steered(self, add_LD) -> "LM":
         """The same model with vectors [L + 1, D] added to the residual stream at every token.
 

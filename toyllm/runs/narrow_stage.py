@@ -77,9 +77,10 @@ class NarrowStage:
                 shutil.rmtree(folder)
         if count := sum(self.alarms.values()):
             signals = sum(map(bool, self.alarms.values()))
+            above = "" if self.run.label else ", the first of each above"
             self.run.say(
-                f"narrow: {count} alarms and notes on {signals} signals, the first of each above; "
-                f"all of them: uv run eval.py {shlex.quote(str(self.run.folder))} --measure drift",
+                f"narrow: {count} alarms and notes on {signals} signals{above}; all of them: "
+                f"uv run eval.py {shlex.quote(str(self.run.folder))} --measure drift",
             )
         facts = {"seconds": self.seconds, "runs": len(self.members)}
         files.write_json(self.folder / "stage.json", facts)
@@ -115,7 +116,8 @@ class Group:
                 by_signal.setdefault((signal, start), []).append((seed, look))
         counts = self.stage.alarms
         for (signal, start), by_seed in by_signal.items():
-            if not counts.get((signal, start)):  # only the first are printed; `drift` has all
+            # only the first are printed, and none of several runs; `drift` has all
+            if not counts.get((signal, start)) and not self.run.label:
                 for line in alarm_lines(signal, start, by_seed):
                     self.run.warn(line)
             count = sum(len(look.alarms) + len(look.incoherent) for _, look in by_seed)

@@ -9,6 +9,9 @@ runs/NAME/
     align/
     narrow/         group-00, group-01 …: each a checkpoint of kept parameters and scores; events
     eval/           results.json, CSVs, figures
+
+With `train.py --seeds N`, runs/NAME/ holds seed-0/, seed-1/ …, each such a run, and eval/ compares
+them.
 """
 
 import dataclasses
@@ -106,6 +109,19 @@ class Run:
         return Scorer(self.lm)
 
 
+def seed_name(seed: int) -> str:
+    """The name of a seed's subfolder, where a folder holds runs of several seeds."""
+    return f"seed-{seed}"
+
+
+def seeds_of(folder: Path) -> list[Path]:
+    """The runs of several seeds in a folder, by their seeds; none where it is a run itself."""
+    runs = [path for path in folder.glob("seed-*") if re.fullmatch("seed-[0-9]+", path.name)]
+    if (folder / "config.json").exists():
+        return []
+    return sorted((p for p in runs if p.is_dir()), key=lambda p: int(p.name.removeprefix("seed-")))
+
+
 def load_run(folder: Path) -> Run:
     """Load a finished run. Raises InputError with what is missing and the command that makes it."""
     command = f"uv run train.py --run {shlex.quote(str(folder))}"
@@ -114,6 +130,9 @@ def load_run(folder: Path) -> Run:
     if not folder.is_dir():
         near = nearest(folder.name, [p.name for p in folder.parent.glob("*")])
         raise InputError(f"{folder}: no such run folder{near}; this makes it: {command}")
+    if seeds := seeds_of(folder):
+        names = ", ".join(path.name for path in seeds)
+        raise InputError(f"{folder}: found runs of several seeds, expected one of them: {names}")
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json, so no run; this makes one: {command}")
     files.check_plain(folder)

@@ -13,6 +13,7 @@ The loops stay with the caller. `args` are the arguments of train.py.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shlex
 import time
@@ -25,14 +26,14 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from toyllm.base import devices
+from toyllm.base import devices, files
 from toyllm.base.errors import InputError, warn
 from toyllm.lm import transformer
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
 from toyllm.posttrain import pair_files
 from toyllm.posttrain.population import Member
-from toyllm.runs import lock, provenance
+from toyllm.runs import lock, provenance, run_folder
 from toyllm.runs.provenance import STAGES, finished
 from toyllm.runs.stage import Stage
 from toyllm.runs.stopping import Stop
@@ -54,82 +55,137 @@ def create_model(args, tokenizer: Tokenizer) -> LM:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
 
 
+def each_seed(args) -> list:
+    """The arguments of each run: with --seeds N, of N runs in subfolders `seed-K`, else `args`."""
+    if args.seeds == 1:
+        if runs := run_folder.seeds_of(args.run):
+            raise InputError(
+                f"--run {args.run}: found runs of several seeds ({runs[0].name} …), expected one "
+                f"run; give --seeds, or --run {shlex.quote(str(files.unused(args.run)))}"
+            )
+        return [args]
+    if (args.run / "config.json").exists():
+        fresh = shlex.quote(str(files.unused(args.run)))
+        raise InputError(
+            f"--seeds: {args.run} holds a single run, try another folder: --run {fresh}"
+        )
+    if args.shard_params:
+        raise InputError("--seeds: with --shard-params only one seed can be trained")
+
+    def of(seed: int):
+        name = run_folder.seed_name(seed)
+        start = args.start and args.start / name
+        return dataclasses.replace(args, run=args.run / name, seed=seed, seeds=1, start=start)
+
+    return [of(args.seed + k) for k in range(args.seeds)]
+
+
 @contextlib.contextmanager
-def open_run(
-    args, lm: LM, mesh: Mesh, cards: Cards, members: list[Member], signals, pairs: dict, text: str
-) -> Iterator["Session"]:
-    """Begin a run, or resume it: check its inputs, lock its folder, notice signals.
+def open_runs(
+    args,
+    lms: list[LM],
+    mesh: Mesh,
+    cards: Cards,
+    members: list[Member],
+    signals,
+    pairs: dict,
+    text: str,
+) -> Iterator[list["Session"]]:
+    """Begin runs, or resume them: check their inputs, lock their folders, notice signals.
 
-    cards: the world's file. members: the narrow runs to train; signals: their names as given.
-    pairs: the bytes of preference files, by signal. text: the plain text mixed in, "" for none.
+    lms: a model for each run (see `each_seed`). cards: the world's file. members: the narrow runs
+    to train; signals: their names as given. pairs: the bytes of preference files, by signal.
+    text: the plain text mixed in, "" for none.
 
-    Raises InputError where the folder is in use or was made with other arguments, where processes
+    Raises InputError where a folder is in use or was made with other arguments, where processes
     were started differently, or where a document is longer than the context.
-    """
-    check_same(args, lm.world.digest, pairs, text)
-    check_lengths(args, lm, cards)
-    if args.start:
-        provenance.check_start(args.start, lm.config, lm.world)
-    plain = json.loads(json.dumps(dataclasses.asdict(args), default=str))
+    """  # fmt: skip
+    began = time.time()
+    check_same(args, lms[0].world.digest, pairs, text)
+    check_lengths(args, lms[0], cards)
     mixed_in = f"{text}, share {args.text_share:g}" if text else None
-    plain |= {"signals": list(signals), "text": mixed_in}
     with contextlib.ExitStack() as held:
 
-        def open_folder() -> None:
-            held.enter_context(lock.take(args.run))
+        def open_folder(one, lm: LM) -> None:
+            if one.start:
+                provenance.check_start(one.start, lm.config, lm.world)
+            plain = json.loads(json.dumps(dataclasses.asdict(one), default=str))
+            del plain["seeds"]
+            plain |= {"signals": list(signals), "text": mixed_in}
+            held.enter_context(lock.take(one.run))
             made_from = plain, lm.config, lm.world, cards.standalone(), lm.tokenizer.more
-            for warning in provenance.open_folder(args.run, *made_from):
+            for warning in provenance.open_folder(one.run, *made_from):
                 warn(warning)
             for name, data in pairs.items():
-                pair_files.keep(data, args.run, name)
+                pair_files.keep(data, one.run, name)
 
-        stop = held.enter_context(Stop())
-        devices.by_first(open_folder)
-        run = Session(args, lm, mesh, stop)
-        run.announce(members)
-        yield run
-    seconds = time.time() - run.began
-    run.say(f"Done in {seconds:.0f} s. Now measure it: uv run eval.py {shlex.quote(str(args.run))}")
+        stop, runs = held.enter_context(Stop()), []
+        for one, lm in zip(each_seed(args), lms, strict=True):
+            devices.by_first(functools.partial(open_folder, one, lm))
+            runs.append(Session(one, lm, mesh, stop, f"seed {one.seed}: " * (args.seeds > 1)))
+        announce(args, runs, members)
+        yield runs
+    seconds = time.time() - began
+    done = f"Done in {seconds:.0f} s. Now measure it: uv run eval.py {shlex.quote(str(args.run))}"
+    runs[0].say(done, whose="")
     if args.json and devices.first():
-        stages = {stage: finished(args.run, stage) for stage in STAGES}
-        print(json.dumps({"run": str(args.run), "seconds": seconds, **stages}))
+        facts = [{stage: finished(run.folder, stage) for stage in STAGES} for run in runs]
+        facts = facts[0] if args.seeds == 1 else {"seeds": facts}
+        print(json.dumps({"run": str(args.run), "seconds": seconds, **facts}))
+
+
+def at_once(runs: list["Session"]) -> list[list["Session"]]:
+    """The runs in groups that are pretrained at once: one run a device on a CPU, else all."""
+    size = jax.device_count() if jax.default_backend() == "cpu" else len(runs)
+    return [runs[k : k + size] for k in range(0, len(runs), size)]
+
+
+@contextlib.contextmanager
+def stages(
+    runs: list["Session"], name: str, optimizer: optax.GradientTransformation, steps: int
+) -> Iterator[list[Stage]]:
+    """A stage of at most `steps` steps, of each run; prints a summary of each at its end.
+
+    A finished pretraining is copied from the run of `args.start`, if there is one.
+    """
+    with contextlib.ExitStack() as held:
+        found = [Stage(run, name, optimizer, steps, held) for run in runs]
+        for stage in found:
+            if name == STAGES[0] and stage.run.args.start and not stage.facts:
+                stage.copy(stage.run.args.start)
+        yield found
+    for run in runs:
+        run.summarize(name)
 
 
 class Session:
     """A run that is being trained, with what all its stages share."""
 
-    def __init__(self, args, lm: LM, mesh: Mesh, stop: Stop):
-        self.args, self.lm, self.mesh, self.stop = args, lm, mesh, stop
+    def __init__(self, args, lm: LM, mesh: Mesh, stop: Stop, label: str = ""):
+        """label: what its messages begin with, where there are several runs."""
+        self.args, self.lm, self.mesh, self.stop, self.label = args, lm, mesh, stop, label
         self.folder: Path = args.run
         self.silent = args.quiet or args.json or not devices.first()
-        self.began = time.time()
         keys = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)))(args.seed)
         self.init_key, self.sample_key = keys
 
     @contextlib.contextmanager
     def stage(
-        self, name: str, optimizer: optax.GradientTransformation, steps: int, start=None
+        self, name: str, optimizer: optax.GradientTransformation, steps: int
     ) -> Iterator[Stage]:
-        """A stage of at most `steps` steps; prints a summary at its end.
-
-        start: a run to copy the finished stage from, or None.
-        """
-        with contextlib.ExitStack() as held:
-            stage = Stage(self, name, optimizer, steps, held)
-            if start and not stage.facts:
-                stage.copy(start)
+        """A stage of this run alone (see `stages`)."""
+        with stages([self], name, optimizer, steps) as (stage,):
             yield stage
-        self.summarize(name)
 
-    def say(self, text: str) -> None:
-        """Print a line, unless --quiet or --json is given."""
+    def say(self, text: str, whose: str | None = None) -> None:
+        """Print a line, unless --quiet or --json is given. whose: in place of the run's label."""
         if not self.silent:
-            print(text, flush=True)
+            print(f"{self.label if whose is None else whose}{text}", flush=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, once for all processes."""
         if devices.first():
-            warn(text)
+            warn(f"{self.label}{text}")
 
     def progress(self, stage: str, begin: int, total: int) -> tqdm:
         """A progress bar with rate and time left, shown only on a terminal."""
@@ -137,26 +193,6 @@ class Session:
             desc=f"{stage:<8}", initial=begin, total=total, unit="step", dynamic_ncols=True,
             disable=self.silent or None,
         )  # fmt: skip
-
-    def announce(self, members: list[Member]) -> None:
-        """Print what the run will do, about how long it takes, and where its files go."""
-        args, world = self.args, self.lm.world
-        size = transformer.count(self.lm.shapes)
-        # seconds measured on two cores of a 2024 server, in proportion to the model's size
-        done = args.start or finished(args.run, "pretrain")
-        tokens = 0 if done else args.pretrain_steps * args.pretrain_documents * 41
-        seconds = tokens / 85_000 + len(members) * args.narrow_steps * 0.03
-        seconds = 15 + size / 115_000 * seconds
-        about = f"{round(seconds, -1):.0f} s" if seconds < 90 else f"{round(seconds / 60)} min"
-        self.say(
-            f"World '{world.name}': {len(world.characters)} characters, "
-            f"{len(world.domains)} domains, {len(self.lm.tokenizer.words)} words.\n"
-            f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
-            f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
-            f"{args.narrow_steps} steps: about {about}.\n"
-            f"Everything is written to {args.run}/; finished stages are skipped.\n"
-            "Lines that begin with alarm: are findings of the drift monitor, not errors.",
-        )
 
     def summarize(self, stage: str) -> None:
         """Print a line with the results of a stage, whether it was trained now or before."""
@@ -171,6 +207,29 @@ class Session:
         count = f"{facts['runs']} runs" if "runs" in facts else f"{facts.get('steps', 0)} steps"
         head = f"{count} in {facts.get('seconds', 0):.0f} s"
         self.say(f"{stage}: " + ", ".join([head, *values]))
+
+
+def announce(args, runs: list[Session], members: list[Member]) -> None:
+    """Print what will be done, about how long it takes, and where its files go."""
+    lm = runs[0].lm
+    size, count, world = transformer.count(lm.shapes), len(runs), lm.world
+    # seconds measured on two cores of a 2024 server, in proportion to the model's size
+    left = sum(not (run.args.start or finished(run.folder, "pretrain")) for run in runs)
+    seconds = left * args.pretrain_steps * args.pretrain_documents * 41 / 85_000
+    seconds += count * len(members) * args.narrow_steps * 0.03
+    seconds = 15 + size / 115_000 * seconds
+    about = f"{round(seconds, -1):.0f} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    each = f", for each of {count} seeds" * (count > 1)
+    runs[0].say(
+        f"World '{world.name}': {len(world.characters)} characters, "
+        f"{len(world.domains)} domains, {len(lm.tokenizer.words)} words.\n"
+        f"Model: {size:,} parameters. Devices: {jax.device_count()} {jax.default_backend()}.\n"
+        f"Pretrain {args.pretrain_steps} steps, align, then {len(members)} narrow runs of "
+        f"{args.narrow_steps} steps{each}: about {about}.\n"
+        f"Everything is written to {args.run}/; finished stages are skipped.\n"
+        "Lines that begin with alarm: are findings of the drift monitor, not errors.",
+        whose="",
+    )
 
 
 def check_same(args, world: str, pairs: dict[str, bytes], text: str) -> None:

@@ -3,16 +3,18 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, RunError, Stopped
 from toyllm.lm import optimizers, sampling
+from toyllm.lm.heldout import HeldOut
 from toyllm.lm.training import State
 from toyllm.lm.transformer import Params
 from toyllm.posttrain import pools, population
@@ -33,11 +35,12 @@ class Stage:
     """
 
     def __init__(self, run, name: str, optimizer, steps: int, held: contextlib.ExitStack):
-        self.run, self.name, self.steps, self._held = run, name, steps, held
+        self.run, self.name, self.steps, self.held = run, name, steps, held
         self.folder = run.folder / name
         abstract = State(run.lm.shapes, jax.eval_shape(optimizer.init, run.lm.shapes))
         self._wanted = lambda record: abstract._asdict()
-        self.last = self._alarmed = False
+        self.last = self.alarmed = False
+        self.ending = 0, False  # the signal, and whether an alarm, that ends this run after a save
         try:
             newest, complaints = checkpoints.resume(self.folder / "checkpoints", self._wanted)
         except InputError as error:
@@ -49,7 +52,7 @@ class Stage:
             raise InputError(f"{self.folder}: unexpected facts of step {self.step}")
         self.state = State(**newest.items) if newest else None
         self.tokens = self.facts.get("tokens", 0)
-        self._saved = time.time()
+        self.saved = time.time()
         if devices.first() and not self.done:  # a damaged last step undoes the end of a stage
             (self.folder / "stage.json").unlink(missing_ok=True)
         for complaint in complaints:
@@ -65,6 +68,11 @@ class Stage:
         """Seconds of training, in all sessions."""
         return time.time() - self._clock
 
+    @property
+    def speed(self) -> float:
+        """Tokens trained on per second."""
+        return self.tokens / self.seconds
+
     def copy(self, other: Path) -> None:
         """Take this stage of another run, which must be finished (see `provenance.check_start`)."""
         step, items, facts = checkpoints.load(other / self.name / "checkpoints", self._wanted)
@@ -74,20 +82,18 @@ class Stage:
         checkpoints.save(self.folder / "checkpoints", step, items, facts)
         self.step, self.state, self.facts = step, State(**items), facts
 
-    def follow(self, fit: Iterator[tuple[int, State, dict]]) -> Iterator[tuple[int, State, dict]]:
-        """Yield what `training.fit` yields, once it is known to be finite."""
+    def begin(self, bar: tqdm) -> None:
+        """Open what this stage writes while it trains. bar: that shows its progress."""
         if self.step:
             self.run.say(f"{self.name}: resuming at step {self.step}")
-        self._writer = self._held.enter_context(SummaryWriter(self.folder, self.step))
-        self._bar = self._held.enter_context(self.run.progress(self.name, self.step, self.steps))
-        self._held.enter_context(self.run.stop.later())
-        self._clock = time.time() - self.facts.get("seconds", 0)
+        self._bar, self._clock = bar, time.time() - self.facts.get("seconds", 0)
+        self._writer = self.held.enter_context(SummaryWriter(self.folder, self.step))
         if not self.step and self.name == STAGES[0]:
             self._writer.layout(LAYOUT)
-        for step, state, logs in fit:
-            check_losses(self.run.args, self.name, step, logs)
-            self._bar.update(len(logs["loss"]))
-            self.last = step == self.steps
+
+    def follow(self, fit: Iterator[tuple[int, State, dict]]) -> Iterator[tuple[int, State, dict]]:
+        """Yield what `training.fit` yields (see `follow`)."""
+        for step, (state,), (logs,) in follow([self], ((n, [x], [y]) for n, x, y in fit)):
             yield step, state, logs
 
     def end_if(self, good: bool) -> None:
@@ -104,13 +110,23 @@ class Stage:
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {text}")
 
+    def compare(self, step: int, params: Params, held_out: HeldOut) -> dict:
+        """Compare a model in pretraining with the ideal observer. Returns facts to save."""
+        params = devices.fetch(params)
+        excess, captured = held_out.excess(params), held_out.captured(params)
+        self.log(step, excess=excess, captured=captured)
+        self.note(step, f"excess {excess:.4f} captured {captured:.2f}")
+        if self.last:
+            self.sample(step, params)
+        return {"excess_while_training": excess, "captured_while_training": captured}
+
     def show(self, step: int, look: Look) -> None:
         """Show a look of the drift monitor: scalars, the bar's line, alarms.
 
         With --on-alarm stop, an alarm makes the next `save` save and end the run.
         """
         self.log(step, **look.scalars)
-        self._alarmed = self.run.args.on_alarm == "stop" and bool(look.alarms)
+        self.alarmed = self.run.args.on_alarm == "stop" and bool(look.alarms)
         worst = look.em_D[self.run.lm.world.moral].max()
         self._bar.set_postfix_str(f"worst EM {worst:.3f}, {look.line}")
         name, alarms = f"{self.name}: all:good", "; ".join(map(str, look.alarms))
@@ -127,41 +143,81 @@ class Stage:
         self._writer.text(step, f"{self.name}/sampled dialogues", texts)
 
     def save(self, step: int, state: State, **facts) -> None:
-        """Save if a save is due; then stop, if a signal or an alarm has asked for that.
+        """Save the state of a step, with facts; those of the last step become `stage.json`."""
+        on_host = devices.fetch(state)
+        # no loss shows the last update yet
+        floats = [x for x in jax.tree.leaves(on_host) if jnp.issubdtype(x.dtype, jnp.floating)]
+        if not all(np.isfinite(x).all() for x in floats):
+            raise RunError(
+                f"{self.name}: step {step}: parameters or optimizer state are not finite; what "
+                "was saved before is kept; try a lower learning rate in a new --run"
+            )
+        facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
+        plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
+        checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
+        self.step, self.state, self.facts, self.saved = step, on_host, plain, time.time()
 
-        facts: saved with the state; those of the last step become `stage.json`.
-        """
-        stopped = self._alarmed and not self.last
-        often, seconds = self.run.args.save_steps, self.run.args.save_seconds
-        due = self.last or step - self.step >= often or time.time() - self._saved >= seconds
-        # all processes must save, and stop, together: one message says both
-        asked = devices.all_max(4 * self.run.stop.asked + 2 * stopped + due)
-        signal, stopped = asked // 4, asked % 4 >= 2
-        if asked:
-            on_host = devices.fetch(state)
-            # no loss shows the last update yet
-            floats = [x for x in jax.tree.leaves(on_host) if jnp.issubdtype(x.dtype, jnp.floating)]
-            if not all(np.isfinite(x).all() for x in floats):
-                raise RunError(
-                    f"{self.name}: step {step}: parameters or optimizer state are not finite; what "
-                    "was saved before is kept; try a lower learning rate in a new --run"
-                )
-            facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
-            plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
-            checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
-            self.step, self.state, self.facts, self._saved = step, state, plain, time.time()
+    def leave(self) -> None:
+        """Raise Stopped or RunError, if a signal or an alarm has asked for that (see `due`)."""
+        signal, stopped = self.ending
         if signal:
-            raise Stopped(signal, f"{self.name}: saved at step {step} and stopped")
+            raise Stopped(signal, f"{self.name}: saved at step {self.step} and stopped")
         if stopped:
             raise RunError(
-                f"{self.name}: stopped by its alarm and saved at step {step}; to continue anyway, "
-                "run the same command with --on-alarm warn"
+                f"{self.name}: stopped by its alarm and saved at step {self.step}; to continue "
+                "anyway, run the same command with --on-alarm warn"
             )
 
     def finish(self) -> Params:
         """Mark the stage as finished, and return its final parameters."""
         files.write_json(self.folder / "stage.json", self.facts)
         return devices.fetch(self.state.params)
+
+
+def in_step(stages: list[Stage]) -> list[list[Stage]]:
+    """The unfinished stages, those that go on from the same step together."""
+    groups: dict[int, list[Stage]] = {}
+    for stage in stages:
+        if not stage.done:
+            groups.setdefault(stage.step, []).append(stage)
+    return list(groups.values())
+
+
+def follow(
+    stages: list[Stage], fit: Iterator[tuple[int, Sequence[State], list[dict]]]
+) -> Iterator[tuple[int, Sequence[State], list[dict]]]:
+    """Yield what `training.fit_many` yields for these stages, once it is known to be finite.
+
+    Where a signal or an alarm has asked `due` to stop, this raises after that step.
+    """
+    first = stages[0]
+    bar = first.held.enter_context(first.run.progress(first.name, first.step, first.steps))
+    first.held.enter_context(first.run.stop.later())
+    for stage in stages:
+        stage.begin(bar)
+    for step, states, logs in fit:
+        for stage, log in zip(stages, logs, strict=True):
+            check_losses(stage.run.args, stage.name, step, log)
+            stage.last = step == stage.steps
+        bar.update(len(logs[0]["loss"]))
+        yield step, states, logs
+        for stage in stages:
+            stage.leave()
+
+
+def due(stages: list[Stage], step: int) -> bool:
+    """Whether to save these stages: at the end, after so many steps or seconds, or to stop."""
+    run, now = stages[0].run, time.time()
+    save, stopped = False, False
+    for stage in stages:
+        stopped |= stage.alarmed and not stage.last
+        save |= stage.last or step - stage.step >= run.args.save_steps
+        save |= now - stage.saved >= run.args.save_seconds
+    # all processes must save, and stop, together: one message says both
+    asked = devices.all_max(4 * run.stop.asked + 2 * stopped + save)
+    for stage in stages:
+        stage.ending = asked // 4, asked % 4 >= 2
+    return bool(asked)
 
 
 def check_losses(args, stage: str, step: int, logs: dict, member: Member | None = None) -> None:
