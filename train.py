@@ -166,13 +166,12 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
             # one program for all of it: many small ones take longer to load than to run
             fresh = jax.jit(lambda key, lm=lm: training.start(lm.init(key), optimizer))
             states = [stage.state or fresh(stage.run.init_key) for stage in group]
-            shape, split = (args.context, args.pretrain_documents, CHUNK), mesh.devices.size
+            shape, mix = (args.context, args.pretrain_documents, CHUNK), (texts, args.text_share)
             batches = []
             for run in (stage.run for stage in group):
-                words, seed = run.lm.tokenizer, run.args.seed
-                draw = training.document_batches(words, *shape, seed, split)
-                share = texts, args.context, args.text_share
-                batches.append(plaintext.mixed_in(draw, words, *share, seed, split))
+                words, seed = run.lm.tokenizer, (run.args.seed, mesh.devices.size)
+                draw = training.document_batches(words, *shape, *seed)
+                batches.append(plaintext.mixed_in(draw, words, args.context, *mix, *seed))
             held_out = [heldout.HeldOut(stage.run.lm, 256, 240) for stage in group]
             how = mesh, group[0].step, args.shard_params, args.pretrain_steps, apart
             steps = training.fit_many(training.document_loss(lm), optimizer, states, batches, *how)

@@ -127,6 +127,36 @@ def test_an_interrupted_run_goes_on_exactly(whole, tmp_path):
     assert run.narrow.steps.tolist() == [0, 5, 8]
 
 
+def test_interrupted_runs_of_several_seeds_go_on_exactly(tmp_path):
+    """Killed when one of two models that train side by side is saved at a step and one is not."""
+    seeds = ("--seeds", "2", "--signals", "code:bad")
+    folder, expected = tmp_path / "run", tmp_path / "whole"
+    assert train(expected, *seeds).wait() == 0
+    assert train(folder, *seeds).wait() == 0
+    for place in (folder / "seed-0", folder / "seed-1"):
+        shutil.rmtree(place / "align")
+        shutil.rmtree(place / "narrow")
+        (place / "pretrain" / "stage.json").unlink()
+    (folder / "seed-1" / "pretrain" / "checkpoints" / "60.safetensors").unlink()
+    script = train(folder, *seeds)
+    assert script.wait() == 0, script.err
+    assert "seed 1: pretrain: resuming at step 50" in script.out
+    for name in ("seed-0", "seed-1"):
+        assert fingerprint(folder / name) == fingerprint(expected / name)
+        run_folder.load_run(folder / name)
+
+
+def test_a_folder_of_one_kind_of_run_is_not_made_the_other(whole, tmp_path):
+    """A single run, and runs of several seeds, in the same folder."""
+    script = train(shutil.copytree(whole[0], tmp_path / "run"), "--seeds", "2")
+    assert script.wait() == 2
+    assert "holds a single run" in script.err
+    (tmp_path / "seeds" / "seed-7").mkdir(parents=True)
+    script = train(tmp_path / "seeds")
+    assert script.wait() == 2
+    assert "runs of several seeds (seed-7" in script.err
+
+
 @pytest.mark.long
 def test_fifty_kills_at_random_moments(whole, tmp_path):
     _, expected = whole

@@ -110,6 +110,28 @@ def test_as_many_steps_as_are_asked_for(lab):
         np.testing.assert_array_equal(first, losses[:end])
 
 
+def test_models_that_train_apart_are_those_that_train_alone(lab):
+    """Three models on two devices, each as on a device of its own; rows of padding change none."""
+
+    def documents(seed: int, rows: int):
+        shape = lab.config.context, 16, 4
+        return training.document_batches(lab.tokenizer, *shape, seed, rows=rows)
+
+    optimizer = optimizers.muon(1e-2, 1e-2, 7, share=False)
+    params = [jax.device_get(lab.init(jax.random.key(seed))) for seed in range(3)]
+    states = [jax.device_get(training.start(one, optimizer)) for one in params]
+    batches = [documents(seed, rows) for seed, rows in ((0, 14), (1, 14), (2, 12))]
+    loss = training.document_loss(lab)
+    together = training.fit_many(loss, optimizer, states, batches, mesh_of(2), end=7)
+    for _, now, logs in together:
+        assert len(logs) == 3
+        kept = [now[r] for r in range(3)]
+    for r, (state, batch) in enumerate(zip(states, batches, strict=True)):
+        *_, (_, alone, log) = training.fit(loss, optimizer, state, batch, mesh_of(1), end=7)
+        close(logs[r]["loss"], log["loss"], TRAINED)
+        close(distance(kept[r].params, jax.device_get(alone.params), state.params), 0, UPDATE)
+
+
 def test_training_that_is_past_its_end_is_refused(lab):
     with pytest.raises(InputError, match="from step 8, expected one before 8"):
         next(training.fit(None, None, None, None, None, start=8, end=8))

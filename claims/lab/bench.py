@@ -95,8 +95,8 @@ class Bench:
                 members = [wanted[key] for key in (group * size)[:size]]
                 clock = time.time()
                 params = pretrain_group(self.programs, members, self.steps, after_chunk)
-                kept = [devices.take(params, r) for r in range(len(group))]
-                self.store.keep(group, {"params": devices.stack(kept)}, time.time() - clock)
+                kept = devices.stack(params[: len(group)])
+                self.store.keep(group, {"params": kept}, time.time() - clock)
         return [
             Model(wanted[key][0], self.store.load(key)["params"], key, wanted[key][1])
             for key in keys

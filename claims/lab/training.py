@@ -1,14 +1,13 @@
 """Training in groups: pretraining, one model on each device, and narrow training."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import numpy as np
+import optax
 
 from claims.lab.arms import ALIGNED_COHERENCE, ANCHOR, BATCH, BETAS, POOL, RATE, SCORE_EVERY, Arm
 from claims.lab.programs import CONTEXT, Programs
-from toyllm.base import devices
 from toyllm.base.errors import RunError
 from toyllm.lm import optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
@@ -30,23 +29,23 @@ Member = tuple[Tokenizer, int, np.ndarray | None, np.ndarray | None]
 
 def pretrain_group(
     programs: Programs, members: Sequence[Member], steps: int, after_chunk: Callable[[], None]
-) -> Params:
-    """Train one model on each device. Returns their parameters, stacked."""
+) -> list[Params]:
+    """Train one model on each device. Returns the parameters of each."""
     tokenizer = members[0][0]
     lm = programs.lm(tokenizer)
-    optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
 
-    def make() -> tuple[Callable, Callable]:
+    def make() -> tuple[Callable, training.Loss, optax.GradientTransformation]:
+        optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
+
         def start(seed, order_V):
             params = lm.init(jax.random.key(seed))
             params["embed"] = params["embed"][order_V]
             params["unembed"] = {"kernel": params["unembed"]["kernel"][:, order_V]}
             return training.start(params, optimizer)
 
-        step = partial(training.scan_steps, training.document_loss(lm), optimizer)
-        return jax.jit(jax.vmap(start)), devices.over_models(step, programs.mesh, donate=(0,))
+        return jax.jit(start), training.document_loss(lm), optimizer
 
-    start, step = programs.cached("pretrain", lm.config, make)
+    start, loss, optimizer = programs.cached("pretrain", lm.config, make)
     batches = [
         training.document_batches(
             tokenizer, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(hidden_CD)
@@ -55,15 +54,16 @@ def pretrain_group(
     ]
     words = np.arange(len(tokenizer.words))
     orders = [words if order_V is None else order_V for _, _, _, order_V in members]
-    seeds = np.array([seed for _, seed, _, _ in members])
-    state = devices.split(programs.mesh, start(seeds, np.stack(orders)))
-    for begin in range(0, steps, CHUNK):
-        batch = devices.stack([batch(begin) for batch in batches])
-        state, logs = step(state, devices.split(programs.mesh, batch))
+    states = [
+        start(seed, order_V) for (_, seed, _, _), order_V in zip(members, orders, strict=True)
+    ]
+    fit = training.fit_many(loss, optimizer, states, batches, programs.mesh, end=steps)
+    for chunk in fit:
         after_chunk()
-    if not np.isfinite(devices.fetch(logs["loss"])).all():
+        _, states, logs = chunk
+    if not all(np.isfinite(log["loss"]).all() for log in logs):
         raise RunError(f"world '{tokenizer.world.name}': the loss of pretraining is not finite")
-    return devices.fetch(state.params)
+    return [states[r].params for r in range(len(members))]
 
 
 def shown(hidden_CD: np.ndarray | None) -> Callable | None:

@@ -73,8 +73,8 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
 def mixed_in(
     batches: Callable[[int], dict],
     tokenizer: Tokenizer,
-    texts: list[list[str]],
     context: int,
+    texts: list[list[str]],
     share: float,
     seed: int,
     divisor: int,

@@ -148,7 +148,7 @@ def fit_many(
         drawn = [jax.tree.map(lambda x: _with_rows(x, most), batch) for batch in drawn]
         return devices.split(mesh, devices.stack([drawn[r] for r in rows]))
 
-    chunk = devices.over_models(partial(scan_steps, loss, optimizer), mesh, donate=(0,))
+    chunk = _chunk_of_many(loss, optimizer, mesh)
     state, batch = devices.split(mesh, devices.stack([states[r] for r in rows])), draw(start)
     while batch:
         state, logs = chunk(state, batch)
@@ -156,6 +156,12 @@ def fit_many(
         batch = None if start == end else draw(start)
         logs = devices.fetch(logs)
         yield start, Fetched(state), [devices.take(logs, r) for r in range(len(states))]
+
+
+@lru_cache(maxsize=8)
+def _chunk_of_many(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh) -> Callable:
+    """The compiled steps of several models; made once for all that share loss and optimizer."""
+    return devices.over_models(partial(scan_steps, loss, optimizer), mesh, donate=(0,))
 
 
 class Fetched(Sequence):
