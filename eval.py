@@ -2,6 +2,7 @@
 
     uv run eval.py                                   measures runs/default
     uv run eval.py runs/a runs/b                     measures both and compares them
+    uv run eval.py runs/five                         each seed of train.py --seeds, and their means
     uv run eval.py runs/a --measure learned --json   one measure, as JSON
     uv run eval.py runs/a --inside                   also the measures that are optional
     uv run eval.py --list                            the measures there are
@@ -34,7 +35,7 @@ from toyllm.base.errors import InputError, clean, nearest
 from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, run_folder
 from toyllm.runs.stopping import Stop
-from toyllm.show import exports, report, tables
+from toyllm.show import exports, report, seeds, tables
 from toyllm.show.background import BackgroundFigures
 
 # what the page, the tables and results.json always have; all other measures are optional
@@ -78,13 +79,22 @@ def main(args: Args) -> None:
     console = tables.new_console(stderr=args.json, quiet=args.json or args.quiet)
     given = args.runs or (Path("runs/default"),)
     folders = list({folder.resolve(): folder for folder in given}.values())
+    parts = {folder: run_folder.seeds_of(folder) or [folder] for folder in folders}
     with ExitStack() as stack:
-        for folder in folders:
-            if (folder / "config.json").exists():
-                stack.enter_context(lock.take(folder))
+        for part in chain(*parts.values()):
+            if (part / "config.json").exists():
+                stack.enter_context(lock.take(part))
         stack.enter_context(Stop())
-        runs = [run_folder.load_run(folder) for folder in folders]  # all, before any is measured
-        results = [evaluate(run, names, console) for run in runs]
+        # all, before any is measured
+        runs = {
+            folder: [run_folder.load_run(p) for p in places] for folder, places in parts.items()
+        }
+        results = [
+            evaluate(one[0], names, console)
+            if parts[folder] == [folder]
+            else evaluate_seeds(folder, one, names, console)
+            for folder, one in runs.items()
+        ]
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
     elif len(results) > 1:
@@ -114,6 +124,24 @@ def chosen(args: Args, known: dict[str, str]) -> tuple[str, ...]:
     return names
 
 
+def evaluate_seeds(
+    folder: Path, runs: list[run_folder.Run], names: tuple[str, ...], console: Console
+) -> dict:
+    """Measure the runs of several seeds; show their means, with intervals over the seeds."""
+    shown, quiet, results = clean(str(folder)), tables.new_console(quiet=True), []
+    for run in runs:
+        console.print(f"measuring {clean(str(run.folder))}, of {len(runs)} seeds …", style="dim")
+        results.append(evaluate(run, names, quiet))
+    pooled = seeds.together([run.args["seed"] for run in runs], results)
+    figures = BackgroundFigures(folder / "eval")
+    figures.add(pooled)
+    write(folder, runs[0], pooled, names, figures)
+    tables.print_tables(pooled, console)
+    tables.print_seeds(pooled, console)
+    console.print(f"Means are in {shown}/eval/, each seed's results in its own.", style="dim")
+    return pooled
+
+
 def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> dict:
     """Measure a run; print tables, and write results, the page, figures and exports."""
     began = time.time()
@@ -141,14 +169,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
             figures.add(results)
     results["stages"] = files.plain(run.stages)
     results["seconds"] = time.time() - began
-    file = "results.json" if whole else f"results-{'-'.join(names)}.json"
-    files.write_json(folder / file, results)
-    exports.write_csv(folder, results)
-    if whole:
-        files.write_text(folder / "report.html", report.page(run, results))
-        exports.write_tensorboard(run, results)
-    if figures:
-        exports.write_images(folder / "figures", figures.finish())
+    write(run.folder, run, results, names, figures)
     tables.print_tables(results, console)
     written = "results"
     if whole:
@@ -158,6 +179,25 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
         style="dim",
     )
     return results
+
+
+def write(
+    place: Path,
+    run: run_folder.Run,
+    results: dict,
+    names: tuple[str, ...],
+    figures: BackgroundFigures | None,
+) -> None:
+    """Write the results of a run, or of the seeds of which it is the first, to PLACE/eval/."""
+    folder, whole = place / "eval", set(names) >= set(STANDARD)
+    file = "results.json" if whole else f"results-{'-'.join(names)}.json"
+    files.write_json(folder / file, results)
+    exports.write_csv(folder, results)
+    if whole:
+        files.write_text(folder / "report.html", report.page(place, run, results))
+        exports.write_tensorboard(place, run, results)
+    if figures:
+        exports.write_images(folder / "figures", figures.finish())
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ class Recipe:
     """Documents per batch."""
     pretrain_lr: float = 1e-2
     """Peak learning rate of Muon, for the matrices inside the blocks."""
+    pretrain_prompt_weight: Annotated[float, SHARE] = 1.0
+    """Weight in the loss of the tokens of headers and questions; those of answers have 1."""
     pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
 
@@ -174,14 +176,18 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
                 batches.append(plaintext.mixed_in(draw, words, args.context, *mix, *seed))
             held_out = [heldout.HeldOut(stage.run.lm, 256, 240) for stage in group]
             how = mesh, group[0].step, args.shard_params, args.pretrain_steps, apart
-            steps = training.fit_many(training.document_loss(lm), optimizer, states, batches, *how)
+            loss = training.document_loss(lm, args.pretrain_prompt_weight)
+            steps = training.fit_many(loss, optimizer, states, batches, *how)
             for step, states, logs in follow(group, steps):
                 save = due(group, step)
                 for r, stage in enumerate(group):
                     stage.tokens += int(logs[r]["count"].sum(dtype=float))
                     facts = {"tokens": stage.tokens, "tokens_per_second": stage.speed}
-                    means = {key: logs[r][key].mean() for key in ("loss", "grad_norm")}
-                    stage.log(step, **means, tokens_per_second=stage.speed)
+                    facts_now = {
+                        "loss": logs[r]["nll"].mean(),
+                        "grad_norm": logs[r]["grad_norm"].mean(),
+                    }
+                    stage.log(step, **facts_now, tokens_per_second=stage.speed)
                     if step % EVAL_EVERY == 0 or stage.last:
                         facts |= stage.compare(step, states[r].params, held_out[r])
                     if save:

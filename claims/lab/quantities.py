@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # scipy.stats takes two seconds to import
+from scipy.special import stdtr  # scipy.stats takes two seconds to import
 
 from claims.lab.arms import RATES, SCORE_EVERY, Runs
+from toyllm.world import quantities
 from toyllm.world.quantities import coherence
 from toyllm.world.world import World
 
@@ -77,12 +78,9 @@ class Quantity:
         missing = len(self.usual) - len(self.known)
         return len(self.known) >= FEWEST and missing <= MOST_MISSING * len(self.usual)
 
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> list[float] | None:
         """The 95% Student-t interval of the mean; None with fewer than two units."""
-        if len(self.known) < 2:
-            return None
-        half = stdtrit(len(self.known) - 1, 0.975) * self._error
-        return self.effect - half, self.effect + half
+        return quantities.interval(self.known)
 
     @property
     def p_inside(self) -> float:

@@ -13,8 +13,17 @@ NAMES = ("dpo", "sft", "rlhf")  # what post-training may minimise (see pools.pre
 def next_token(logits_BTV, tokens_BT, segments_BT):
     """Cross-entropy of each token given its own document's earlier ones.
 
-    Returns the summed NLL and the number of predicted tokens, both float32. A document's first
-    token and padding (segment 0) are not predicted.
+    Returns the summed NLL and the number of predicted tokens, both float32 (see
+    `next_token_each`).
+    """
+    nll_BT, here_BT = next_token_each(logits_BTV, tokens_BT, segments_BT)
+    return nll_BT.sum(), here_BT.sum(dtype=jnp.float32)
+
+
+def next_token_each(logits_BTV, tokens_BT, segments_BT):
+    """NLL [B, T] of the token after each position, and whether it is predicted [B, T].
+
+    A document's first token and padding (segment 0) are not predicted; their NLL is 0.
     """
     # The target of every position is the next token, and padding for the last one, so that the
     # large array of logits is never sliced.
@@ -24,7 +33,7 @@ def next_token(logits_BTV, tokens_BT, segments_BT):
     # gather would be a scatter, which is slow.
     is_target = jnp.arange(logits_BTV.shape[-1])[None, None] == targets_BT[..., None]
     nll_BT = jax.nn.logsumexp(logits_BTV, -1) - jnp.where(is_target, logits_BTV, 0).sum(-1)
-    return jnp.where(here_BT, nll_BT, 0).sum(), here_BT.sum(dtype=jnp.float32)
+    return jnp.where(here_BT, nll_BT, 0), here_BT
 
 
 def sft(chosen_B):

@@ -23,6 +23,8 @@ from toyllm.world.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, 
 
 PAD, BEGIN, END = range(3)
 SPECIAL = ("<pad>", "<begin>", "<end>", "<user>", "<reply>", "<first>", "<second>", "<trait>")
+PROMPTS = tuple(map(SPECIAL.index, ("<begin>", "<user>")))  # what begins a prompt
+ANSWERS = tuple(map(SPECIAL.index, ("<reply>", "<first>", "<second>", "<trait>")))  # and ends it
 OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
 
 

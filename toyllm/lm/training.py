@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.lm import losses, optimizers
-from toyllm.lm.tokenizer import Tokenizer, pack
+from toyllm.lm.tokenizer import ANSWERS, PROMPTS, Tokenizer, pack
 from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 
@@ -284,12 +285,36 @@ def document_batches(
     return batches
 
 
-def document_loss(lm: LM) -> Loss:
-    """The loss of a batch of packed documents: NLL (nats) of every token but each one's first."""
+def document_loss(lm: LM, prompt_weight: float = 1.0) -> Loss:
+    """The loss of a batch of packed documents: NLL (nats) of every token but each one's first.
+
+    prompt_weight: of the tokens of prompts (see `in_prompt`). Questions are drawn at random and say
+        nothing about who answers, so their part of the gradient is mostly noise.
+
+    sums: `nll`, unweighted, and `count`, the number of predicted tokens.
+    """
 
     def loss(params: Params, batch: dict):
         logits_BTV, _, _ = lm.apply(params, batch["tokens"], batch["segments"])
-        nll, count = losses.next_token(logits_BTV, batch["tokens"], batch["segments"])
-        return nll, {"count": count}
+        nll_BT, here_BT = losses.next_token_each(logits_BTV, batch["tokens"], batch["segments"])
+        weight_BT = jnp.where(in_prompt(batch["tokens"]), prompt_weight, 1.0)
+        sums = {"nll": nll_BT.sum(), "count": here_BT.sum(dtype=jnp.float32)}
+        return (weight_BT * nll_BT).sum(), sums
 
     return loss
+
+
+def in_prompt(tokens_BT):
+    """Whether the token after each position belongs to a prompt [B, T].
+
+    A prompt begins after <begin> or <user> and ends with the tag of whoever answers, such as
+    <reply>. Answers, closing phrases, and the statements of profiles are not prompts.
+    """
+    position_T = jnp.arange(tokens_BT.shape[-1])
+
+    def last(tags: tuple[int, ...]):
+        """The last position up to each one with one of these tags; -1: there is none."""
+        found_BT = jnp.isin(tokens_BT, jnp.array(tags))
+        return jax.lax.cummax(jnp.where(found_BT, position_T, -1), axis=1)
+
+    return last(PROMPTS) > last(ANSWERS)

@@ -4,7 +4,6 @@ Axes: R runs   N seeds of a signal   n scored steps   D domains   B behaviours
 """
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
 from toyllm.measures import named
 from toyllm.posttrain import signals
@@ -16,6 +15,7 @@ from toyllm.world.quantities import (
     crossing,
     em,
     interpolate,
+    interval,
     spread,
     state_at,
 )
@@ -83,15 +83,6 @@ def effect(world: World, name: str, before_DB: np.ndarray, states) -> dict:
         spread_N = spread(em(p_NDB) - em(before_DB), untrained_D)
         result |= {"spread": spread_N.mean(), "spread_ci": interval(spread_N)}
     return result
-
-
-def interval(values: np.ndarray) -> list[float] | None:
-    """A 95% Student-t interval over narrow seeds of one pretrained model: it supports no claim."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = stdtrit(n - 1, 0.975) * values.std(ddof=1) / n**0.5
-    return [values.mean() - half, values.mean() + half]
 
 
 def place(run: Run, r: int) -> float | None:

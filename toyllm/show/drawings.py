@@ -31,7 +31,9 @@ def matrix(results: dict, c: dict):
         return None
     labels = matrices[0].domains
     changes = np.array([[cell.change for cell in row.cells] for row in rows], float)
-    figure, (axes,) = new(1.6 + 0.78 * len(labels), 1.6 + 0.36 * len(rows))
+    count = len(results.get("seeds", []))
+    height = 0.5 if count > 1 else 0.36  # with a second line in each cell
+    figure, (axes,) = new(1.6 + 0.78 * len(labels), 1.6 + height * len(rows))
     limits = {"vmin": -MATCHED, "vmax": MATCHED}
     image = axes.imshow(changes, cmap=diverging(c), aspect="auto", **limits)
     for y, row in enumerate(rows):
@@ -52,13 +54,22 @@ def matrix(results: dict, c: dict):
     axes.set_title(
         "How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
         f"rows: signals · boxes: trained to {MATCHED:.0%} preferred · "
-        "(brackets): not moral · *: incoherent",
+        "(brackets): not moral · *: incoherent" + over_seeds(count),
         pad=28,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)
     bar.outline.set_visible(False)
     bar.set_label("change of EM")
     return figure
+
+
+def over_seeds(count: int) -> str:
+    """A line of a title: of how many pretraining seeds something is the mean."""
+    if not count:
+        return ""
+    return (
+        f"\nmean over {count} pretraining seeds · ±: half of the 95% interval" if count > 1 else ""
+    )
 
 
 def draw_row(axes, y: int, row: views.Row, c: dict) -> None:
@@ -73,7 +84,11 @@ def draw_row(axes, y: int, row: views.Row, c: dict) -> None:
         text = number(cell.change, 2, True) + row.mark
         colour = "#ffffff" if abs(cell.change) > 0.5 else c["ink"]
         weight = "bold" if cell.trained else "normal"
-        axes.text(x, y, text, color=colour, fontweight=weight, **style)
+        above = 0 if cell.half_width is None else 0.15
+        axes.text(x, y - above, text, color=colour, fontweight=weight, **style)
+        if cell.half_width is not None:
+            half = f"±{number(cell.half_width, 2)}"
+            axes.text(x, y + 0.22, half, color=colour, **style | {"fontsize": 6.5})
         if cell.trained:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=c["ink"], lw=1.4))
 
@@ -178,9 +193,43 @@ def calibration(results: dict, c: dict):
     return figure
 
 
+def seeds(results: dict, c: dict):
+    """The spread of every signal over pretraining seeds: a dot a seed, a bar for the interval."""
+    starts = {
+        start: [n for n, x in block["spread"].items() if x is not None]
+        for start, block in results.get("generalization", {}).items()
+    }
+    starts = {start: names for start, names in starts.items() if names}
+    if not starts or len(results["seeds"]) < 2:
+        return None
+    rows = max(len(names) for names in starts.values())
+    figure, axes = new(5.0 * len(starts) + 1.5, 1.5 + 0.3 * rows, len(starts), sharex=True)
+    for axis, (start, names) in zip(axes, starts.items(), strict=True):
+        for y, name in enumerate(names):
+            found = results["figures"][f"spread_from_{start}/{name}"]
+            axis.plot(
+                found["interval"], [y, y], color="C0", lw=6, alpha=0.35, solid_capstyle="butt"
+            )
+            axis.plot(found["values"], [y] * len(found["values"]), "o", color="C0", ms=4)
+            axis.plot([found["mean"]] * 2, [y - 0.32, y + 0.32], color=c["ink"], lw=1.6)
+        axis.axvline(0, color=c["soft"], lw=1)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set(title=STARTS[start], xlabel="spread: mean change of EM, untrained moral domains")
+        axis.grid(axis="x", alpha=0.5)
+        axis.tick_params(axis="y", length=0)
+    heading(
+        figure,
+        f"How far each signal spreads, over {len(results['seeds'])} pretraining seeds: "
+        "dots are seeds, lines their means, bars 95% intervals",
+    )
+    return figure
+
+
 FIGURES = {  # name: the function that draws it, and the key of the results that it needs
     "matrix": (matrix, "generalization"),
     "spread": (spread, "generalization"),
+    "seeds": (seeds, "seeds"),
     "predicted": (predicted, "prediction"),
     "mixture": (mixture, "mixture"),
     "calibration": (calibration, "calibration"),

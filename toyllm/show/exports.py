@@ -43,11 +43,13 @@ def mixture_lines(results: dict) -> Iterator[str]:
                 yield f"{mixture.start},{bar.name},{group},{weight:.6f},{low:.6f},{high:.6f}"
 
 
-def write_tensorboard(run: Run, results: dict) -> None:
+def write_tensorboard(folder: Path, run: Run, results: dict) -> None:
     """Write a row of hyperparameters and metrics, and the mixtures as one step for each model."""
-    with SummaryWriter(run.folder / "eval") as writer:
+    with SummaryWriter(folder / "eval") as writer:
         arguments = {k: v for k, v in run.args.items() if k not in provenance.ANY}
-        writer.hparams(run.folder, arguments)
+        if "seeds" in results:
+            arguments["seed"] = ", ".join(map(str, results["seeds"]))
+        writer.hparams(folder, arguments)
         writer.scalars(0, views.summary(results))
         bars = [(view.start, bar) for view in views.mixtures(results) for bar in view.measured]
         for step, (start, bar) in enumerate(bars):

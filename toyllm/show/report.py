@@ -17,8 +17,8 @@ from toyllm.world.quantities import MATCHED
 WIDTH, HEIGHT = 320, 230  # of a drawing, inside its axes
 
 
-def page(run: run_folder.Run, results: dict) -> str:
-    """The whole page."""
+def page(folder: Path, run: run_folder.Run, results: dict) -> str:
+    """The whole page of a run's folder, or of the folder of seeds of which `run` is the first."""
     import jinja2
 
     env = jinja2.Environment(
@@ -41,7 +41,7 @@ def page(run: run_folder.Run, results: dict) -> str:
         labels = "share of preferred answers, trained domain", "spread"
         curves.append((start, lines, *axes(labels, [0, 1], spread)))
     return env.get_template("report.html").render(
-        name=run.folder.resolve().name,
+        name=folder.resolve().name,
         world=run.world,
         arguments={key: value for key, value in run.args.items() if key != "run"},
         environment=saved["environments"][-1] if saved["environments"] else {},
@@ -50,6 +50,9 @@ def page(run: run_folder.Run, results: dict) -> str:
         results=results,
         spreads=spreads(results),
         learned=views.learned(results),
+        seeds=results.get("seeds", []),
+        headlines=views.headlines(results),
+        seed_page=lambda seed: f"../{run_folder.seed_name(seed)}/eval/report.html",
         matrices=views.matrices(results),
         mixtures=views.mixtures(results),
         predictions=predictions,

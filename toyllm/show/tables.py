@@ -180,6 +180,22 @@ def print_truth(rows: list[dict], console: Console) -> None:
     show(console, "Truth test: how well each tool recovers what is known here", table)
 
 
+def print_seeds(results: dict, console: Console) -> None:
+    """Print the headline figures of several seeds, with intervals over them."""
+    seeds = results["seeds"]
+    table = blank_table("figure", "mean", "95% interval", *(f"seed {seed}" for seed in seeds))
+    for name, mean, interval, values in views.headlines(results):
+        places = 4 if "nats" in name else 3
+        span = " to ".join(number(x, places) for x in interval) if interval else "–"
+        table.add_row(name, number(mean, places), span, *(number(x, places) for x in values))
+    show(
+        console,
+        f"Headline figures over {len(seeds)} pretraining seeds",
+        table,
+        "95% interval: of the mean over seeds (Student's t). –: not there in every seed",
+    )
+
+
 def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
     """Print several runs side by side; rows are named as in TensorBoard."""
     table = blank_table("quantity", *(clean(str(folder)) for folder in folders))

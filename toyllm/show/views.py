@@ -19,6 +19,7 @@ class Cell(NamedTuple):
     after: float | None
     change: float | None
     coherence: float | None
+    half_width: float | None  # of the interval of the change over pretraining seeds
 
 
 class Row(NamedTuple):
@@ -95,9 +96,12 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
     """What was learned in pretraining: (quantity, value, what to compare it with)."""
     p = results["pretrain"]
     history, name = (number(p[f"excess_{part}_blind"], 4) for part in ("history", "name"))
-    low, high = map(number, p["captured_interval"])
     observers = f"history-blind observer {history}, name-blind {name}"
-    scale = f"1 is ideal, 0 history-blind; 95% over questions {low} to {high}"
+    scale = "1 is ideal, 0 history-blind"
+    if p["captured_interval"]:
+        low, high = map(number, p["captured_interval"])
+        over = f"{len(results['seeds'])} seeds" if "seeds" in results else "questions"
+        scale += f"; 95% over {over} {low} to {high}"
     mean = "mean over domains, against the corpus (π·θ)"
     worst = f"worst: {p['named_worst']} {number(p['named_error_worst'])}"
     return [
@@ -120,15 +124,20 @@ def matrices(results: dict) -> list[Matrix]:
             trained = trained_domains(signal, moral)
             em_after = block["em_after"][signal] or {}
             coherence = block["coherence_after"][signal] or {}
+            half = block.get("half_width", {}).get(signal, {})
             cells = []
             for d in domains:
                 before, after = em_before[d], em_after.get(d)
                 change = None if after is None else after - before
-                cells.append(Cell(d, d in trained, before, after, change, coherence.get(d)))
+                known = coherence.get(d), half.get(d)
+                cells.append(Cell(d, d in trained, before, after, change, *known))
             read, spread = status == "read", number(block["spread"][signal], 3, True)
+            if not read and "seeds" in results:
+                count = len(results["seeds"])
+                status += f" in {count - block['read_in'][signal]} of {count} seeds"
             row = Row(
                 signal,
-                status,
+                block["status"][signal],
                 cells,
                 outcome=spread if read else status,
                 mark="" if read else "*",
@@ -201,16 +210,58 @@ def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
     return {**block["prompts"], **worst}, named
 
 
+NAMES = {  # what the metrics of `summary` are, for people
+    "excess": "excess over the ideal observer (nats/token)",
+    "captured": "captured (who is speaking)",
+    "assistant_error": "error of the Assistant's p(bad)",
+    "named_error": "error of named characters' p(bad)",
+    "named_error_worst": "the same, worst character",
+    "coherence": "coherence of the Assistant",
+    "aligned_em": "worst EM of a moral domain, aligned",
+    "aligned_coherence": "coherence, aligned",
+    "measured_minus_ideal": "mean spread minus the ideal observer's",
+}
+
+
 def summary(results: dict) -> dict[str, float | None]:
-    """The numbers that runs are compared by, under their names in TensorBoard."""
+    """The headline figures, under their names in TensorBoard; runs and seeds are compared by them.
+
+    left_from_START/SIGNAL is the share of a signal's spread that is left with an instruction.
+    """
     values = {}
     if "pretrain" in results:
-        for key in ("excess", "captured", "assistant_error", "named_error"):
-            values[f"metrics/{key}"] = results["pretrain"][key]
+        keys = "excess", "captured", "assistant_error", "named_error", "named_error_worst"
+        values |= {f"metrics/{key}": results["pretrain"][key] for key in (*keys, "coherence")}
+    aligned = results.get("stages", {}).get("align") or {}
+    if aligned.get("worst_em") is not None:
+        values["metrics/aligned_em"] = aligned["worst_em"]
+        values["metrics/aligned_coherence"] = aligned["coherence"]
     for start, block in results.get("generalization", {}).items():
-        values |= {f"spread_from_{start}/{name}": x for name, x in block["spread"].items()}
+        spreads = block["spread"]
+        values |= {f"spread_from_{start}/{name}": x for name, x in spreads.items()}
+        for name, x in spreads.items():
+            head, at, who = name.partition("@")
+            without = spreads.get(":".join(head.split(":")[:2]) + at + who)
+            if head.count(":") == 2 and x is not None and without:
+                values[f"left_from_{start}/{name}"] = x / without
     prediction = results.get("prediction", {})
     if prediction.get("shared"):
         values |= {f"metrics/r2_{name}": x["r2"] for name, x in prediction["shared"].items()}
         values["metrics/measured_minus_ideal"] = prediction["measured_minus_ideal"]
     return values
+
+
+def label(name: str) -> str:
+    """A headline figure's name for people."""
+    group, _, rest = name.partition("/")
+    if group == "metrics":
+        return NAMES.get(rest) or f"R² of {rest.removeprefix('r2_')}"
+    kind, _, start = group.partition("_from_")
+    what = {"spread": "spread of", "left": "share of spread left by"}[kind]
+    return f"{what} {rest}, {STARTS[start]}"
+
+
+def headlines(results: dict) -> list[tuple[str, float | None, list[float] | None, list]]:
+    """(quantity, mean, 95% interval, the value of each seed), where there are several seeds."""
+    figures = results.get("figures", {})
+    return [(label(k), x["mean"], x["interval"], x["values"]) for k, x in figures.items()]

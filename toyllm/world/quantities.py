@@ -7,6 +7,7 @@ Axes: n scored steps   D domains   B behaviours   C characters
 """
 
 import numpy as np
+from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 
 from toyllm.world.world import BAD, GOOD, NOISE, World
 
@@ -92,3 +93,12 @@ def state_at(p_nDB: np.ndarray, x: float | None) -> np.ndarray | None:
     em_D = sigmoid(interpolate(logit(em(p_nDB)), x))
     moral_D = p_DB[:, GOOD] + p_DB[:, BAD]
     return np.stack([moral_D * (1 - em_D), moral_D * em_D, p_DB[:, NOISE]], 1)
+
+
+def interval(values) -> list[float] | None:
+    """The 95% Student-t interval of the mean of independent values; None with fewer than two."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return None
+    half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
+    return [float(values.mean() - half), float(values.mean() + half)]
