@@ -79,7 +79,7 @@ class Recipe:
     """Documents per batch."""
     pretrain_lr: float = 1e-2
     """Peak learning rate of Muon, for the matrices inside the blocks."""
-    pretrain_prompt_weight: Annotated[float, SHARE] = 1.0
+    pretrain_prompt_weight: Annotated[float, SHARE] = 0.1
     """Weight in the loss of the tokens of headers and questions; those of answers have 1."""
     pretrain_adam_lr: float = 1.5e-2
     """Peak learning rate of Adam, for all other parameters."""
@@ -133,7 +133,6 @@ TINY = Args(
     run=Path("runs/tiny"), preset="tiny", width=32, pretrain_steps=60, pretrain_documents=16,
     pool=64, align_steps=20, align_batch=8, narrow_seeds=1, narrow_steps=10, narrow_batch=4,
 )  # fmt: skip
-PRESETS = {"default": Args(), "tiny": TINY}
 CHUNK, ALIGN_CHUNK = 10, 5  # optimizer steps of a device call
 EVAL_EVERY = 1000  # pretraining steps between looks at held-out documents
 GROUP = 16  # narrow runs trained together
@@ -168,12 +167,11 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
             # one program for all of it: many small ones take longer to load than to run
             fresh = jax.jit(lambda key, lm=lm: training.start(lm.init(key), optimizer))
             states = [stage.state or fresh(stage.run.init_key) for stage in group]
-            shape, mix = (args.context, args.pretrain_documents, CHUNK), (texts, args.text_share)
-            batches = []
-            for run in (stage.run for stage in group):
-                words, seed = run.lm.tokenizer, (run.args.seed, mesh.devices.size)
-                draw = training.document_batches(words, *shape, *seed)
-                batches.append(plaintext.mixed_in(draw, words, args.context, *mix, *seed))
+            shape = args.context, args.pretrain_documents, CHUNK
+            mix = mesh.devices.size, texts, args.text_share
+            batches = [
+                plaintext.batches(s.run.lm.tokenizer, *shape, s.run.args.seed, *mix) for s in group
+            ]
             held_out = [heldout.HeldOut(stage.run.lm, 256, 240) for stage in group]
             how = mesh, group[0].step, args.shard_params, args.pretrain_steps, apart
             loss = training.document_loss(lm, args.pretrain_prompt_weight)
@@ -182,14 +180,10 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
                 save = due(group, step)
                 for r, stage in enumerate(group):
                     stage.tokens += int(logs[r]["count"].sum(dtype=float))
-                    facts = {"tokens": stage.tokens, "tokens_per_second": stage.speed}
-                    facts_now = {
-                        "loss": logs[r]["nll"].mean(),
-                        "grad_norm": logs[r]["grad_norm"].mean(),
-                    }
-                    stage.log(step, **facts_now, tokens_per_second=stage.speed)
-                    if step % EVAL_EVERY == 0 or stage.last:
-                        facts |= stage.compare(step, states[r].params, held_out[r])
+                    nll, norm = (logs[r][key].mean() for key in ("nll", "grad_norm"))
+                    stage.log(step, loss=nll, grad_norm=norm, tokens_per_second=stage.speed)
+                    look = step % EVAL_EVERY == 0 or stage.last
+                    facts = stage.compare(step, states[r].params, held_out[r]) if look else {}
                     if save:
                         stage.save(step, states[r], **facts)
         return [stage.finish() for stage in stages]
@@ -249,7 +243,7 @@ def narrow(args: Args, run: session.Session, starts: dict, members: list, pairs:
 
 def parse(argv: list[str]) -> Args:
     """Read the command line; --preset decides the defaults of all other flags."""
-    return arguments.parse(PRESETS, argv, __doc__)
+    return arguments.parse({"default": Args(), "tiny": TINY}, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,55 @@ def test_even_sampling_has_the_same_marginals_and_steadier_batches(small, small_
     assert totals[32] < 0.7 * totals[0]
 
 
+def test_even_sampling_keeps_the_joint_distribution_within_a_document(small):
+    """Two turns' behaviours are independent given the speaker, as if documents were drawn alone."""
+    draws = [
+        corpus.sample(small, 64, np.random.default_rng(k), DIALOGUE, turns=2, even=32)
+        for k in range(800)
+    ]
+    docs = corpus.concatenate(draws)
+    c, (b0, b1) = docs.character[:, 0], docs.behaviour[:, :2].T
+    told = docs.instruction[:, :2].max(1) < 0
+    mean_CB = small.rates_CDB.mean(1)  # domains are drawn uniformly
+    for who in range(len(small.characters)):
+        rows = (c == who) & told
+        n = rows.sum()
+        for x in range(3):
+            for y in range(3):
+                p = mean_CB[who, x] * mean_CB[who, y]
+                seen = ((b0 == x) & (b1 == y) & rows).sum() / n
+                assert abs(seen - p) < 5 * (p * (1 - p) / n) ** 0.5 + 1e-12, (who, x, y)
+
+
+def test_even_sampling_spreads_characters_and_behaviours(small):
+    """How often each comes is nearer to what is expected than if documents were drawn alone."""
+
+    def far(even: int) -> np.ndarray:
+        counts = []
+        for k in range(200):
+            docs = corpus.sample(small, 128, np.random.default_rng(k), DIALOGUE, even=even)
+            c, d, asked = docs.character[:, :1], docs.domain, docs.instruction
+            expected = small.rates_ICDB[asked, c, d, BAD][docs.speaker >= 0].sum()
+            bad = (docs.behaviour == BAD).sum() - expected
+            counts.append([(c == 0).sum() - 128 * share, bad])
+        return np.mean(np.square(counts), axis=0) ** 0.5
+
+    share = (small.header_weights @ small.speaker_KHC[DIALOGUE])[0]
+    assert (far(32) < 0.5 * far(0)).all(), (far(32), far(0))
+
+
+def test_numbers_that_are_spread_are_even_in_every_group():
+    """In each column and group of like keys, within one part in n; and columns are independent."""
+    rng = np.random.default_rng(0)
+    keys = rng.integers(3, size=(600, 2))
+    u = corpus.spread(rng, keys, np.zeros_like(keys))
+    for t in range(2):
+        for key in range(3):
+            x = np.sort(u[keys[:, t] == key, t])
+            assert np.abs(x - (np.arange(len(x)) + 0.5) / len(x)).max() < 3 / len(x)
+    assert abs(np.corrcoef(u.T)[0, 1]) < 5 / 600**0.5
+
+
 def test_instructions_shift_rates_as_defined(personas):
     names = [i.name for i in personas.instructions]
     plain = personas.rates_CDB

@@ -110,6 +110,26 @@ def test_as_many_steps_as_are_asked_for(lab):
         np.testing.assert_array_equal(first, losses[:end])
 
 
+def test_tokens_of_prompts_weigh_less(lab):
+    """Those of headers and questions do, answers and closing phrases do not: token by token."""
+    batch = training.document_batches(lab.tokenizer, lab.config.context, 16, 1, 0)(0)
+    batch = jax.tree.map(lambda x: x[0], batch)
+    params = lab.init(jax.random.key(0))
+    logits = lab.apply(params, batch["tokens"], batch["segments"])[0]
+    logp = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    total = plain = 0.0
+    for row, segments, p in zip(batch["tokens"], batch["segments"], logp, strict=True):
+        words, asked = [lab.tokenizer.words[t] for t in row], True
+        for k, word in enumerate(words[:-1]):
+            if word in ("<begin>", "<user>", "<reply>", "<first>", "<second>", "<trait>"):
+                asked = word in ("<begin>", "<user>")
+            if segments[k + 1] == segments[k] > 0:
+                plain -= p[k, row[k + 1]]
+                total -= p[k, row[k + 1]] * (0.25 if asked else 1)
+    loss, sums = training.document_loss(lab, 0.25)(params, batch)
+    close([loss, sums["nll"]], [total, plain], FORWARD)
+
+
 def test_models_that_train_apart_are_those_that_train_alone(lab):
     """Three models on two devices, each as on a device of its own; rows of padding change none."""
 

@@ -17,7 +17,7 @@ from toyllm.posttrain.signals import parse, untrained
 from toyllm.world.quantities import COHERENT, MATCHED, coherence, crossing, em, spread, state_at
 from toyllm.world.world import World
 
-VERSION = 2  # part of every key; raised when the same key would mean another model
+VERSION = 3  # part of every key; raised when the same key would mean another model
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate

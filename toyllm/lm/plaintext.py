@@ -17,6 +17,7 @@ import numpy as np
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest, warn
+from toyllm.lm import training
 from toyllm.lm.tokenizer import PAD, Tokenizer
 from toyllm.world.world import World
 
@@ -70,19 +71,21 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
     return tokens_NT
 
 
-def mixed_in(
-    batches: Callable[[int], dict],
+def batches(
     tokenizer: Tokenizer,
     context: int,
-    texts: list[list[str]],
-    share: float,
+    documents: int,
+    steps: int,
     seed: int,
     divisor: int,
+    texts: list[list[str]],
+    share: float,
 ) -> Callable[[int], dict]:
-    """`batches` with texts mixed in, if there are any (see `windows` and `mixed`)."""
+    """`training.document_batches`, with texts mixed in if there are any (see `mixed`)."""
+    drawn = training.document_batches(tokenizer, context, documents, steps, seed, divisor)
     if not texts:
-        return batches
-    return mixed(batches, windows(tokenizer, texts, context), share, seed, divisor)
+        return drawn
+    return mixed(drawn, windows(tokenizer, texts, context), share, seed, divisor)
 
 
 def mixed(

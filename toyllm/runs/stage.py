@@ -51,7 +51,7 @@ class Stage:
         if not all(isinstance(number, int | float) for number in numbers):
             raise InputError(f"{self.folder}: unexpected facts of step {self.step}")
         self.state = State(**newest.items) if newest else None
-        self.tokens = self.facts.get("tokens", 0)
+        self.tokens = self.facts.get("tokens", 0)  # trained on, in pretraining
         self.saved = time.time()
         if devices.first() and not self.done:  # a damaged last step undoes the end of a stage
             (self.folder / "stage.json").unlink(missing_ok=True)
@@ -153,6 +153,8 @@ class Stage:
                 "was saved before is kept; try a lower learning rate in a new --run"
             )
         facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
+        if self.tokens:
+            facts |= {"tokens": self.tokens, "tokens_per_second": self.speed}
         plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
         checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
         self.step, self.state, self.facts, self.saved = step, on_host, plain, time.time()

@@ -78,7 +78,7 @@ def draw_row(axes, y: int, row: views.Row, c: dict) -> None:
 
     style = {"ha": "center", "va": "center", "fontsize": 8}
     if all(cell.change is None for cell in row.cells):
-        axes.text(len(row.cells) / 2 - 0.5, y, row.status, color=c["soft"], **style)
+        axes.text(len(row.cells) / 2 - 0.5, y, row.outcome, color=c["soft"], **style)
         return
     for x, cell in enumerate(row.cells):
         text = number(cell.change, 2, True) + row.mark

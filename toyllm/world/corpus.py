@@ -8,9 +8,10 @@ import dataclasses
 
 import numpy as np
 
-from toyllm.world.world import ASSISTANT, DIALOGUE, KINDS, PROFILE, SCENE, World
+from toyllm.world.world import ASSISTANT, DIALOGUE, PROFILE, SCENE, World
 
 SLOTS = 2
+GOLDEN = (5**0.5 - 1) / 2
 TURN = ("speaker", "domain", "situation", "instruction", "behaviour", "answer", "voice")
 
 
@@ -61,18 +62,26 @@ def sample(
     """Draw `count` documents. A given kind, header, character or number of turns is not drawn.
 
     turns: a whole number for all, or one for each document [N].
-    even: the size of batches over which kinds and lengths are spread evenly (systematic
-        sampling), so that every batch has nearly the same number of tokens. The distribution of a
-        single document does not change. It must divide `count`; 0: no batches.
+    even: the size of batches over which documents are spread evenly (systematic sampling), so that
+        gradients vary less; 0: no batches. Kinds and lengths are spread over each batch, so that
+        every batch has nearly the same number of tokens; headers, characters, behaviours and
+        closing phrases over all documents. The distribution of a single document does not change.
+        It must divide `count`.
     """
     N, T = count, world.max_turns
+
+    def draw(p, *keys):
+        """An index from each distribution p [N, L, …], evenly among documents alike in keys."""
+        return at(p, spread(rng, *keys) if even else rng.random(p.shape[:-1]))
+
     # u decides the kind and v the length, since these two decide how many tokens a document has
     u, v = (evenly(rng, N // even, even) if even else rng.random(N) for _ in "uv")
-    kinds = np.minimum((u[:, None] > world.kind_weights.cumsum()).sum(1), len(KINDS) - 1)
-    kinds = kinds if kind is None else np.full(N, kind)
-    headers = rng.choice(3, (N, SLOTS), p=world.header_weights)
+    kinds = at(world.kind_weights, u) if kind is None else np.full(N, kind)
+    kind_of, batch_of = np.broadcast_arrays(kinds, np.arange(N) // (even or N))
+    kind_of, batch_of = (np.repeat(x[:, None], SLOTS, 1) for x in (kind_of, batch_of))
+    headers = draw(np.broadcast_to(world.header_weights, (N, SLOTS, 3)), kind_of, batch_of)
     headers = headers if header is None else np.full((N, SLOTS), header)
-    characters = categorical(rng, world.speaker_KHC[kinds[:, None], headers])
+    characters = draw(world.speaker_KHC[kind_of, headers], kind_of, headers, batch_of)
     characters = characters if character is None else np.full((N, SLOTS), character)
     # only a scene has a second speaker
     only_first = (kinds != SCENE)[:, None] & (np.arange(SLOTS) == 1)
@@ -88,14 +97,14 @@ def sample(
     order = rng.random((N, len(world.domains))).argsort(1)
     domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
     situation = rng.integers(world.situations_D[domain])
-    instruction = categorical(rng, world.instruction_DI[domain])
+    instruction = draw(world.instruction_DI[domain], here)
     # a statement about a character is not a reply, so nothing asks for it: the last index of
     # `rates_ICDB` is no instruction
     instruction[(kinds == PROFILE)] = len(world.instructions)
     c = np.take_along_axis(characters, speaker, 1)
-    behaviour = categorical(rng, world.rates_ICDB[instruction, c, domain])
+    behaviour = draw(world.rates_ICDB[instruction, c, domain], here, instruction, domain, c)
     answer = draw_answer(world, domain, situation, behaviour, rng)
-    voice = categorical(rng, world.voices_CV[c])
+    voice = draw(world.voices_CV[c], here, c)
 
     instruction = np.where(instruction == len(world.instructions), -1, instruction)
     turn = here & (kinds != PROFILE)[:, None]
@@ -174,8 +183,24 @@ def draw_answer(world: World, domain, situation, behaviour, rng: np.random.Gener
     return world.answer_DSBA[domain, situation, behaviour, pick]
 
 
-def categorical(rng: np.random.Generator, p: np.ndarray) -> np.ndarray:
-    """Draw an index from each distribution along the last axis of p (rows sum to 1)."""
+def spread(rng: np.random.Generator, *keys: np.ndarray) -> np.ndarray:
+    """Uniform numbers [N, L] that are even among documents alike in their keys [N, L].
+
+    In each column the documents are sorted by their keys, the first key first, and document k of
+    them gets the fractional part of k times the golden ratio plus a shift: any few such numbers in
+    a row are spread evenly over [0, 1) (Weyl 1916). The shift is drawn anew for each column. So
+    each number is uniform whatever was drawn before it, as if documents were drawn one by one.
+    """
+    N, L = keys[0].shape
+    u_NL = np.empty((N, L))
+    for t in range(L):
+        ties = rng.random(N)
+        order = np.lexsort((ties, *(key[:, t] for key in reversed(keys))))
+        u_NL[order, t] = (np.arange(N) * GOLDEN + rng.random()) % 1
+    return u_NL
+
+
+def at(p: np.ndarray, u) -> np.ndarray:
+    """The index at which the cumulative sum of each distribution passes u: its quantile."""
     # rounding may leave the last edge below 1, so the index is held within bounds
-    edges = p.cumsum(-1)
-    return np.minimum((rng.random(p.shape[:-1])[..., None] > edges).sum(-1), p.shape[-1] - 1)
+    return np.minimum((u[..., None] > p.cumsum(-1)).sum(-1), p.shape[-1] - 1)
