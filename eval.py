@@ -181,13 +181,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     return results
 
 
-def write(
-    place: Path,
-    run: run_folder.Run,
-    results: dict,
-    names: tuple[str, ...],
-    figures: BackgroundFigures | None,
-) -> None:
+def write(place: Path, run: run_folder.Run, results: dict, names: tuple, figures) -> None:
     """Write the results of a run, or of the seeds of which it is the first, to PLACE/eval/."""
     folder, whole = place / "eval", set(names) >= set(STANDARD)
     file = "results.json" if whole else f"results-{'-'.join(names)}.json"

@@ -159,7 +159,7 @@ def main(args: Args) -> None:
 
 def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[transformer.Params]:
     """Next-token training on packed documents: all devices train one run, or each its own."""
-    apart, rates = args.seeds > 1, (args.pretrain_lr, args.pretrain_adam_lr)
+    apart, rates = len(runs) > 1, (args.pretrain_lr, args.pretrain_adam_lr)
     optimizer = optimizers.muon(*rates, args.pretrain_steps, share=not apart)
     with session.stages(runs, "pretrain", optimizer, args.pretrain_steps) as stages:
         for group in in_step(stages):

@@ -18,11 +18,12 @@ def row_of(folder) -> str:
 
 def test_two_runs_of_one_name_have_a_row_each(tmp_path):
     """However they are named on the command line; and the row does not show the whole path."""
-    learned = dict.fromkeys(("excess", "captured", "assistant_error", "named_error"), 0.5)
+    keys = "excess", "captured", "assistant_error", "named_error", "named_error_worst", "coherence"
+    learned = dict.fromkeys(keys, 0.5)
     results = {"pretrain": learned, "generalization": {}, "prediction": {}, "mixture": {}}
     rows = []
     for folder in (tmp_path / "a" / "seed0", tmp_path / "b" / "seed0", tmp_path / "b/../a/seed0"):
-        exports.write_tensorboard(SimpleNamespace(folder=folder, args={"seed": 0}), results)
+        exports.write_tensorboard(folder, SimpleNamespace(args={"seed": 0}), results)
         rows.append(row_of(folder / "eval"))
     assert rows[0] != rows[1]
     assert rows[0] == rows[2]

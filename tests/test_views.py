@@ -13,8 +13,9 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.tolerances import FLOAT64, SOLVED, close
 from toyllm.runs import run_folder
-from toyllm.show import exports, report, tables, views
+from toyllm.show import exports, report, seeds, tables, views
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_the_terminal_and_the_page_show_the_same_matrix(results, tiny):
     tables.print_tables(results, console)
     printed = console.file.getvalue().splitlines()
     run = run_folder.load_run(tiny / "run")
-    page = html.unescape(report.page(run, results))
+    page = html.unescape(report.page(run.folder, run, results))
     rows = re.findall(r'<tr><th scope="row">(\S+:\S+)</th>(.*?)</tr>', page, re.DOTALL)
     every = [row for matrix in views.matrices(results) for row in matrix.rows]
     assert [name for name, _ in rows] == [row.signal for row in every]
@@ -84,6 +85,62 @@ def test_mixtures_begin_with_the_corpus_and_are_exported_without_it(results):
     assert len(lines) == 1 + sum(len(m.measured) * len(m.groups) for m in (pretrained, aligned))
 
 
+def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
+    """Two seeds, of which one has another spread and does not read another signal."""
+    other = copy.deepcopy(results)
+    block = other["generalization"]["pretrain"]
+    first, _, third = list(block["status"])[:3]
+    block["spread"][first] = 0.223
+    block["em_after"][first]["code"] += 0.1
+    other["pretrain"]["captured"] += 0.02
+    pooled = seeds.together([4, 7], [results, other])
+    found = pooled["figures"][f"spread_from_pretrain/{first}"]
+    low, high = found["interval"]
+    half = 12.7062 * 0.1 / 2  # Student's t of one degree of freedom; half the distance of the two
+    close([found["mean"], low, high], [0.173, 0.173 - half, 0.173 + half], SOLVED)
+    assert found["values"] == [0.123, 0.223]
+    assert pooled["figures"][f"spread_from_pretrain/{third}"]["mean"] is None
+    matrix = views.matrices(pooled)[0]
+    read, incoherent, unread = matrix.rows[:3]
+    assert (read.outcome, incoherent.outcome) == ("+.173", "incoherent in 2 of 2 seeds")
+    assert unread.outcome == "not reached in 2 of 2 seeds"
+    cells = {cell.domain: cell for cell in read.cells}
+    alone = {cell.domain: cell for cell in views.matrices(results)[0].rows[0].cells}
+    close(cells["code"].change, alone["code"].change + 0.05, FLOAT64)
+    close([cells["code"].half_width, cells["goals"].half_width], [half, 0], SOLVED)
+    console = tables.new_console(file=io.StringIO(), width=300)
+    tables.print_tables(pooled, console)
+    tables.print_seeds(pooled, console)
+    run = run_folder.load_run(tiny / "run")
+    page = html.unescape(report.page(tiny / "five", run, pooled))
+    for text in (console.file.getvalue(), page):
+        assert "+.173" in text
+        assert "seed 4" in text
+        assert "seed 7" in text
+    assert 'href="../seed-7/eval/report.html"' in page
+
+
+def test_one_seed_has_no_interval(results):
+    pooled = seeds.together([3], [results])
+    assert {figure["interval"] for figure in pooled["figures"].values()} == {None}
+    captured = pooled["figures"]["metrics/captured"]
+    assert [captured["mean"]] == captured["values"] == [results["pretrain"]["captured"]]
+    tables.print_tables(pooled, tables.new_console(file=io.StringIO()))
+
+
+def test_the_share_left_with_an_instruction_is_of_the_signal_without_it():
+    spreads = {
+        "code:bad": 0.2,
+        "code:bad:ask_bad": 0.05,
+        "code:bad:ask_bad@hal": 0.1,
+        "taste:bad": 1,
+    }
+    values = views.summary({"generalization": {"align": {"spread": spreads}}})
+    left = {name: x for name, x in values.items() if name.startswith("left")}
+    assert left == {"left_from_align/code:bad:ask_bad": 0.25}
+    assert views.label(*left) == "share of spread left by code:bad:ask_bad, from the aligned model"
+
+
 def test_missing_points_of_a_curve_are_left_out():
     curve = {"own": [0.1, None, 0.3], "spread": [0.0, 0.1, None]}
     results = {"generalization": {"align": {"curves": {"code:bad": curve}}}}
@@ -94,7 +151,8 @@ def test_a_run_without_signals_has_a_page_and_tables(results, tiny):
     results = copy.deepcopy(results)
     results["generalization"], results["prediction"] = {}, {"starts": {}}
     results["instructed"], results["drift"] = {}, {}
-    page = report.page(run_folder.load_run(tiny / "run"), results)
+    run = run_folder.load_run(tiny / "run")
+    page = report.page(run.folder, run, results)
     assert "No signal was trained." in page
     assert "Too few signals" in page
     tables.print_tables(results, tables.new_console(file=io.StringIO()))
