@@ -120,6 +120,37 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     assert 'href="../seed-7/eval/report.html"' in page
 
 
+def test_mixtures_of_seeds_are_shown_in_groups_that_all_of_them_have():
+    """Where one seed tells characters apart that another does not, their weights are added up."""
+    assert seeds.common([["a", "b + c", "d"], ["a + b", "c", "d"]]) == [["a", "b", "c"], ["d"]]
+    assert seeds.common([["a", "b"], ["b", "a"]]) == [["a"], ["b"]]
+
+    def block(groups: list[str], before: list[float], after: list[float]) -> dict:
+        weights = {
+            key: dict(zip(groups, x, strict=True)) for key, x in (("b", before), ("a", after))
+        }
+        left = {"code:bad": {"all": 0.1, "off_domain": 0.2, "override": 0.3}}
+        start = {"before": weights["b"], "after": {"code:bad": weights["a"]}, "floor": 0.0}
+        start |= {
+            "residual_before": 0.1,
+            "residual_after": left,
+            "before_range": {},
+            "after_range": {},
+        }
+        return {"groups": groups, "contexts": 1, "truth": weights["b"], "pretrain": start}
+
+    fine = block(["ada", "hal", "echo + quack"], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7])
+    coarse = block(["ada + hal", "echo + quack"], [0.8, 0.2], [0.5, 0.5])
+    pooled = seeds.mixtures([fine, coarse])
+    assert pooled["groups"] == ["ada + hal", "echo + quack"]
+    close(pooled["truth"], {"ada + hal": 0.8, "echo + quack": 0.2}, FLOAT64)
+    after = pooled["pretrain"]["after"]["code:bad"]
+    close(after, {"ada + hal": 0.4, "echo + quack": 0.6}, FLOAT64)
+    half = 12.7062 * 0.2 / 2
+    low_high = pooled["pretrain"]["after_range"]["code:bad"]["ada + hal"]
+    close(low_high, [0.4 - half, 0.4 + half], SOLVED)
+
+
 def test_one_seed_has_no_interval(results):
     pooled = seeds.together([3], [results])
     assert {figure["interval"] for figure in pooled["figures"].values()} == {None}

@@ -3,6 +3,8 @@
 from toyllm.show import views
 from toyllm.world import quantities
 
+WEIGHTS = "before", "before_range", "after", "after_range"  # of groups, in a mixture
+
 
 def together(seeds: list[int], results: list[dict]) -> dict:
     """The results of runs that differ in their pretraining seed, in the form of one run's.
@@ -13,7 +15,9 @@ def together(seeds: list[int], results: list[dict]) -> dict:
 
     A signal is read only if it is read in every seed; `read_in` counts the seeds.
     """
-    pooled = mean(results)
+    pooled = mean([{k: x for k, x in each.items() if k != "mixture"} for each in results])
+    if all("mixture" in each for each in results):
+        pooled["mixture"] = mixtures([each["mixture"] for each in results])
     for start, block in pooled.get("generalization", {}).items():
         parts = [each["generalization"][start] for each in results]
         block |= {"read_in": {}, "half_width": {}}
@@ -38,6 +42,51 @@ def together(seeds: list[int], results: list[dict]) -> dict:
         for name in block:
             block[name] = [alarm for each in results for alarm in each["drift"][start][name]]
     return pooled | {"seeds": seeds, "figures": figures(results)}
+
+
+def mixtures(blocks: list[dict]) -> dict:
+    """The mean mixtures, in groups of characters that can be told apart in every seed.
+
+    Ranges are 95% intervals over the seeds.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    groups = common([block["groups"] for block in blocks])
+
+    def weights(parts: list[dict]) -> tuple[dict, dict]:
+        """Mean weights of the common groups, and their intervals."""
+        sums = {
+            " + ".join(group): [
+                sum(w for name, w in part.items() if name.split(" + ")[0] in group)
+                for part in parts
+            ]
+            for group in groups
+        }
+        return {k: mean(x) for k, x in sums.items()}, {k: interval(x) for k, x in sums.items()}
+
+    pooled = {"groups": [" + ".join(group) for group in groups], "contexts": blocks[0]["contexts"]}
+    pooled["truth"], _ = weights([block["truth"] for block in blocks])
+    for start in [start for start in views.STARTS if all(start in block for block in blocks)]:
+        parts = [block[start] for block in blocks]
+        found = mean([{k: x for k, x in part.items() if k not in WEIGHTS} for part in parts])
+        found["before"], found["before_range"] = weights([part["before"] for part in parts])
+        names = [n for n in parts[0]["after"] if all(n in part["after"] for part in parts)]
+        after = {name: weights([part["after"][name] for part in parts]) for name in names}
+        found["after"] = {name: x for name, (x, _) in after.items()}
+        found["after_range"] = {name: x for name, (_, x) in after.items()}
+        pooled[start] = found
+    return pooled
+
+
+def common(groupings: list[list[str]]) -> list[list[str]]:
+    """The finest groups of characters of which every grouping's groups are parts."""
+    groups = [group.split(" + ") for group in groupings[0]]
+    for name in (name for grouping in groupings[1:] for name in grouping):
+        joined = [group for group in groups if set(group) & set(name.split(" + "))]
+        first = next(k for k, group in enumerate(groups) if group in joined)
+        rest = [group for group in groups if group not in joined]
+        groups = [*rest[:first], [who for group in joined for who in group], *rest[first:]]
+    return groups
 
 
 def figures(results: list[dict]) -> dict[str, dict]:
