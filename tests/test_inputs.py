@@ -269,6 +269,9 @@ def test_scripts_refuse_in_one_line(tmp_path):
         (("--heads", "3"), "multiple of 6"),
         (("--seed", "-1"), "--seed: found -1"),
         (("--pretrain-lr", "nan"), "--pretrain-lr: found nan"),
+        (("--pretrain-prompt-weight", "2"), "--pretrain-prompt-weight: found 2"),
+        (("--seeds", "0"), "--seeds: found 0"),
+        (("--seeds", "2", "--shard-params"), "--shard-params"),
         (("--beta", "inf"), "--beta: found inf"),
         (("--correlation", "2"), "--correlation: found 2"),
         (("--width", "1000000000"), "--width: found 1000000000, expected 1 to 1000000"),
@@ -516,7 +519,8 @@ def pipe(data: bytes) -> str:
 def setup_only(monkeypatch):
     """train.main up to its first stage, in this process."""
     monkeypatch.setattr(devices, "setup", lambda *args: mesh_of(1))
-    for stage in ("pretrain", "align", "narrow"):
+    monkeypatch.setattr(train, "pretrain", lambda args, runs, texts: [None] * len(runs))
+    for stage in ("align", "narrow"):
         monkeypatch.setattr(train, stage, lambda *args: None)
     return lambda *args: train.main(train.parse(["--preset", "tiny", "--quiet", *args]))
 

@@ -1,6 +1,7 @@
 """Results for people: tables on the terminal, figures, one page to read, and exports.
 
     views       what is shown, derived once from results.json
+    seeds       the results of several seeds as one: means and intervals
     tables      the terminal
     report      the page, eval/report.html
     figures     the look of all figures
