@@ -17,6 +17,7 @@ Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks t
 `uv run tensorboard --logdir runs` shows how it went.
 """
 
+import toyllm.base.starting  # isort: skip # noqa: F401
 import dataclasses
 import sys
 from itertools import chain
@@ -135,7 +136,6 @@ TINY = Args(
 )  # fmt: skip
 CHUNK, ALIGN_CHUNK = 10, 5  # optimizer steps of a device call
 EVAL_EVERY = 1000  # pretraining steps between looks at held-out documents
-GROUP = 16  # narrow runs trained together
 
 
 def main(args: Args) -> None:
@@ -232,7 +232,7 @@ def narrow(args: Args, run: session.Session, starts: dict, members: list, pairs:
     recipe = population.Recipe(*how, args.narrow_batch, args.narrow_score_every)
     jobs = population.jobs_of(run.lm, members, starts, args.seed, args.narrow_lr, pairs)
     programs = population.compile_programs(run.lm, run.mesh, recipe, jobs.values())
-    with narrow_stage.NarrowStage(run, members, GROUP) as stage:
+    with narrow_stage.NarrowStage(run, members) as stage:
         for group in stage.missing():
             todo = [jobs[member] for member in group.padded]
             how = todo, args.narrow_steps, stage.kept_steps

@@ -1,5 +1,6 @@
 """What a machine, a terminal or a user's settings may be like: none of it may hang or mislead."""
 
+import ast
 import errno
 import io
 import json
@@ -389,3 +390,17 @@ def test_a_cache_folder_that_cannot_be_written_costs_a_warning_at_most(tmp_path,
     finally:
         compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "scorecard.py"])
+def test_a_script_says_at_once_that_it_starts(script):
+    """Before any slow import; and only on a terminal, so that other programs read only results."""
+    head = ast.parse((ROOT / script).read_text()).body[1]
+    assert ast.unparse(head) == "import toyllm.base.starting"
+    command = [sys.executable, "-c", "import toyllm.base.starting"]
+    screen, terminal = os.openpty()
+    with os.fdopen(screen, "rb", buffering=0) as reader:
+        subprocess.run(command, stderr=terminal, check=True, cwd=ROOT)
+        os.close(terminal)
+        assert "Loading JAX" in reader.read(100).decode()
+    assert subprocess.run(command, stderr=subprocess.PIPE, check=True, cwd=ROOT).stderr == b""

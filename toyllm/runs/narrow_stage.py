@@ -1,6 +1,6 @@
 """The narrow stage of a run: which groups are left to train, their events and alarms.
 
-with NarrowStage(run, members, group) as stage:
+with NarrowStage(run, members) as stage:
     for group in stage.missing():
         for record in population.train_group(programs, jobs, steps, stage.kept_steps):
             group.look(record)
@@ -23,6 +23,8 @@ from toyllm.runs import checkpoints, run_folder
 from toyllm.runs.stage import check_losses
 from toyllm.runs.tensorboard import SummaryWriter
 
+GROUP = 16  # narrow runs trained together
+
 
 class NarrowStage:
     """The narrow runs of a run, in groups that are trained together; finished groups are skipped.
@@ -30,7 +32,7 @@ class NarrowStage:
     kept_steps: the step at which each finished member reached the matched effect; -1: never.
     """
 
-    def __init__(self, run, members: list[Member], size: int):
+    def __init__(self, run, members: list[Member], size: int = GROUP):
         """run: a `session.Session`. size: of a group; at least one member for each device."""
         self.run, self.members, self.folder = run, members, run.folder / "narrow"
         self.count = run.mesh.devices.size
