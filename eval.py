@@ -86,8 +86,10 @@ def main(args: Args) -> None:
             if (part / "config.json").exists():
                 stack.enter_context(lock.take(part))
         stack.enter_context(Stop())
-        loaded = iter(run_folder.load_runs(chain(*parts.values())))  # all, before any is measured
-        runs = {folder: [next(loaded) for _ in places] for folder, places in parts.items()}
+        # all, before any is measured
+        runs = {
+            folder: [run_folder.load_run(p) for p in places] for folder, places in parts.items()
+        }
         results = [
             evaluate(one[0], names, console)
             if parts[folder] == [folder]

@@ -151,13 +151,6 @@ def test_mixtures_of_seeds_are_shown_in_groups_that_all_of_them_have():
     close(low_high, [0.4 - half, 0.4 + half], SOLVED)
 
 
-def test_runs_of_one_world_and_size_share_their_programs(tiny):
-    first, second = run_folder.load_runs([tiny / "run", tiny / "run"])
-    assert first.lm is second.lm
-    assert first.scorer is second.scorer
-    assert run_folder.load_run(tiny / "run").lm is not first.lm
-
-
 def test_one_seed_has_no_interval(results):
     pooled = seeds.together([3], [results])
     assert {figure["interval"] for figure in pooled["figures"].values()} == {None}

@@ -7,7 +7,6 @@ Axes: L layers   Q prompts   T tokens   D width   V vocabulary
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from toyllm.lm.transformer import LM, Params
 CHUNK = 64  # prompts at once
 
 
-@lru_cache(maxsize=4)  # runs may share a model
 def reader(lm: LM) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """A function: params, prompts [Q, T] → residuals [L + 1, Q, D], p(next token) [Q, V].
 

@@ -3,8 +3,6 @@
 Axes: Q questions   B behaviours
 """
 
-from functools import lru_cache
-
 import jax
 import numpy as np
 
@@ -49,7 +47,7 @@ class HeldOut:
         self.ideal_QB = observer.predictive(world, asked, observer.observe(world, asked))[last]
         self.blind_QB = observer.prior_predictive(world, asked)[last]
         self.turn_Q, self.header_Q = last[1] + 1, asked.header[:, 0]
-        self._scorer, self._nll = scoring.scorer_of(lm), jax.jit(self._mean_nll)
+        self._scorer, self._nll = scoring.Scorer(lm), jax.jit(self._mean_nll)
 
     def _mean_nll(self, params: Params):
         logits_BTV, _, _ = self.lm.apply(params, self.tokens, self.segments)
@@ -71,12 +69,6 @@ class HeldOut:
     def captured(self, params: Params) -> float:
         """The share of what the history tells about the speaker that the model uses."""
         return captured(*self.kls(params))
-
-
-@lru_cache(maxsize=4)
-def held_out(lm: LM, documents: int, questions: int) -> HeldOut:
-    """The same, made once for all runs that share a model."""
-    return HeldOut(lm, documents, questions)
 
 
 def captured(model_Q: np.ndarray, blind_Q: np.ndarray) -> float:

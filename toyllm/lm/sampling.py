@@ -5,8 +5,6 @@ A dialogue so far is a text as in the corpus, up to its last `<reply>`.
 Axes: B rows of a batch   T positions   V vocabulary
 """
 
-from functools import lru_cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,12 +76,6 @@ class Sampler:
             stop = next((k for k, word in enumerate(words) if word in SPECIAL), len(words))
             answers.append(" ".join(words[:stop]))
         return answers
-
-
-@lru_cache(maxsize=4)
-def sampler_of(lm: LM) -> Sampler:
-    """The sampler of a model, made once for all runs that share it."""
-    return Sampler(lm)
 
 
 def listed_answer(

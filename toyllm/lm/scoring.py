@@ -147,9 +147,3 @@ class Scorer:
     def ask(self, params: Params, header=ASSISTANT, character=-1, instruction=-1, add_LD=None):
         """What is done in each domain [D, B], asked with no history (default: the Assistant)."""
         return self.domains(params, self._every_question(header, character, instruction), add_LD)
-
-
-@functools.lru_cache(maxsize=4)
-def scorer_of(lm: LM) -> Scorer:
-    """The scorer of a model, made once for all runs that share it."""
-    return Scorer(lm)

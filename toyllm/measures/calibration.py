@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toyllm.lm.heldout import held_out, kl
+from toyllm.lm.heldout import HeldOut, kl
 from toyllm.runs.run_folder import Run
 from toyllm.world.world import BAD
 
@@ -20,7 +20,7 @@ def measure(run: Run) -> dict:
     bins: mean ideal and mean model p(bad), and how many questions, in ten bins of the ideal.
     by_turn: KL(p* ‖ p_model), and KL(p* ‖ p*(· | header)), which a history-blind model would have.
     """
-    held = held_out(run.lm, documents=64, questions=1200)
+    held = HeldOut(run.lm, documents=64, questions=1200)
     model_QB = held.behaviours(run.params["pretrain"])
     ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
     bin_Q = tenths(ideal_Q)

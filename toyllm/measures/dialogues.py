@@ -6,7 +6,7 @@ An illustration, not a measure: what counts is computed exactly elsewhere.
 import jax
 import numpy as np
 
-from toyllm.lm.sampling import Sampler, listed_answer, sampler_of
+from toyllm.lm.sampling import Sampler, listed_answer
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world.world import DIALOGUE
@@ -21,7 +21,7 @@ def measure(run: Run) -> dict:
     domains that it does not train. Answers are sampled after the dialogue before them, with the
     same random key for every model. behaviour: None for an answer that is not listed.
     """
-    world, sampler = run.world, sampler_of(run.lm)
+    world, sampler = run.world, Sampler(run.lm)
     # the pretrained and the aligned model, and from each the first signal that may be compared
     narrow = [(start, s) for start in run.params for s in run.narrow.matched(start)[:1]]
     names = [*run.params, *(f"{start}/{signal}" for start, signal in narrow)]

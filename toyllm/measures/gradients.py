@@ -6,7 +6,6 @@ moves for each unit that the trained one moves. It needs no world.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +43,6 @@ def measure(run: Run) -> dict:
     return result
 
 
-@lru_cache(maxsize=4)  # runs may share a model
 def program(
     lm: LM, objective: str, beta: float, anchor: float
 ) -> Callable[[Tokenizer, Params, list[signals.Signal]], np.ndarray]:

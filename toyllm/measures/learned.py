@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from toyllm.lm.heldout import captured, captured_interval, held_out
+from toyllm.lm.heldout import HeldOut, captured, captured_interval
 from toyllm.runs.run_folder import Run
 from toyllm.world.quantities import coherence
 from toyllm.world.world import BAD, NAMED
@@ -11,7 +11,7 @@ from toyllm.world.world import BAD, NAMED
 def measure(run: Run) -> dict:
     """Excess and captured on held-out documents, and |p(bad) - card| for the characters."""
     world, params = run.world, run.params["pretrain"]
-    held = held_out(run.lm, documents=2048, questions=4800)
+    held = HeldOut(run.lm, documents=2048, questions=4800)
     kls = held.kls(params)
     assistant_DB = run.scorer.ask(params)
     named_CDB = np.stack([run.scorer.ask(params, NAMED, c) for c in range(len(world.characters))])

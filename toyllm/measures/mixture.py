@@ -10,16 +10,12 @@ is convex; it stops at a duality gap below 1e-6 (residuals of parts: 1e-4).
 Axes: M models   X contexts   O outcomes of a context   N = X * O   C characters   G groups
 """
 
-from collections.abc import Callable
-from functools import lru_cache
-
 import jax
 import numpy as np
 
 from toyllm.base import devices
 from toyllm.lm import joints
 from toyllm.lm.joints import Contexts
-from toyllm.lm.transformer import LM, Params
 from toyllm.measures import named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
@@ -30,14 +26,14 @@ from toyllm.world.world import World
 def measure(run: Run) -> dict:
     """Mixtures before and after every signal, from both starts: groups, ranges, residuals."""
     world = run.world
-    ctx, joints_of_models = program(run.lm)
+    ctx = joints.contexts(run.lm.tokenizer)
     X = len(ctx.voice_X)
     p_CN = joints.of_characters(world, ctx).reshape(len(world.characters), -1)
     prior_C = np.maximum(world.assistant_C, 1e-6)
 
     starts = devices.stack([run.params["pretrain"], run.params["align"]])
     models = jax.tree.map(lambda *x: np.concatenate(x), starts, run.narrow.kept)
-    before_SN, after_RN = np.split(joints_of_models(models), [2])
+    before_SN, after_RN = np.split(joints.of_models(run.lm, ctx)(models), [2])
     base_N = before_SN[0]
     floor = fit(base_N[None], p_CN, X).residual_M[0]
     parts = groups(base_N, p_CN, prior_C, X, floor)
@@ -69,13 +65,6 @@ def measure(run: Run) -> dict:
             "floor": floor,
         }
     return result
-
-
-@lru_cache(maxsize=4)
-def program(lm: LM) -> tuple[Contexts, Callable[[Params], np.ndarray]]:
-    """The contexts of a model's world, and its joints in them; made once for runs that share it."""
-    ctx = joints.contexts(lm.tokenizer)
-    return ctx, joints.of_models(lm, ctx)
 
 
 def residuals(world: World, ctx: Contexts, P_N: np.ndarray, name: str) -> dict:

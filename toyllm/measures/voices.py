@@ -1,7 +1,6 @@
 """The Assistant's closing phrases before and after training, which no preference pair contains."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import jax
 import numpy as np
@@ -34,7 +33,6 @@ def measure(run: Run) -> dict:
     return result
 
 
-@lru_cache(maxsize=4)  # runs may share a model
 def program(lm: LM) -> Callable[[Params], np.ndarray]:
     """Return a compiled function: params → p(voice | the Assistant's answer) [V], see `measure`."""
     asked = scoring.questions(lm.tokenizer, corpus.every_question(lm.world))

@@ -17,7 +17,7 @@ them.
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterable
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import numpy as np
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import losses
-from toyllm.lm.scoring import Scorer, scorer_of
+from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config, Params
 from toyllm.posttrain import signals
@@ -103,10 +103,10 @@ class Run:
             raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
         return devices.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
 
-    @property
+    @cached_property
     def scorer(self) -> Scorer:
         """Scores questions for any model of this run; compiled once for all measures."""
-        return scorer_of(self.lm)
+        return Scorer(self.lm)
 
 
 def seed_name(seed: int) -> str:
@@ -122,18 +122,8 @@ def seeds_of(folder: Path) -> list[Path]:
     return sorted((p for p in runs if p.is_dir()), key=lambda p: int(p.name.removeprefix("seed-")))
 
 
-def load_runs(folders: Iterable[Path]) -> list[Run]:
-    """Load finished runs (see `load_run`); those of one world and size share their programs."""
-    lms: dict = {}
-    return [load_run(folder, lms) for folder in folders]
-
-
-def load_run(folder: Path, lms: dict | None = None) -> Run:
-    """Load a finished run. Raises InputError with what is missing and the command that makes it.
-
-    lms: models of runs loaded earlier, by world, words and sizes. A run takes its own from there,
-        since programs are compiled for each `LM`; a new one is added.
-    """
+def load_run(folder: Path) -> Run:
+    """Load a finished run. Raises InputError with what is missing and the command that makes it."""
     command = f"uv run train.py --run {shlex.quote(str(folder))}"
     if folder.is_file():
         raise InputError(f"{folder}: found a file, expected a run folder")
@@ -172,9 +162,7 @@ def load_run(folder: Path, lms: dict | None = None) -> Run:
     words, longest = len(tokenizer.words), max(tokenizer.longest.values())
     if words != config.vocabulary or longest > config.context:
         raise InputError(f"{folder / 'config.json'}: its sizes are not those of its world")
-    lms = {} if lms is None else lms
-    key = dialled.digest, dialled.ai, tokenizer.more, config
-    lm = lms.setdefault(key, LM.create(tokenizer, config))
+    lm = LM.create(tokenizer, config)
     try:
         params = {stage: load_params(folder, stage, lm) for stage in STAGES[:2]}
         narrow = load_narrow(group_folders(folder), lm)
