@@ -80,16 +80,14 @@ def main(args: Args) -> None:
     console = tables.new_console(stderr=args.json, quiet=args.json or args.quiet)
     given = args.runs or (Path("runs/default"),)
     folders = list({folder.resolve(): folder for folder in given}.values())
-    parts = {folder: run_folder.seeds_of(folder) or [folder] for folder in folders}
+    parts = {folder: run_folder.runs_in(folder) for folder in folders}
     with ExitStack() as stack:
         for part in chain(*parts.values()):
             if (part / "config.json").exists():
                 stack.enter_context(lock.take(part))
         stack.enter_context(Stop())
         # all, before any is measured
-        runs = {
-            folder: [run_folder.load_run(p) for p in places] for folder, places in parts.items()
-        }
+        runs = {folder: run_folder.load_folder(folder) for folder in folders}
         results = [
             evaluate(one[0], names, console)
             if parts[folder] == [folder]

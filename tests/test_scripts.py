@@ -1,6 +1,7 @@
 """The two scripts, run tiny from end to end, and TensorBoard's pages read back over HTTP."""
 
 import json
+import shutil
 import threading
 import urllib.request
 
@@ -10,6 +11,7 @@ import pytest
 import eval as eval_script
 from tests.scripts import SIGNALS, refused, run
 from tests.tolerances import FORWARD, close
+from toyllm.base.errors import InputError
 from toyllm.runs import run_folder
 
 
@@ -155,8 +157,6 @@ def test_other_arguments_are_refused_with_the_difference(tiny):
 
 
 def test_an_unfinished_run_is_told_how_to_go_on(tiny, tmp_path):
-    import shutil
-
     copy = tmp_path / "half"
     shutil.copytree(tiny / "run", copy)
     (copy / "narrow" / "stage.json").unlink()
@@ -164,6 +164,29 @@ def test_an_unfinished_run_is_told_how_to_go_on(tiny, tmp_path):
     assert "narrow missing" in line
     assert "uv run train.py" in line
     assert "--preset tiny" in line
+
+
+def test_a_folder_of_seeds_holds_seeds_of_one_recipe_and_no_links(tiny, tmp_path):
+    """An interval over copies of one seed would be nought, and one over two recipes of neither."""
+
+    def say(name: str, value) -> None:
+        path = folder / "seed-1" / "config.json"
+        saved = json.loads(path.read_text())
+        saved["args"][name] = value
+        path.write_text(json.dumps(saved))
+
+    folder = tmp_path / "two"
+    for seed in (0, 1):
+        shutil.copytree(tiny / "run", folder / f"seed-{seed}")
+    with pytest.raises(InputError, match="seed-1: found a run of seed 0, expected seed-0"):
+        run_folder.load_folder(folder)
+    say("seed", 1)
+    run_folder.load_folder(folder)
+    say("pool", 65)
+    line = refused("eval.py", folder)
+    assert "seed-1: not of the recipe of seed-0 (pool: 64 → 65)" in line
+    (folder / "eval").symlink_to(tmp_path, target_is_directory=True)
+    assert "found a link" in refused("eval.py", folder)
 
 
 def test_another_run_starts_from_its_pretraining(tiny, tmp_path):

@@ -24,6 +24,7 @@ ANY = (
     *("text_share", "quiet", "json"),  # text_share is part of the argument `text`
     *("coordinator", "processes", "process", "compile_cache"),
 )
+OF_SEED = ("seed", "start")  # in which the runs of a folder of several seeds differ
 # environment variables that do not change any bit of a result
 NEUTRAL = (
     *("JAX_COMPILATION_CACHE_DIR", "JAX_COORDINATOR_ADDRESS"),
@@ -90,7 +91,7 @@ def open_folder(
         if environments and now not in environments:
             warnings.append(
                 f"{folder} was begun in another environment "
-                f"({', '.join(_differences(environments[-1], now))}); the last "
+                f"({', '.join(differences(environments[-1], now))}); the last "
                 "bits of what is computed now may differ from an uninterrupted run"
             )
     if now not in environments:
@@ -108,24 +109,24 @@ def open_folder(
 
 def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -> list[str]:
     """Move the stages aside that other arguments change, with a warning each, or raise."""
-    old, new = _settings(saved), _settings(wanted)
+    old, new = settings(saved), settings(wanted)
     changed = [key for key in new if old.get(key) != new[key]]
     of_narrow = ("signals", "alarm", "on_alarm")
     narrow = [key for key in changed if key in of_narrow or key.startswith("narrow_")]
     if other := [key for key in changed if key not in narrow]:
-        difference = _differences(old, new, other)
+        difference = differences(old, new, other)
         if "world_sha256" in other:
             # unless config.json or the copy of the world is broken
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 a, b = map(world.describe, (world_of(folder, saved["args"]), dialled))
                 keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
-                difference += _differences(a, b, keys[:SHOWN])
+                difference += differences(a, b, keys[:SHOWN])
                 difference += [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
         raise InputError(
             f"{folder} was made with other arguments ({', '.join(difference)}); "
             f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
         )
-    difference, warnings = ", ".join(_differences(old, new, narrow)), []
+    difference, warnings = ", ".join(differences(old, new, narrow)), []
     for path in (folder / stage for stage in ("narrow", "eval") if narrow):
         if path.exists():
             kept = path.rename(files.unused(path))
@@ -135,7 +136,7 @@ def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -
     return warnings
 
 
-def _differences(old: dict, new: dict, keys: list[str] | None = None) -> list[str]:
+def differences(old: dict, new: dict, keys: list[str] | None = None) -> list[str]:
     """`key: old → new` of the keys that differ, or of the given ones."""
     keys = [key for key in new if old.get(key) != new[key]] if keys is None else keys
     return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]
@@ -166,7 +167,7 @@ def _is_plain(value) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
-def _settings(saved: dict) -> dict:
+def settings(saved: dict) -> dict:
     """The settings that must stay the same when a run is resumed."""
     args = {key: value for key, value in saved["args"].items() if key not in ANY}
     return {**args, **saved["config"], "world_sha256": saved["world_sha256"]}
@@ -182,7 +183,7 @@ def check_start(start: Path, config: transformer.Config, dialled: World) -> None
         raise InputError(f"--start {start}: its pretraining is not finished; resume with: {again}")
     mine = {**dataclasses.asdict(config), "world_sha256": dialled.digest}
     theirs = {**other["config"], "world_sha256": other["world_sha256"]}
-    if difference := ", ".join(_differences(theirs, mine)):
+    if difference := ", ".join(differences(theirs, mine)):
         raise InputError(f"--start {start}: another world or other sizes ({difference})")
 
 

@@ -122,6 +122,48 @@ def seeds_of(folder: Path) -> list[Path]:
     return sorted((p for p in runs if p.is_dir()), key=lambda p: int(p.name.removeprefix("seed-")))
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The runs to measure in a folder: those of its seeds where it holds several, or itself.
+
+    Raises InputError where a folder of seeds holds a link or a device.
+    """
+    if runs := seeds_of(folder):
+        files.check_plain(folder)
+    return runs or [folder]
+
+
+def load_folder(folder: Path) -> list[Run]:
+    """Load the finished runs in a folder: itself, or the run of each seed (see `load_run`).
+
+    Raises InputError also where runs of several seeds differ in more than that.
+    """
+    runs = [load_run(place) for place in runs_in(folder)]
+    if seeds_of(folder):
+        check_seeds(runs)
+    return runs
+
+
+def check_seeds(runs: list[Run]) -> None:
+    """Raise InputError unless runs differ in their seeds alone, each in the folder of its seed."""
+    first: dict = {}
+    for run in runs:
+        seed, saved = run.args["seed"], provenance.read_config(run.folder)
+        if run.folder.name != seed_name(seed):
+            raise InputError(
+                f"{run.folder}: found a run of seed {seed}, expected {seed_name(seed)}"
+            )
+        # --correlation shuffles a world by the run's seed, so all are compared as seed 0 has them
+        world = provenance.world_of(run.folder, {**run.args, "seed": 0})
+        recipe = provenance.settings(saved | {"world_sha256": world.digest})
+        recipe = {key: value for key, value in recipe.items() if key not in provenance.OF_SEED}
+        first = first or recipe
+        if difference := ", ".join(provenance.differences(first, recipe)):
+            raise InputError(
+                f"{run.folder}: not of the recipe of {runs[0].folder.name} ({difference}), "
+                "expected runs that differ in their seeds alone"
+            )
+
+
 def load_run(folder: Path) -> Run:
     """Load a finished run. Raises InputError with what is missing and the command that makes it."""
     command = f"uv run train.py --run {shlex.quote(str(folder))}"
