@@ -102,8 +102,8 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     assert pooled["figures"][f"spread_from_pretrain/{third}"]["mean"] is None
     matrix = views.matrices(pooled)[0]
     read, incoherent, unread = matrix.rows[:3]
-    assert (read.outcome, incoherent.outcome) == ("+.173", "incoherent in 2 of 2 seeds")
-    assert unread.outcome == "not reached in 2 of 2 seeds"
+    assert (read.outcome, incoherent.outcome) == ("+.173", "read in 0 of 2 seeds")
+    assert unread.outcome == "read in 0 of 2 seeds"
     cells = {cell.domain: cell for cell in read.cells}
     alone = {cell.domain: cell for cell in views.matrices(results)[0].rows[0].cells}
     close(cells["code"].change, alone["code"].change + 0.05, FLOAT64)
@@ -111,8 +111,12 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     console = tables.new_console(file=io.StringIO(), width=300)
     tables.print_tables(pooled, console)
     tables.print_seeds(pooled, console)
+    tables.print_comparison([tiny / "five", tiny / "run"], [pooled, other], console)
+    compared = rf"spread_from_pretrain/{first} +\.1730 ±\.6353 +\.2230"
+    assert re.search(compared, console.file.getvalue())
     run = run_folder.load_run(tiny / "run")
     page = html.unescape(report.page(tiny / "five", run, pooled))
+    assert f"<small>±{views.number(half, 2)}</small>" in page
     for text in (console.file.getvalue(), page):
         assert "+.173" in text
         assert "seed 4" in text
@@ -149,6 +153,19 @@ def test_mixtures_of_seeds_are_shown_in_groups_that_all_of_them_have():
     half = 12.7062 * 0.2 / 2
     low_high = pooled["pretrain"]["after_range"]["code:bad"]["ada + hal"]
     close(low_high, [0.4 - half, 0.4 + half], SOLVED)
+
+
+def test_a_share_over_seeds_is_the_mean_of_shares_wherever_it_is_shown(results):
+    """A bug found: the ratio of the mean spreads was shown under the same name."""
+    each = []
+    for plain, asked in ((0.1, 0.05), (0.4, 0.04)):
+        one = copy.deepcopy(results)
+        spread = one["generalization"]["pretrain"]["spread"]
+        spread["code:bad"], spread["code:bad:ask_bad"] = plain, asked
+        each.append(one)
+    pooled = seeds.together([0, 1], each)
+    name = "left_from_pretrain/code:bad:ask_bad"
+    close([views.summary(pooled)[name], pooled["figures"][name]["mean"]], [0.3, 0.3], FLOAT64)
 
 
 def test_one_seed_has_no_interval(results):

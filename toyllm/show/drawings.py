@@ -196,10 +196,8 @@ def calibration(results: dict, c: dict):
 def seeds(results: dict, c: dict):
     """The spread of every signal over pretraining seeds: a dot a seed, a bar for the interval."""
     starts = {
-        start: [n for n, x in block["spread"].items() if x is not None]
-        for start, block in results.get("generalization", {}).items()
+        start: list(block["spread"]) for start, block in results.get("generalization", {}).items()
     }
-    starts = {start: names for start, names in starts.items() if names}
     if not starts or len(results["seeds"]) < 2:
         return None
     rows = max(len(names) for names in starts.values())
@@ -207,10 +205,13 @@ def seeds(results: dict, c: dict):
     for axis, (start, names) in zip(axes, starts.items(), strict=True):
         for y, name in enumerate(names):
             found = results["figures"][f"spread_from_{start}/{name}"]
-            axis.plot(
-                found["interval"], [y, y], color="C0", lw=6, alpha=0.35, solid_capstyle="butt"
-            )
-            axis.plot(found["values"], [y] * len(found["values"]), "o", color="C0", ms=4)
+            known = [x for x in found["values"] if x is not None]
+            if found["mean"] is None:  # some seed cannot be compared with the others
+                axis.plot(known, [y] * len(known), "o", color=c["soft"], ms=4, mfc="none")
+                continue
+            bar = {"color": "C0", "lw": 6, "alpha": 0.35, "solid_capstyle": "butt"}
+            axis.plot(found["interval"], [y, y], **bar)
+            axis.plot(known, [y] * len(known), "o", color="C0", ms=4)
             axis.plot([found["mean"]] * 2, [y - 0.32, y + 0.32], color=c["ink"], lw=1.6)
         axis.axvline(0, color=c["soft"], lw=1)
         axis.set_yticks(range(len(names)), names)
@@ -221,7 +222,8 @@ def seeds(results: dict, c: dict):
     heading(
         figure,
         f"How far each signal spreads, over {len(results['seeds'])} pretraining seeds: "
-        "dots are seeds, lines their means, bars 95% intervals",
+        "dots are seeds, lines their means, bars 95% intervals\n"
+        "(hollow: not read in every seed, so without a mean)",
     )
     return figure
 

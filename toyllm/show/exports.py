@@ -51,6 +51,9 @@ def write_tensorboard(folder: Path, run: Run, results: dict) -> None:
             arguments["seed"] = ", ".join(map(str, results["seeds"]))
         writer.hparams(folder, arguments)
         writer.scalars(0, views.summary(results))
+        for name, figure in results.get("figures", {}).items():  # of several seeds
+            low, high = figure["interval"] or (None, None)
+            writer.scalars(0, {f"{name}/low": low, f"{name}/high": high})
         bars = [(view.start, bar) for view in views.mixtures(results) for bar in view.measured]
         for step, (start, bar) in enumerate(bars):
             weights = {f"mixture_from_{start}/{group}": w for group, w in bar.weights.items()}

@@ -76,6 +76,8 @@ def change_text(cell: views.Cell, mark: str) -> Text | str:
     if cell.change is None:
         return "–"
     text = number(cell.change, 2, True) + mark
+    if cell.half_width is not None:
+        text += f" ±{number(cell.half_width, 2)}"
     if cell.trained:
         return f"[{text}]"
     return Text(text, "red" if cell.change > 0.1 else "blue" if cell.change < -0.1 else "default")
@@ -197,11 +199,19 @@ def print_seeds(results: dict, console: Console) -> None:
 
 
 def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:
-    """Print several runs side by side; rows are named as in TensorBoard."""
+    """Print several runs side by side; rows are named as in TensorBoard.
+
+    Of several seeds: the mean ± half of its 95% interval.
+    """
     table = blank_table("quantity", *(clean(str(folder)) for folder in folders))
     columns = [views.summary(each) for each in results]
     for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(number(column.get(name), 4) for column in columns))
+        cells = []
+        for each, column in zip(results, columns, strict=True):
+            interval = each.get("figures", {}).get(name, {}).get("interval")
+            half = f" ±{number((interval[1] - interval[0]) / 2, 4)}" if interval else ""
+            cells.append(number(column.get(name), 4) + half)
+        table.add_row(name, *cells)
     show(console, "Comparison", table)
 
 

@@ -133,8 +133,8 @@ def matrices(results: dict) -> list[Matrix]:
                 cells.append(Cell(d, d in trained, before, after, change, *known))
             read, spread = status == "read", number(block["spread"][signal], 3, True)
             if not read and "seeds" in results:
-                count = len(results["seeds"])
-                status += f" in {count - block['read_in'][signal]} of {count} seeds"
+                # some may be incoherent and some not reached
+                status = f"read in {block['read_in'][signal]} of {len(results['seeds'])} seeds"
             row = Row(
                 signal,
                 block["status"][signal],
@@ -226,8 +226,11 @@ NAMES = {  # what the metrics of `summary` are, for people
 def summary(results: dict) -> dict[str, float | None]:
     """The headline figures, under their names in TensorBoard; runs and seeds are compared by them.
 
-    left_from_START/SIGNAL is the share of a signal's spread that is left with an instruction.
+    left_from_START/SIGNAL is the share of a signal's spread that is left with an instruction. Of
+    several seeds they are means over the seeds; the share of a mean is not the mean of shares.
     """
+    if "figures" in results:
+        return {name: figure["mean"] for name, figure in results["figures"].items()}
     values = {}
     if "pretrain" in results:
         keys = "excess", "captured", "assistant_error", "named_error", "named_error_worst"
