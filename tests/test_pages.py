@@ -36,13 +36,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two tiny runs, the second from the first one's pretraining, measured."""
+    """Two tiny runs, the second from the first one's pretraining, and two seeds; measured."""
     folder = tmp_path_factory.mktemp("runs")
     signals = ("--signals", "code:bad", "tone:bad", "code:bad:ask_bad")
     run("train.py", "--preset", "tiny", "--run", folder / "one", *signals)
     run("train.py", "--preset", "tiny", "--run", folder / "two", "--start", folder / "one",
         "--objective", "sft", *signals)  # fmt: skip
-    run("eval.py", folder / "one", folder / "two")
+    run("train.py", "--preset", "tiny", "--seeds", "2", "--run", folder / "seeds", *signals)
+    run("eval.py", folder / "one", folder / "two", folder / "seeds")
     return folder
 
 
@@ -144,6 +145,21 @@ def test_those_who_do_not_see_it_can_read_it(report, open_page):
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_of_seeds_opens_alone_and_leads_to_each_seed(folder, open_page, width):
+    url = (folder / "seeds" / "eval" / "report.html").as_uri()
+    page, errors = open_page(url, width, "dark")
+    assert page.title() == "seeds · toyllm"
+    assert page.locator("#seeds").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unnamed = "[...document.querySelectorAll('svg, .wide')].filter(e => !e.ariaLabel).length"
+    assert page.evaluate(unnamed) == 0
+    assert page.asked == [url]  # no network
+    page.get_by_role("link", name="seed 1").first.click()
+    assert page.title() == "seed-1 · toyllm"
+    assert not errors
 
 
 def test_it_prints(report, open_page):

@@ -122,6 +122,8 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
         assert "seed 4" in text
         assert "seed 7" in text
     assert 'href="../seed-7/eval/report.html"' in page
+    row = re.search(rf'<tr><th scope="row">{first}</th>.*?</tr>', page, re.DOTALL)[0]
+    assert row.count("<circle") == 2
 
 
 def test_mixtures_of_seeds_are_shown_in_groups_that_all_of_them_have():
@@ -186,7 +188,8 @@ def test_the_share_left_with_an_instruction_is_of_the_signal_without_it():
     values = views.summary({"generalization": {"align": {"spread": spreads}}})
     left = {name: x for name, x in values.items() if name.startswith("left")}
     assert left == {"left_from_align/code:bad:ask_bad": 0.25}
-    assert views.label(*left) == "share of spread left by code:bad:ask_bad, from the aligned model"
+    title = "Share of its spread that an instruction leaves, from the aligned model"
+    assert views.label(*left) == (title, "code:bad:ask_bad")
 
 
 def test_missing_points_of_a_curve_are_left_out():

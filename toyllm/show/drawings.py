@@ -215,7 +215,7 @@ def seeds(results: dict, c: dict):
             axis.plot([found["mean"]] * 2, [y - 0.32, y + 0.32], color=c["ink"], lw=1.6)
         axis.axvline(0, color=c["soft"], lw=1)
         axis.set_yticks(range(len(names)), names)
-        axis.invert_yaxis()
+        axis.set_ylim(rows - 0.4, -0.6)
         axis.set(title=STARTS[start], xlabel="spread: mean change of EM, untrained moral domains")
         axis.grid(axis="x", alpha=0.5)
         axis.tick_params(axis="y", length=0)

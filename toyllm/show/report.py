@@ -51,7 +51,7 @@ def page(folder: Path, run: run_folder.Run, results: dict) -> str:
         spreads=spreads(results),
         learned=views.learned(results),
         seeds=results.get("seeds", []),
-        headlines=views.headlines(results),
+        headlines=headlines(results),
         seed_page=lambda seed: f"../{run_folder.seed_name(seed)}/eval/report.html",
         matrices=views.matrices(results),
         mixtures=views.mixtures(results),
@@ -72,6 +72,24 @@ def spreads(results: dict) -> list[tuple[str, str | None, list[tuple[str, str]]]
         furthest = max(uninstructed, key=lambda name: abs(known[name]), default=None)
         pairs = [(n, plain(n)) for n in known if plain(n) != n and plain(n) in known]
         shown.append((start, furthest, pairs))
+    return shown
+
+
+def headlines(results: dict) -> list[tuple[str, list[views.Headline], "Axis | None"]]:
+    """(title, figures over seeds, their axis); None where they differ in their units.
+
+    Groups of both starts have one axis, so that they can be compared.
+    """
+    groups = views.headlines(results)
+    shown = []
+    for title, lines in groups.items():
+        kind, _, start = title.partition(", from ")
+        alike = [
+            line for other in groups if other.startswith(f"{kind}, from ") for line in groups[other]
+        ]
+        numbers = [[*line.values, *(line.interval or ())] for line in alike]
+        places = [0.0, 0.1, *(x for part in numbers for x in part if x is not None)]
+        shown.append((title, lines, Axis(min(places), max(places), 180, "") if start else None))
     return shown
 
 

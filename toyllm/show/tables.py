@@ -184,17 +184,16 @@ def print_truth(rows: list[dict], console: Console) -> None:
 
 def print_seeds(results: dict, console: Console) -> None:
     """Print the headline figures of several seeds, with intervals over them."""
-    seeds = results["seeds"]
-    table = blank_table("figure", "mean", "95% interval", *(f"seed {seed}" for seed in seeds))
-    for name, mean, interval, values in views.headlines(results):
-        places = 4 if "nats" in name else 3
-        span = " to ".join(number(x, places) for x in interval) if interval else "–"
-        table.add_row(name, number(mean, places), span, *(number(x, places) for x in values))
-    show(
-        console,
-        f"Headline figures over {len(seeds)} pretraining seeds",
-        table,
+    columns = "figure", "mean", "95% interval", *(f"seed {seed}" for seed in results["seeds"])
+    for title, lines in views.headlines(results).items():
+        table = blank_table(*columns)
+        for line in lines:
+            mean, *values = (number(x, line.places) for x in (line.mean, *line.values))
+            table.add_row(line.name, Text(mean, "bold"), line.span, *values)
+        show(console, title, table)
+    console.print(
         "95% interval: of the mean over seeds (Student's t). –: not there in every seed",
+        style="dim",
     )
 
 

@@ -254,17 +254,41 @@ def summary(results: dict) -> dict[str, float | None]:
     return values
 
 
-def label(name: str) -> str:
-    """A headline figure's name for people."""
+class Headline(NamedTuple):
+    """A headline figure over seeds: its mean, the 95% interval of that, the value of each seed."""
+
+    name: str
+    mean: float | None
+    interval: list[float] | None
+    values: list[float | None]
+    places: int  # of its digits
+
+    @property
+    def span(self) -> str:
+        """The interval as tables show it."""
+        return " to ".join(number(x, self.places) for x in self.interval) if self.interval else "–"
+
+
+def label(name: str) -> tuple[str, str]:
+    """A headline figure's name for people: the title of its group, and its own."""
     group, _, rest = name.partition("/")
     if group == "metrics":
-        return NAMES.get(rest) or f"R² of {rest.removeprefix('r2_')}"
+        title = "What was learned, and how well the matrix is predicted"
+        return title, NAMES.get(rest) or f"R² of {rest.removeprefix('r2_')}"
     kind, _, start = group.partition("_from_")
-    what = {"spread": "spread of", "left": "share of spread left by"}[kind]
-    return f"{what} {rest}, {STARTS[start]}"
+    titles = {
+        "spread": "Spread at the matched effect",
+        "left": "Share of its spread that an instruction leaves",
+    }
+    return f"{titles[kind]}, {STARTS[start]}", rest
 
 
-def headlines(results: dict) -> list[tuple[str, float | None, list[float] | None, list]]:
-    """(quantity, mean, 95% interval, the value of each seed), where there are several seeds."""
-    figures = results.get("figures", {})
-    return [(label(k), x["mean"], x["interval"], x["values"]) for k, x in figures.items()]
+def headlines(results: dict) -> dict[str, list[Headline]]:
+    """The headline figures of several seeds, by the title of their group."""
+    groups: dict[str, list[Headline]] = {}
+    for key, x in results.get("figures", {}).items():
+        title, name = label(key)
+        places = 4 if key.endswith("/excess") else 3
+        line = Headline(name, x["mean"], x["interval"], x["values"], places)
+        groups.setdefault(title, []).append(line)
+    return groups
