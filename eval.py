@@ -82,7 +82,7 @@ def main(args: Args) -> None:
     folders = list({folder.resolve(): folder for folder in given}.values())
     parts = {folder: run_folder.runs_in(folder) for folder in folders}
     with ExitStack() as stack:
-        for part in chain(*parts.values()):
+        for part in {part.resolve(): part for part in chain(*parts.values())}.values():
             if (part / "config.json").exists():
                 stack.enter_context(lock.take(part))
         stack.enter_context(Stop())

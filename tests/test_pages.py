@@ -38,7 +38,8 @@ pytestmark = [
 def folder(tmp_path_factory):
     """Two tiny runs, the second from the first one's pretraining, and two seeds; measured."""
     folder = tmp_path_factory.mktemp("runs")
-    signals = ("--signals", "code:bad", "tone:bad", "code:bad:ask_bad")
+    # enough steps that some signal reaches the matched effect and the matrix has numbers
+    signals = ("--narrow-steps", "40", "--signals", "code:bad", "tone:bad", "code:bad:ask_bad")
     run("train.py", "--preset", "tiny", "--run", folder / "one", *signals)
     run("train.py", "--preset", "tiny", "--run", folder / "two", "--start", folder / "one",
         "--objective", "sft", *signals)  # fmt: skip
