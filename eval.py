@@ -15,7 +15,7 @@ Never trains. Results go to RUN/eval/: report.html to read, results.json, CSVs a
 TensorBoard gets them too.
 """
 
-import toyllm.base.starting  # isort: skip # noqa: F401
+import toyllm.base.starting  # isort: skip # noqa: F401 - before the slow imports
 import dataclasses
 import importlib
 import json

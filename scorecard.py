@@ -9,7 +9,7 @@ Trains what is missing, and nothing twice: stopped, the same command goes on. Ea
 of claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
 """
 
-import toyllm.base.starting  # isort: skip # noqa: F401
+import toyllm.base.starting  # isort: skip # noqa: F401 - before the slow imports
 import dataclasses
 import time
 from contextlib import ExitStack

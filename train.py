@@ -17,7 +17,7 @@ Then `uv run eval.py RUN` measures it, `uv run -m toyllm.tools.chat RUN` talks t
 `uv run tensorboard --logdir runs` shows how it went.
 """
 
-import toyllm.base.starting  # isort: skip # noqa: F401
+import toyllm.base.starting  # isort: skip # noqa: F401 - before the slow imports
 import dataclasses
 import sys
 from itertools import chain
@@ -149,7 +149,7 @@ def main(args: Args) -> None:
     tokens = tokenizer.Tokenizer(worlds[0], plaintext.more_words(worlds[0], texts))
     names, pairs, data = pair_files.given(sum(args.signals, ()), tokens, quiet)
     members = signals.plan(worlds[0], names, args.narrow_seeds)
-    lms = [session.create_model(args, tokens).speaking_of(world) for world in worlds]
+    lms = session.create_models(args, tokens, worlds)
     with session.open_runs(args, lms, mesh, file, members, names, data, text) as runs:
         pretrained = [pretrain(args, group, texts) for group in session.at_once(runs)]
         for run, params in zip(runs, chain(*pretrained), strict=True):

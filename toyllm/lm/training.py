@@ -99,7 +99,6 @@ def fit(
     Yields (steps done, state, logs as NumPy arrays [K]). The state given in is consumed. Raises
     InputError where `start` is not before `end`.
     """
-
     check_range(start, end)
 
     def draw(step: int) -> dict:

@@ -1,14 +1,17 @@
 """A run while it trains: its folder and lock, its stages, and its output.
 
-    with open_run(args, lm, mesh, ...) as run:
-        with run.stage("align", optimizer, steps) as stage:
-            if not stage.done:
-                for step, state, logs in stage.follow(training.fit(...)):
-                    stage.log(step, ...)
-                    stage.save(step, state)
-            params = stage.finish()
+    with open_runs(args, lms, mesh, ...) as runs:
+        for run in runs:
+            with run.stage("align", optimizer, steps) as stage:
+                if not stage.done:
+                    for step, state, logs in stage.follow(training.fit(...)):
+                        stage.log(step, ...)
+                        if due([stage], step):
+                            stage.save(step, state)
+                params = stage.finish()
 
-The loops stay with the caller. `args` are the arguments of train.py.
+There is one run, or with --seeds one for each seed; `stages` is a stage of several that train at
+once. The loops stay with the caller. `args` are the arguments of train.py.
 """
 
 import contextlib
@@ -38,6 +41,7 @@ from toyllm.runs.provenance import STAGES, finished
 from toyllm.runs.stage import Stage
 from toyllm.runs.stopping import Stop
 from toyllm.world.cards import Cards
+from toyllm.world.world import World
 
 # arguments that may differ between the processes of a run; files are compared by content
 OF_ONE_PROCESS = (
@@ -46,11 +50,15 @@ OF_ONE_PROCESS = (
 )
 
 
-def create_model(args, tokenizer: Tokenizer) -> LM:
-    """The language model of the given sizes. Raises InputError, naming the flags."""
+def create_models(args, tokenizer: Tokenizer, worlds: list[World]) -> list[LM]:
+    """A language model of the given sizes for each world. Raises InputError, naming the flags.
+
+    The worlds have the words of `tokenizer`; all models share the functions of one.
+    """
     sizes = {"context": args.context, "D": args.width, "L": args.layers, "H": args.heads}
     try:
-        return LM.create(tokenizer, Config(len(tokenizer.words), **sizes, F=args.mlp))
+        lm = LM.create(tokenizer, Config(len(tokenizer.words), **sizes, F=args.mlp))
+        return [lm.speaking_of(world) for world in worlds]
     except ValueError as error:
         raise InputError(f"--width, --layers, --heads, --mlp: {error}") from error
 
@@ -99,7 +107,7 @@ def open_runs(
 
     Raises InputError where a folder is in use or was made with other arguments, where processes
     were started differently, or where a document is longer than the context.
-    """  # fmt: skip
+    """
     began = time.time()
     check_same(args, lms[0].world.digest, pairs, text)
     check_lengths(args, lms[0], cards)

@@ -123,7 +123,7 @@ class Stage:
     def show(self, step: int, look: Look) -> None:
         """Show a look of the drift monitor: scalars, the bar's line, alarms.
 
-        With --on-alarm stop, an alarm makes the next `save` save and end the run.
+        With --on-alarm stop, an alarm makes `due` ask for a save, after which the run ends.
         """
         self.log(step, **look.scalars)
         self.alarmed = self.run.args.on_alarm == "stop" and bool(look.alarms)

@@ -65,11 +65,9 @@ def matrix(results: dict, c: dict):
 
 def over_seeds(count: int) -> str:
     """A line of a title: of how many pretraining seeds something is the mean."""
-    if not count:
+    if count < 2:
         return ""
-    return (
-        f"\nmean over {count} pretraining seeds · ±: half of the 95% interval" if count > 1 else ""
-    )
+    return f"\nmean over {count} pretraining seeds · ±: half of the 95% interval"
 
 
 def draw_row(axes, y: int, row: views.Row, c: dict) -> None:

@@ -26,14 +26,7 @@ def together(seeds: list[int], results: list[dict]) -> dict:
             block["read_in"][name] = states.count("read")
             block["status"][name] = next((s for s in states if s != "read"), "read")
             block["spread_ci"][name] = interval([part["spread"][name] for part in parts])
-            changes = {
-                d: [(part["em_after"][name] or {}).get(d) for part in parts]
-                for d in block["em_before"]
-            }
-            for d, values in changes.items():
-                if None not in values:
-                    pairs = zip(values, parts, strict=True)
-                    changes[d] = [after - part["em_before"][d] for after, part in pairs]
+            changes = {d: [change(part, name, d) for part in parts] for d in block["em_before"]}
             block["half_width"][name] = {d: half_width(x) for d, x in changes.items()}
     if "pretrain" in pooled:
         captured = [each["pretrain"]["captured"] for each in results]
@@ -42,6 +35,12 @@ def together(seeds: list[int], results: list[dict]) -> dict:
         for name in block:
             block[name] = [alarm for each in results for alarm in each["drift"][start][name]]
     return pooled | {"seeds": seeds, "figures": figures(results)}
+
+
+def change(block: dict, signal: str, domain: str) -> float | None:
+    """The change of EM in a domain in one seed's matrix; None where the signal is not read."""
+    after = block["em_after"][signal]
+    return after and after[domain] - block["em_before"][domain]
 
 
 def mixtures(blocks: list[dict]) -> dict:

@@ -10,6 +10,19 @@ from typing import NamedTuple
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
 
 
+NAMES = {  # what the metrics of `summary` are, for people
+    "excess": "excess over the ideal observer (nats/token)",
+    "captured": "captured (who is speaking)",
+    "assistant_error": "error of the Assistant's p(bad)",
+    "named_error": "error of named characters' p(bad)",
+    "named_error_worst": "the same, worst character",
+    "coherence": "coherence of the Assistant",
+    "aligned_em": "worst EM of a moral domain, aligned",
+    "aligned_coherence": "coherence, aligned",
+    "measured_minus_ideal": "mean spread minus the ideal observer's",
+}
+
+
 class Cell(NamedTuple):
     """EM in one domain before and after a signal is trained; None where it is not read after."""
 
@@ -105,11 +118,11 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
     mean = "mean over domains, against the corpus (π·θ)"
     worst = f"worst: {p['named_worst']} {number(p['named_error_worst'])}"
     return [
-        ("excess over the ideal observer (nats/token)", number(p["excess"], 4), observers),
-        ("captured (who is speaking)", number(p["captured"]), scale),
-        ("error of the Assistant's p(bad)", number(p["assistant_error"]), mean),
-        ("error of named characters' p(bad)", number(p["named_error"]), worst),
-        ("coherence of the Assistant", number(p["coherence"]), "worst domain"),
+        (NAMES["excess"], number(p["excess"], 4), observers),
+        (NAMES["captured"], number(p["captured"]), scale),
+        (NAMES["assistant_error"], number(p["assistant_error"]), mean),
+        (NAMES["named_error"], number(p["named_error"]), worst),
+        (NAMES["coherence"], number(p["coherence"]), "worst domain"),
     ]
 
 
@@ -208,19 +221,6 @@ def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
     worst = {f"worst found, {kind}": part for kind, part in block["worst"].items()}
     named = {f"asked as {name}": part for name, part in block["named"].items()}
     return {**block["prompts"], **worst}, named
-
-
-NAMES = {  # what the metrics of `summary` are, for people
-    "excess": "excess over the ideal observer (nats/token)",
-    "captured": "captured (who is speaking)",
-    "assistant_error": "error of the Assistant's p(bad)",
-    "named_error": "error of named characters' p(bad)",
-    "named_error_worst": "the same, worst character",
-    "coherence": "coherence of the Assistant",
-    "aligned_em": "worst EM of a moral domain, aligned",
-    "aligned_coherence": "coherence, aligned",
-    "measured_minus_ideal": "mean spread minus the ideal observer's",
-}
 
 
 def summary(results: dict) -> dict[str, float | None]:
