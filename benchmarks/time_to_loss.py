@@ -31,7 +31,7 @@ from toyllm.lm import heldout, optimizers, training
 
 LOOK_EVERY = 200
 # target → (learning rate, steps); toyllm: of Muon, Adam's is 1.5 times that
-TOYLLM = {0.01: (1.4e-2, 2400), 0.005: (1e-2, 8800)}
+TOYLLM = {0.01: (1.4e-2, 2400), 0.005: (1e-2, 6600)}
 TORCH = {0.01: (1.2e-2, 3800), 0.005: (1.2e-2, 15_000)}
 
 
