@@ -92,6 +92,8 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     first, _, third = list(block["status"])[:3]
     block["spread"][first] = 0.223
     block["em_after"][first]["code"] += 0.1
+    block["em_before"]["goals"] += 0.02  # both, so that the change is the same in both seeds
+    block["em_after"][first]["goals"] += 0.02
     other["pretrain"]["captured"] += 0.02
     pooled = seeds.together([4, 7], [results, other])
     found = pooled["figures"][f"spread_from_pretrain/{first}"]
