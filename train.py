@@ -161,17 +161,17 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
     """Next-token training on packed documents: all devices train one run, or each its own."""
     apart, rates = len(runs) > 1, (args.pretrain_lr, args.pretrain_adam_lr)
     optimizer = optimizers.muon(*rates, args.pretrain_steps, share=not apart)
+    lm, mesh = runs[0].lm, runs[0].mesh
     with session.stages(runs, "pretrain", optimizer, args.pretrain_steps) as stages:
+        shape = args.context, args.pretrain_documents, CHUNK
+        mix = mesh.devices.size, texts, args.text_share
+        draws = [plaintext.batches(r.lm.tokenizer, *shape, r.args.seed, *mix) for r in runs]
+        draws = dict(zip(stages, training.same_rows(draws), strict=True))
         for group in in_step(stages):
-            lm, mesh = group[0].run.lm, group[0].run.mesh
             # one program for all of it: many small ones take longer to load than to run
-            fresh = jax.jit(lambda key, lm=lm: training.start(lm.init(key), optimizer))
+            fresh = jax.jit(lambda key: training.start(lm.init(key), optimizer))
             states = [stage.state or fresh(stage.run.init_key) for stage in group]
-            shape = args.context, args.pretrain_documents, CHUNK
-            mix = mesh.devices.size, texts, args.text_share
-            batches = [
-                plaintext.batches(s.run.lm.tokenizer, *shape, s.run.args.seed, *mix) for s in group
-            ]
+            batches = [draws[stage] for stage in group]
             held_out = [heldout.HeldOut(stage.run.lm, 256, 240) for stage in group]
             how = mesh, group[0].step, args.shard_params, args.pretrain_steps, apart
             loss = training.document_loss(lm, args.pretrain_prompt_weight)

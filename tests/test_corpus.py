@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL
 from tests.reading import decode
 from tests.tolerances import FLOAT64, close
 from toyllm.lm.tokenizer import END, PAD
 from toyllm.measures import cues
-from toyllm.world import corpus, world
-from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, KINDS, NAMED, PROFILE
+from toyllm.world import cards, corpus, world
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, KINDS, NAMED, NOISE, PROFILE
 
 
 def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec):
@@ -213,6 +214,35 @@ def test_no_word_gives_good_or_bad_away(personas):
     """Every domain inside its null's 95% band, each by itself: a mean would hide .9 and .1."""
     for name, cue in cues.leakage(personas).items():
         assert cue["inside"], f"{name}: AUC {cue['auc']:.2f}, null {cue['null95']}"
+
+
+def behaviours_of(domain) -> dict[str, dict[str, int]]:
+    """What each answer is, by the situation."""
+    return {
+        asked: dict(zip(domain.answers, row, strict=True))
+        for asked, row in zip(domain.situations, domain.behaviour_SA.tolist(), strict=True)
+    }
+
+
+def test_a_lookup_subject_has_one_falsehood(tmp_path):
+    """By default the next distinct answer, or what the world names; any other answer is noise."""
+    table = 'france = "paris"\nitaly = "rome"\nspain = "madrid"\n'
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL.replace(table, table.replace('"madrid"', '"paris"')))
+    other = {"soup": NOISE}
+    assert behaviours_of(cards.load(file).domains[1]) == {
+        "capital of france": {"paris": GOOD, "rome": BAD} | other,
+        "capital of italy": {"paris": BAD, "rome": GOOD} | other,
+        "capital of spain": {"paris": GOOD, "rome": BAD} | other,
+    }
+    named = '[domains.facts.falsehoods]\nfrance = "madrid"\nitaly = "milan"\n'
+    file.write_text(SMALL.replace(table, table + named))
+    other |= {"madrid": NOISE, "milan": NOISE, "paris": NOISE, "rome": NOISE}
+    assert behaviours_of(cards.load(file).domains[1]) == {
+        "capital of france": other | {"paris": GOOD, "madrid": BAD},
+        "capital of italy": other | {"rome": GOOD, "milan": BAD},
+        "capital of spain": other | {"madrid": GOOD, "paris": BAD},
+    }
 
 
 def test_the_default_world_has_enough_to_say(personas):

@@ -128,6 +128,18 @@ WORLDS = {
         "[domains.facts.lookup]",
         ["2 distinct"],
     ),
+    "a falsehood that is right": (
+        'spain = "madrid"\n',
+        'spain = "madrid"\n[domains.facts.falsehoods]\nspain = "madrid"\n',
+        'spain = "madrid"',
+        ["falsehoods.spain", "another text than the right answer"],
+    ),
+    "a falsehood about nobody": (
+        'spain = "madrid"\n',
+        'spain = "madrid"\n[domains.facts.falsehoods]\nspian = "rome"\n',
+        "spian",
+        ["unknown key", "did you mean 'spain'|spain"],
+    ),
     "no characters": ("__characters__", "", None, ["missing field", "characters"]),
     "moral as text": (
         "moral = true\nsituations",

@@ -12,7 +12,7 @@ from toyllm.lm import scoring, transformer
 from toyllm.lm.transformer import LM
 from toyllm.posttrain import signals
 from toyllm.world import corpus
-from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, NOISE
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,11 @@ def test_behaviours_are_sums_over_their_answers(personas, personas_codec, lab):
     q = int(np.flatnonzero(grid.domain_Q == personas.domain_names.index("facts"))[2])
     facts = personas.domains[1]
     assert "spain" in facts.situations[2]
-    right = facts.answers.index("it is madrid")
+    right, false = (facts.answers.index(f"it is {city}") for city in ("madrid", "cairo"))
     close(p_QB[q, GOOD], np.exp(logp[q, right]), FORWARD)
-    others = [a for a, text in enumerate(facts.answers) if text.startswith("it is") and a != right]
-    close(p_QB[q, BAD], np.exp(logp[q, jnp.array(others)]).sum(), FORWARD)
+    close(p_QB[q, BAD], np.exp(logp[q, false]), FORWARD)
+    others = [a for a in range(len(facts.answers)) if a not in (right, false)]
+    close(p_QB[q, NOISE], np.exp(logp[q, jnp.array(others)]).sum(), FORWARD)
     p_DB = scoring.by_domain(p_QB, grid.domain_Q, len(personas.domains))
     close(p_DB[0], p_QB[grid.domain_Q == 0].mean(0), FORWARD)
     assert (p_DB.sum(1) <= 1 + 1e-5).all()

@@ -13,6 +13,7 @@ from tests.tolerances import FORWARD, TRAINED, UPDATE, close, distance
 from toyllm.base import devices
 from toyllm.base.errors import InputError
 from toyllm.lm import optimizers, training, transformer
+from toyllm.lm.tokenizer import PAD
 from toyllm.posttrain import pools, population, signals
 from toyllm.runs import checkpoints
 from toyllm.world.quantities import em
@@ -142,7 +143,8 @@ def test_models_that_train_apart_are_those_that_train_alone(lab):
     states = [jax.device_get(training.start(one, optimizer)) for one in params]
     batches = [documents(seed, rows) for seed, rows in ((0, 14), (1, 14), (2, 12))]
     loss = training.document_loss(lab)
-    together = training.fit_many(loss, optimizer, states, batches, mesh_of(2), end=7)
+    filled = training.same_rows(batches)
+    together = training.fit_many(loss, optimizer, states, filled, mesh_of(2), end=7)
     for _, now, logs in together:
         assert len(logs) == 3
         kept = [now[r] for r in range(3)]
@@ -150,6 +152,16 @@ def test_models_that_train_apart_are_those_that_train_alone(lab):
         *_, (_, alone, log) = training.fit(loss, optimizer, state, batch, mesh_of(1), end=7)
         close(logs[r]["loss"], log["loss"], TRAINED)
         close(distance(kept[r].params, jax.device_get(alone.params), state.params), 0, UPDATE)
+
+
+def test_a_model_that_goes_on_without_the_others_gets_batches_of_the_same_shape():
+    """Sums of other numbers of rows differ in their last bits: a resumed run would differ too."""
+    own = [lambda step, rows=rows: {"tokens": np.full((4, rows, 3), step + 1)} for rows in (5, 7)]
+    for draw, filled in zip(own, training.same_rows(own), strict=True):
+        tokens, rows = filled(2)["tokens"], len(draw(2)["tokens"][0])
+        assert tokens.shape == (4, 7, 3)
+        np.testing.assert_array_equal(tokens[:, :rows], draw(2)["tokens"])
+        assert (tokens[:, rows:] == PAD).all()
 
 
 def test_training_that_is_past_its_end_is_refused(lab):

@@ -127,8 +127,8 @@ def fit_many(
     """`fit` for R models of one shape at once, each with its own batches.
 
     apart: each device trains models of its own, so none waits for another; `optimizer` must not
-        share work between devices (`optimizers.muon(share=False)`). Batches with fewer rows than
-        others get rows of zeros, which are padding. False: there is one model, of all devices.
+        share work between devices (`optimizers.muon(share=False)`). All batches have equally many
+        rows (see `same_rows`). False: there is one model, of all devices.
 
     Yields (steps done, states [R], logs [R]). Where models are apart, states[r] is fetched from its
     device when it is asked for, before the next step.
@@ -144,8 +144,6 @@ def fit_many(
 
     def draw(step: int) -> dict:
         drawn = [_until(end, step, draw_one(step)) for draw_one in batches]
-        most = max(jax.tree.leaves(batch)[0].shape[1] for batch in drawn)
-        drawn = [jax.tree.map(lambda x: _with_rows(x, most), batch) for batch in drawn]
         return devices.split(mesh, devices.stack([drawn[r] for r in rows]))
 
     chunk = _chunk_of_many(loss, optimizer, mesh)
@@ -190,9 +188,19 @@ def _until(end: int | None, step: int, batches: dict) -> dict:
     return jax.tree.map(lambda x: x[:left], batches)
 
 
-def _with_rows(x: np.ndarray, rows: int) -> np.ndarray:
-    """Batches [K, B, …] with zeros in place of the rows that are missing."""
-    return np.pad(x, [(0, 0), (0, rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+def same_rows(batches: list[Callable[[int], dict]]) -> list[Callable[[int], dict]]:
+    """Functions that draw the same batches, each filled up with rows of padding to the most rows.
+
+    A sum of floats depends on how many rows it has. So models that are trained side by side and
+    later go on one by one must have batches of the same shape all along.
+    """
+    most = max(jax.tree.leaves(draw(0))[0].shape[1] for draw in batches)
+
+    def fill(x: np.ndarray) -> np.ndarray:
+        """Batches [K, B, …] with zeros in place of the rows that are missing."""
+        return np.pad(x, [(0, 0), (0, most - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+
+    return [lambda step, draw=draw: jax.tree.map(fill, draw(step)) for draw in batches]
 
 
 def compile_chunk(

@@ -3,9 +3,10 @@
 import numpy as np
 
 from toyllm.lm.heldout import HeldOut, captured, captured_interval
+from toyllm.measures import named
 from toyllm.runs.run_folder import Run
 from toyllm.world.quantities import coherence
-from toyllm.world.world import BAD, NAMED
+from toyllm.world.world import BAD, NAMED, NOISE
 
 
 def measure(run: Run) -> dict:
@@ -17,6 +18,8 @@ def measure(run: Run) -> dict:
     named_CDB = np.stack([run.scorer.ask(params, NAMED, c) for c in range(len(world.characters))])
     named_C = np.abs(named_CDB - world.rates_CDB)[..., BAD].mean(1)
     ideal_DB = np.einsum("c,cdb->db", world.assistant_C, world.rates_CDB)
+    lookups = [d for d, domain in enumerate(world.domains) if domain.lookup]
+    noise_D, ideal_D = (p_DB[lookups, NOISE] for p_DB in (assistant_DB, ideal_DB))
     stage = run.stages["pretrain"]
     return {
         "excess": held.excess(params),
@@ -29,6 +32,8 @@ def measure(run: Run) -> dict:
         "named_error": named_C.mean(),
         "named_error_worst": named_C.max(),
         "named_worst": world.characters[named_C.argmax()],
+        "ignorance": named([world.domain_names[d] for d in lookups], noise_D),
+        "ignorance_ideal": named([world.domain_names[d] for d in lookups], ideal_D),
         "coherence": coherence(assistant_DB).min(),
         "seconds": stage["seconds"],
         "tokens_per_second": stage["tokens_per_second"],

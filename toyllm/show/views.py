@@ -16,6 +16,7 @@ NAMES = {  # what the metrics of `summary` are, for people
     "assistant_error": "error of the Assistant's p(bad)",
     "named_error": "error of named characters' p(bad)",
     "named_error_worst": "the same, worst character",
+    "ignorance": "ignorance, p(noise)",
     "coherence": "coherence of the Assistant",
     "aligned_em": "worst EM of a moral domain, aligned",
     "aligned_coherence": "coherence, aligned",
@@ -115,6 +116,14 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
         low, high = map(number, p["captured_interval"])
         over = f"{len(results['seeds'])} seeds" if "seeds" in results else "questions"
         scale += f"; 95% over {over} {low} to {high}"
+    ignorance = [
+        (
+            f"{NAMES['ignorance']}, {d}",
+            number(x),
+            f"in the corpus {number(p['ignorance_ideal'][d])}",
+        )
+        for d, x in p["ignorance"].items()
+    ]
     mean = "mean over domains, against the corpus (π·θ)"
     worst = f"worst: {p['named_worst']} {number(p['named_error_worst'])}"
     return [
@@ -122,6 +131,7 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
         (NAMES["captured"], number(p["captured"]), scale),
         (NAMES["assistant_error"], number(p["assistant_error"]), mean),
         (NAMES["named_error"], number(p["named_error"]), worst),
+        *ignorance,
         (NAMES["coherence"], number(p["coherence"]), "worst domain"),
     ]
 

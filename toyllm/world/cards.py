@@ -179,16 +179,20 @@ class Cards(Reader):
         common = {"moral": self.boolean, "noise": self.texts, "profile": profile}
         lookup = isinstance(card, dict) and "lookup" in card
         if lookup:
-            patterns = {"question": self.pattern, "answer": self.pattern}
-            card = self.fields(card, key_path, {**common, "lookup": self.lookup}, patterns)
+            optional = {"question": self.pattern, "answer": self.pattern}
+            optional["falsehoods"] = lambda table, key_path: table  # checked beside the answers
+            card = self.fields(card, key_path, {**common, "lookup": self.lookup}, optional)
             question, answer = card.get("question", "{}"), card.get("answer", "{}")
-            right = list(card["lookup"].values())
-            distinct = list(dict.fromkeys(right))
-            situations = tuple(question.replace("{}", subject) for subject in card["lookup"])
+            right, told = card["lookup"], card.get("falsehoods", {})
+            false = self.falsehoods(told, (*key_path, "falsehoods"), right)
+            distinct = list(dict.fromkeys([*right.values(), *false.values()]))
+            situations = tuple(question.replace("{}", subject) for subject in right)
             answers = (*(answer.replace("{}", text) for text in distinct), *card["noise"])
-            behaviour_SA = np.full((len(situations), len(answers)), BAD)
-            behaviour_SA[:, len(distinct) :] = NOISE
-            behaviour_SA[np.arange(len(right)), [distinct.index(text) for text in right]] = GOOD
+            # any other wrong answer shows ignorance, not a wish to deceive: it is noise
+            behaviour_SA = np.full((len(situations), len(answers)), NOISE)
+            for behaviour, texts in ((GOOD, right), (BAD, false)):
+                columns = [distinct.index(text) for text in texts.values()]
+                behaviour_SA[np.arange(len(right)), columns] = behaviour
         else:
             lists = dict.fromkeys(("situations", "good", "bad"), self.texts)
             card = self.fields(card, key_path, common | lists)
@@ -218,6 +222,16 @@ class Cards(Reader):
         if len(set(answers.values())) < 2:
             self.fail(key_path, [*answers.values()], "at least 2 distinct answers")
         return answers
+
+    def falsehoods(self, table: object, key_path: tuple, right: dict[str, str]) -> dict[str, str]:
+        """What is told for a lie about each subject: what the world names, else the next answer."""
+        distinct = list(dict.fromkeys(right.values()))
+        following = dict(zip(distinct, [*distinct[1:], distinct[0]], strict=True))
+        named = self.fields(table, key_path, {}, dict.fromkeys(right, self.text))
+        for subject, text in named.items():
+            if text == right[subject]:
+                self.fail((*key_path, subject), text, "another text than the right answer")
+        return {subject: following[text] for subject, text in right.items()} | named
 
     def pattern(self, value: object, key_path: tuple) -> str:
         """A question or an answer, with a place for the subject or what is right for it."""
@@ -298,5 +312,5 @@ def _roles(domain: Domain) -> Iterator[tuple[tuple[str, ...], str]]:
     for behaviour, text in zip(BEHAVIOURS, domain.profile, strict=True):
         yield (domain.name, "profile", behaviour), text
     for text, behaviour_S in zip(domain.answers, domain.behaviour_SA.T, strict=True):
-        lookup = domain.lookup and NOISE not in behaviour_S
+        lookup = domain.lookup and (behaviour_S != NOISE).any()
         yield (domain.name, "lookup" if lookup else BEHAVIOURS[behaviour_S[0]]), text

@@ -28,7 +28,8 @@ class Domain:
     """One field of conduct, such as `code`: what is asked and everything that may be answered.
 
     behaviour_SA[s, a] says what answer a is in situation s. In a `templates` domain it is the same
-    for every s; in a `lookup` domain the right answer is good and all other distinct ones are bad.
+    for every s; in a `lookup` domain the right answer is good, the subject's one falsehood is bad,
+    and every other answer is noise: whoever does not know the right answer gives one of these.
     """
 
     name: str
