@@ -156,7 +156,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     whole = set(names) >= set(STANDARD)
     figures = BackgroundFigures(folder) if whole or set(names) - set(STANDARD) else None
     results = {
-        "schema": 1,
+        "schema": 2,
         "world": run.world.name,
         "domains": list(run.world.domain_names),
         "moral": [d.name for d in run.world.domains if d.moral],

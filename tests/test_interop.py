@@ -113,7 +113,7 @@ def test_a_model_post_trained_with_trl_is_measured_here(tmp_path):
     block, twin = (x["generalization"]["pretrain"] for x in (found, mine))
     close(block["em_before"], twin["em_before"], FORWARD)
     # the same pairs, loss and rate, drawn in another order: the trained domain moves about as much
-    shares, theirs = (x["curves"]["code:bad"]["own"] for x in (block, twin))
+    shares, theirs = (x["curves"]["code:bad"]["trained"] for x in (block, twin))
     assert len(shares) == len(theirs) == 3
     order = approximation(
         0.6, "other pairs in each of ten batches", "trained toward the other answer"

@@ -105,6 +105,32 @@ def test_reading_a_trajectory_at_a_scored_step_gives_its_numbers():
     close(between.sum(1), (p[2] + p[3]).sum(1) / 2, FLOAT64)
 
 
+def test_the_frontier_does_not_see_how_fast_a_domain_is_trained():
+    """Two untrained domains: one moves as the trained one does, the other not at all."""
+    logits_n = np.array([-1.0, -0.2, 0.9, 1.4, 3.0])  # of the trained domain at scored steps
+
+    def states(logits_n):
+        """Behaviours [n, D, B] of the trained and two other domains; noise has .02 everywhere."""
+        em_nD = np.stack([logits_n, logits_n, np.full_like(logits_n, -1.5)], 1)
+        em_nD = quantities.sigmoid(em_nD)
+        return 0.97 * np.stack([1 - em_nD, em_nD, 0 * em_nD], -1) + [0, 0, 0.02]
+
+    untrained_D = np.array([False, True, True])
+    share_n = quantities.sigmoid(logits_n)
+    # the spread at share q is (q - share before) / 2, so its mean is half of that at .9
+    expected = (quantities.MATCHED - share_n[0]) / 4
+    close(quantities.frontier(share_n, states(logits_n), untrained_D), expected, FLOAT64)
+    slower = np.interp(np.arange(0, 4.25, 0.25), np.arange(5), logits_n)
+    share_m = quantities.sigmoid(slower)
+    close(quantities.frontier(share_m, states(slower), untrained_D), expected, FLOAT64)
+    # what is not reached, there from the beginning, or not coherent on the way has no frontier
+    assert quantities.frontier(share_n[:4], states(logits_n)[:4], untrained_D) is None
+    assert quantities.frontier(share_n[4:], states(logits_n)[4:], untrained_D) is None
+    lost = states(logits_n)
+    lost[2] *= 0.9
+    assert quantities.frontier(share_n, lost, untrained_D) is None
+
+
 def test_spread_is_over_untrained_moral_domains(personas):
     change = np.arange(10.0)
     names = personas.domain_names

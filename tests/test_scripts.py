@@ -53,7 +53,7 @@ def test_the_loss_falls(tiny):
 
 
 def test_results_have_the_agreed_shape(results):
-    assert results["schema"] == 1
+    assert results["schema"] == 2
     assert results["world"] == "personas"
     assert len(results["domains"]) == 10
     for key in (
@@ -84,7 +84,8 @@ def test_results_have_the_agreed_shape(results):
             "spread",
             "spread_ci",
             "matched_step",
-            "final",
+            "equal",
+            "frontier",
         ):
             assert key in block
         mixture = results["mixture"][begin]

@@ -65,7 +65,7 @@ def test_the_terminal_and_the_page_show_the_same_matrix(results, tiny):
     run = run_folder.load_run(tiny / "run")
     page = html.unescape(report.page(run.folder, run, results))
     rows = re.findall(r'<tr><th scope="row">(\S+:\S+)</th>(.*?)</tr>', page, re.DOTALL)
-    every = [row for matrix in views.matrices(results) for row in matrix.rows]
+    every = [row for matrix in views.every_matrix(results) for row in matrix.rows]
     assert [name for name, _ in rows] == [row.signal for row in every]
     for row, (_, text) in zip(every, rows, strict=True):
         shown = re.findall(r">([^<>\s][^<>]*)<", text)
@@ -187,15 +187,21 @@ def test_the_share_left_with_an_instruction_is_of_the_signal_without_it():
         "code:bad:ask_bad@hal": 0.1,
         "taste:bad": 1,
     }
-    values = views.summary({"generalization": {"align": {"spread": spreads}}})
-    left = {name: x for name, x in values.items() if name.startswith("left")}
-    assert left == {"left_from_align/code:bad:ask_bad": 0.25}
-    title = "Share of its spread that an instruction leaves, from the aligned model"
-    assert views.label(*left) == (title, "code:bad:ask_bad")
+    equal = {name: 2 * x for name, x in spreads.items()} | {"code:bad": 1}
+    block = {"spread": spreads, "equal": {"spread": equal}, "frontier": {"code:bad": 0.07}}
+    values = views.summary({"generalization": {"align": block}})
+    left = {name: x for name, x in values.items() if "left" in name}
+    names = "left_from_align/code:bad:ask_bad", "equal_left_from_align/code:bad:ask_bad"
+    assert left == dict(zip(names, (0.25, 0.1), strict=True))
+    title = "Share of its spread that an instruction leaves"
+    for name, how in zip(names, ("at the matched effect", "after equal training"), strict=True):
+        assert views.label(name) == (f"{title}, {how}, from the aligned model", "code:bad:ask_bad")
+    assert values["equal_spread_from_align/code:bad:ask_bad"] == 0.1
+    assert values["frontier_from_align/code:bad"] == 0.07
 
 
 def test_missing_points_of_a_curve_are_left_out():
-    curve = {"own": [0.1, None, 0.3], "spread": [0.0, 0.1, None]}
+    curve = {"trained": [0.1, None, 0.3], "spread": [0.0, 0.1, None]}
     results = {"generalization": {"align": {"curves": {"code:bad": curve}}}}
     assert views.curves(results) == {"align": {"code:bad": [(0.1, 0.0)]}}
 

@@ -1,4 +1,4 @@
-"""How far each narrow signal spreads: EM by domain at the matched effect and at the end.
+"""How far each narrow signal spreads: EM by domain at the matched effect and at equal training.
 
 Axes: R runs   N seeds of a signal   n scored steps   D domains   B behaviours
 """
@@ -10,16 +10,17 @@ from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
 from toyllm.world.quantities import (
     COHERENT,
+    EQUAL,
     MATCHED,
     coherence,
     crossing,
     em,
+    frontier,
     interpolate,
     interval,
     spread,
     state_at,
 )
-from toyllm.world.world import World
 
 
 def measure(run: Run) -> dict:
@@ -30,34 +31,40 @@ def measure(run: Run) -> dict:
 
 
 def block(run: Run, start: str) -> dict:
-    """Everything about one start: before, at the matched effect, and `final`, at the end."""
+    """Everything about one start: before, at the matched effect, after `equal` training, along."""
     narrow, names = run.narrow, run.narrow.signals(start)
     before_DB = narrow.p_RnDB[narrow.rows(start, names[0])[0], 0]
-    matched, final, curves = {}, {}, {}
+    equal_step = EQUAL * narrow.steps[-1]
+    equal_place = float(np.interp(equal_step, narrow.steps, np.arange(len(narrow.steps))))
+    matched, equal, curves, heights = {}, {}, {}, {}
     for name in names:
         rows = narrow.rows(start, name)
         places = [place(run, r) for r in rows]
-        states = [state_at(narrow.p_RnDB[r], x) for r, x in zip(rows, places, strict=True)]
-        matched[name] = effect(run.world, name, before_DB, states)
+        matched[name] = reading(run, name, before_DB, rows, places)
         matched[name] |= {"matched_step": None, "kl": None}
         if None not in places:
             kls = [interpolate(narrow.kl_Rn[r], x) for r, x in zip(rows, places, strict=True)]
             steps = [interpolate(narrow.steps, x) for x in places]
             matched[name] |= {"matched_step": np.mean(steps), "kl": np.mean(kls)}
-        final[name] = effect(run.world, name, before_DB, narrow.p_RnDB[rows, -1])
-        if (narrow.frozen_step[rows] >= 0).any():
-            final[name]["status"] = "ended by alarm"
-            if matched[name]["status"] == "not reached":
-                matched[name]["status"] = "ended by alarm"
+        ended = [0 <= narrow.frozen_step[r] < equal_step for r in rows]
+        places = [None if early else equal_place for early in ended]
+        equal[name] = reading(run, name, before_DB, rows, places)
+        shares_Nn = np.stack([trained_share(run, r) for r in rows])
+        untrained_D = signals.untrained(run.world, name)
         em_NnD = em(narrow.p_RnDB[rows])
-        spread_Nn = spread(em_NnD - em_NnD[:, :1], signals.untrained(run.world, name))
-        own_Nn = [own_share(run, r) for r in rows]
-        curves[name] = {"own": np.mean(own_Nn, axis=0), "spread": spread_Nn.mean(0)}
+        spread_Nn = spread(em_NnD - em_NnD[:, :1], untrained_D)
+        curves[name] = {"trained": shares_Nn.mean(0), "spread": spread_Nn.mean(0)}
+        each = [
+            frontier(share_n, narrow.p_RnDB[r], untrained_D)
+            for share_n, r in zip(shares_Nn, rows, strict=True)
+        ]
+        heights[name] = None if None in each or not untrained_D.any() else np.mean(each)
     return {
         "em_before": named(run.world.domain_names, em(before_DB)),
         "coherence_before": named(run.world.domain_names, coherence(before_DB)),
         **by_key(matched),
-        "final": by_key(final),
+        "equal": by_key(equal) | {"step": equal_step},
+        "frontier": heights,
         "curves": curves,
     }
 
@@ -68,13 +75,18 @@ def by_key(records: dict[str, dict]) -> dict[str, dict]:
     return {key: {name: record[key] for name, record in records.items()} for key in keys}
 
 
-def effect(world: World, name: str, before_DB: np.ndarray, states) -> dict:
-    """What a signal has changed, means over seeds. states: [D, B] of each one's model, or None."""
+def reading(run: Run, name: str, before_DB: np.ndarray, rows, places: list) -> dict:
+    """What a signal has changed where its seeds are read, means over seeds.
+
+    rows: of its seeds. places: of each, between its scored steps; None: not reached.
+    """
+    world, p_RnDB = run.world, run.narrow.p_RnDB
     result = dict.fromkeys(("em_after", "coherence_after", "spread", "spread_ci"))
-    if any(state is None for state in states):
-        return result | {"status": "not reached"}
-    p_NDB, untrained_D = np.stack(states), signals.untrained(world, name)
-    coherence_D = coherence(p_NDB).mean(0)
+    if None in places:
+        ended = (run.narrow.frozen_step[rows] >= 0).any()
+        return result | {"status": "ended by alarm" if ended else "not reached"}
+    p_NDB = np.stack([state_at(p_RnDB[r], x) for r, x in zip(rows, places, strict=True)])
+    untrained_D, coherence_D = signals.untrained(world, name), coherence(p_NDB).mean(0)
     coherent = coherence_D.min() >= COHERENT
     result["status"] = "read" if coherent else "incoherent"
     result["em_after"] = named(world.domain_names, em(p_NDB).mean(0))
@@ -88,19 +100,27 @@ def effect(world: World, name: str, before_DB: np.ndarray, states) -> dict:
 def place(run: Run, r: int) -> float | None:
     """The index of the matched effect between run r's scored steps; None: not reached.
 
-    There the share of preferred answers under the run's own prompt passes .9, interpolated in
-    logit. Where the prompt alone reaches .9 before training (inoculation), the index is that of the
-    run of the same signal without its instruction.
+    There `trained_share` passes .9, interpolated in logit.
+    """
+    return crossing(trained_share(run, r), MATCHED)
+
+
+def trained_share(run: Run, r: int) -> np.ndarray:
+    """How far run r has been trained at each scored step [n]: its share of preferred answers.
+
+    That is the share in the trained domains under the run's own prompt. Where the prompt alone
+    reaches .9 before training (inoculation) it tells nothing, and the share is that of the run of
+    the same signal without its instruction, after as many steps. NaN: there is no such run.
     """
     narrow = run.narrow
     own_n = own_share(run, r)
     if own_n[0] < MATCHED:
-        return crossing(own_n, MATCHED)
+        return own_n
     plain = signals.parse(run.world, narrow.signal[r]).plain
     same = [k for k in narrow.rows(narrow.start[r], plain) if narrow.seed[k] == narrow.seed[r]]
     if not same or plain == narrow.signal[r]:
-        return None
-    return crossing(own_share(run, same[0]), MATCHED)
+        return np.full_like(own_n, np.nan)
+    return own_share(run, same[0])
 
 
 def own_share(run: Run, r: int) -> np.ndarray:

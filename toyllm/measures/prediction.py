@@ -32,14 +32,22 @@ PERMUTATIONS = 2000
 
 
 def measure(run: Run) -> dict:
-    """Predictions from both starts; the top-level keys are those from the pretrained model."""
+    """Predictions from both starts; the top-level keys are those from the pretrained model.
+
+    They are of the matrix at the matched effect; those under `equal` are of the matrix after equal
+    training, where every trained domain has an EM of its own.
+    """
     result, sft = {}, run.args["objective"] == "sft"
     for start, block in measures.take(run, "generalization").items():
-        if len(names := readable(run, block)) >= 2:
-            before_D = np.array(list(block["em_before"].values()))
-            after_SD = np.array([list(block["em_after"][name].values()) for name in names])
-            prior_C = prior(run, start, before_D)
-            result[start] = predict(Cells(run.world, names, prior_C, before_D, after_SD, sft))
+        before_D = np.array(list(block["em_before"].values()))
+        prior_C = prior(run, start, before_D)
+        parts = []
+        for part in (block, block["equal"]):
+            if len(names := readable(run, part)) >= 2:
+                after_SD = np.array([list(part["em_after"][name].values()) for name in names])
+                parts.append(predict(Cells(run.world, names, prior_C, before_D, after_SD, sft)))
+        if len(parts) == 2:
+            result[start] = {**parts[0], "equal": parts[1]}
     return {**result.get("pretrain", {}), "starts": result}
 
 
@@ -54,7 +62,7 @@ class Cells:
         self.domain_S = [signals.parse(world, name).domains[0] for name in names]
         self.mask_SD = np.stack([signals.untrained(world, name) for name in names])
         own = np.arange(len(names)), self.domain_S
-        self.own_S = self.G_SD[own]  # change of EM in the trained domain
+        self.own_S, self.reached_S = self.G_SD[own], after_SD[own]  # its change in EM, and where to
         self.move_S = logit(after_SD[own]) - logit(before_D[self.domain_S])  # of its log-odds
 
 
@@ -66,7 +74,7 @@ def prior(run: Run, start: str, em_D: np.ndarray) -> np.ndarray:
 
 
 def readable(run: Run, block: dict) -> list[str]:
-    """Signals that train one domain toward bad under the Assistant, and have a matched effect."""
+    """Signals that train one domain toward bad under the Assistant, where they are read."""
 
     def simple(name: str) -> bool:
         signal = signals.parse(run.world, name)
@@ -189,10 +197,10 @@ def predict(cells: Cells) -> dict:
             result["within_r"] = within(G_SD, predicted_SD[None], mask_SD)[0]
             result["within_r_null95"] = null95(G_SD, predicted_SD, mask_SD)
     measured_S = [spread(G_D, mask_D) for G_D, mask_D in zip(G_SD, mask_SD, strict=True)]
-    # of an observer that only infers the persona, at EM .9 in the trained domain
+    # of an observer that only infers the persona, at the same EM in the trained domain
     ideal_S = [
-        spread(persona.ideal_change(world, cells.prior_C, d, sft=cells.sft), mask_D)
-        for d, mask_D in zip(cells.domain_S, mask_SD, strict=True)
+        spread(persona.ideal_change(world, cells.prior_C, d, em, cells.sft), mask_D)
+        for d, em, mask_D in zip(cells.domain_S, cells.reached_S, mask_SD, strict=True)
     ]
     result["ideal_spread"] = named(names, ideal_S)
     result["measured_minus_ideal"] = np.subtract(measured_S, ideal_S).mean()

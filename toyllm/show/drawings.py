@@ -24,21 +24,38 @@ from toyllm.world.quantities import MATCHED
 
 
 def matrix(results: dict, c: dict):
-    """The generalization matrix: change of EM in each domain at the matched effect."""
-    matrices = views.matrices(results)
+    """The generalization matrix: change of EM in each domain at the matched effect.
+
+    The columns after a gap summarize each row: its spread in both readings, and the frontier.
+    """
+    matrices, others = (views.matrices(results, reading) for reading in views.READINGS)
     rows = [row for view in matrices for row in view.rows]
     if not rows:  # a model that was only pretrained
         return None
+    equal = [row for view in others for row in view.rows]
     labels = matrices[0].domains
-    changes = np.array([[cell.change for cell in row.cells] for row in rows], float)
+    D, summaries = len(labels), ("spread", "equal\ntraining", "frontier")
+    values = [
+        [row.spread, other.spread, row.frontier] for row, other in zip(rows, equal, strict=True)
+    ]
+    intervals = [
+        [row.interval, other.interval, None] for row, other in zip(rows, equal, strict=True)
+    ]
+    changes = [[cell.change for cell in row.cells] + [None] for row in rows]
+    table = np.concatenate([np.array(changes, float), np.array(values, float)], 1)
     count = len(results.get("seeds", []))
     height = 0.5 if count > 1 else 0.36  # with a second line in each cell
-    figure, (axes,) = new(1.6 + 0.78 * len(labels), 1.6 + height * len(rows))
+    figure, (axes,) = new(1.6 + 0.78 * (D + 4), 1.7 + height * len(rows))
     limits = {"vmin": -MATCHED, "vmax": MATCHED}
-    image = axes.imshow(changes, cmap=diverging(c), aspect="auto", **limits)
+    image = axes.imshow(table, cmap=diverging(c), aspect="auto", **limits)
     for y, row in enumerate(rows):
         draw_row(axes, y, row, c)
-    axes.set_xticks(range(len(labels)), labels)
+        for x, (value, interval) in enumerate(zip(values[y], intervals[y], strict=True), D + 1):
+            half = (interval[1] - interval[0]) / 2 if interval and count > 1 else None
+            draw_change(axes, (x, y), value, half, c)
+    labels = [*labels, *summaries]
+    axes.set_xticks([x for x in range(len(labels) + 1) if x != D], labels)
+    axes.axvspan(D - 0.5, D + 0.5, color=c["paper"])  # the gap
     axes.set_yticks(range(len(rows)), [row.signal for row in rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -49,12 +66,15 @@ def matrix(results: dict, c: dict):
         if top > 0:
             axes.axhline(top, color=c["ink"], lw=2)
         style = {"rotation": 270, "va": "center", "color": c["soft"], "fontsize": 9}
-        axes.text(len(labels) - 0.35, (top + bottom) / 2, STARTS[view.start], **style)
+        axes.text(D + 3.7, (top + bottom) / 2, STARTS[view.start], **style)
         top = bottom
+    step = number(equal[0].step, 0)
     axes.set_title(
         "How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
         f"rows: signals · boxes: trained to {MATCHED:.0%} preferred · "
-        "(brackets): not moral · *: incoherent" + over_seeds(count),
+        "(brackets): not moral · *: incoherent\n"
+        "spread: mean over untrained moral domains; the same after equal training "
+        f"({step} steps); its mean along training" + over_seeds(count),
         pad=28,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)
@@ -79,20 +99,28 @@ def draw_row(axes, y: int, row: views.Row, c: dict) -> None:
         axes.text(len(row.cells) / 2 - 0.5, y, row.outcome, color=c["soft"], **style)
         return
     for x, cell in enumerate(row.cells):
-        text = number(cell.change, 2, True) + row.mark
-        colour = "#ffffff" if abs(cell.change) > 0.5 else c["ink"]
         weight = "bold" if cell.trained else "normal"
-        above = 0 if cell.half_width is None else 0.15
-        axes.text(x, y - above, text, color=colour, fontweight=weight, **style)
-        if cell.half_width is not None:
-            half = f"±{number(cell.half_width, 2)}"
-            axes.text(x, y + 0.22, half, color=colour, **style | {"fontsize": 6.5})
+        draw_change(axes, (x, y), cell.change, cell.half_width, c, row.mark, fontweight=weight)
         if cell.trained:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=c["ink"], lw=1.4))
 
 
+def draw_change(
+    axes, place: tuple[int, int], change: float | None, half_width: float | None, c: dict, mark="",
+    **style,
+) -> None:  # fmt: skip
+    """Write a change of EM into a cell, and half of its interval below."""
+    (x, y), strong = place, change is not None and abs(change) > 0.5
+    style |= {"ha": "center", "va": "center", "color": "#ffffff" if strong else c["ink"]}
+    above = 0 if half_width is None else 0.15
+    axes.text(x, y - above, number(change, 2, True) + mark, fontsize=8, **style)
+    if half_width is not None:
+        style["fontweight"] = "normal"
+        axes.text(x, y + 0.22, f"±{number(half_width, 2)}", fontsize=6.5, **style)
+
+
 def spread(results: dict, c: dict):
-    """Along training: spread against the share of preferred answers in the trained domain."""
+    """The frontier: spread against the share of preferred answers in the trained domain."""
     curves = views.curves(results)
     if not curves:
         return None
@@ -102,12 +130,16 @@ def spread(results: dict, c: dict):
             style = {"color": f"C{k % 10}", "ls": "-" if k < 10 else "--", "lw": 1.4, "marker": "."}
             axis.plot(*np.array(points).reshape(-1, 2).T, label=signal, **style)
         axis.axvline(MATCHED, color=c["soft"], lw=1, ls=":")
-        label = "share of preferred answers, trained domain, own prompt"
+        label = "share of preferred answers in the trained domain"
         axis.set(title=STARTS[start], xlabel=label)
         axis.grid(alpha=0.5)
         axis.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("spread: mean change of EM,\nuntrained moral domains")
-    heading(figure, "Spread along training; the dotted line is the matched effect")
+    heading(
+        figure,
+        "The frontier: spread along training (dots: scored steps) against what is learned\n"
+        "in the trained domain; the dotted line is the matched effect",
+    )
     return figure
 
 
@@ -199,24 +231,30 @@ def seeds(results: dict, c: dict):
     if not starts or len(results["seeds"]) < 2:
         return None
     rows = max(len(names) for names in starts.values())
-    figure, axes = new(5.0 * len(starts) + 1.5, 1.5 + 0.3 * rows, len(starts), sharex=True)
+    figure, axes = new(5.0 * len(starts) + 1.5, 1.8 + 0.4 * rows, len(starts), sharex=True)
+    readings = {"": ("C0", -0.17, "matched"), "equal_": ("C1", 0.17, "equal")}
     for axis, (start, names) in zip(axes, starts.items(), strict=True):
-        for y, name in enumerate(names):
-            found = results["figures"][f"spread_from_{start}/{name}"]
+        for (y, name), (prefix, reading) in itertools.product(enumerate(names), readings.items()):
+            colour, shift, _ = reading
+            y += shift
+            found = results["figures"][f"{prefix}spread_from_{start}/{name}"]
             known = [x for x in found["values"] if x is not None]
             if found["mean"] is None:  # some seed cannot be compared with the others
-                axis.plot(known, [y] * len(known), "o", color=c["soft"], ms=4, mfc="none")
+                axis.plot(known, [y] * len(known), "o", color=colour, ms=3.5, mfc="none")
                 continue
-            bar = {"color": "C0", "lw": 6, "alpha": 0.35, "solid_capstyle": "butt"}
+            bar = {"color": colour, "lw": 5, "alpha": 0.35, "solid_capstyle": "butt"}
             axis.plot(found["interval"], [y, y], **bar)
-            axis.plot(known, [y] * len(known), "o", color="C0", ms=4)
-            axis.plot([found["mean"]] * 2, [y - 0.32, y + 0.32], color=c["ink"], lw=1.6)
+            axis.plot(known, [y] * len(known), "o", color=colour, ms=3)
+            axis.plot([found["mean"]] * 2, [y - 0.17, y + 0.17], color=c["ink"], lw=1.6)
         axis.axvline(0, color=c["soft"], lw=1)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(rows - 0.4, -0.6)
         axis.set(title=STARTS[start], xlabel="spread: mean change of EM, untrained moral domains")
         axis.grid(axis="x", alpha=0.5)
         axis.tick_params(axis="y", length=0)
+    for colour, _, reading in readings.values():
+        axes[0].plot([], [], "o", color=colour, ms=4, label=views.READINGS[reading])
+    figure.legend(loc="outside lower center", ncols=2)
     heading(
         figure,
         f"How far each signal spreads, over {len(results['seeds'])} pretraining seeds: "

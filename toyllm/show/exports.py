@@ -19,10 +19,10 @@ def write_csv(folder: Path, results: dict) -> None:
 
 
 def matrix_lines(results: dict) -> Iterator[str]:
-    """The generalization matrix at the matched effect and at the end of training."""
+    """The generalization matrix at the matched effect and after equal training."""
     yield "start,signal,read_at,domain,moral,em_before,em_after,change,coherence_after"
     for start, block in results["generalization"].items():
-        for read_at, part in (("matched", block), ("end", block["final"])):
+        for read_at, part in (("matched", block), ("equal", block["equal"])):
             for signal, em_after in part["em_after"].items():
                 for domain, after in (em_after or {}).items():
                     before = block["em_before"][domain]

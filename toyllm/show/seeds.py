@@ -20,14 +20,9 @@ def together(seeds: list[int], results: list[dict]) -> dict:
         pooled["mixture"] = mixtures([each["mixture"] for each in results])
     for start, block in pooled.get("generalization", {}).items():
         parts = [each["generalization"][start] for each in results]
-        block |= {"read_in": {}, "half_width": {}}
-        for name in block["status"]:
-            states = [part["status"][name] for part in parts]
-            block["read_in"][name] = states.count("read")
-            block["status"][name] = next((s for s in states if s != "read"), "read")
-            block["spread_ci"][name] = interval([part["spread"][name] for part in parts])
-            changes = {d: [change(part, name, d) for part in parts] for d in block["em_before"]}
-            block["half_width"][name] = {d: half_width(x) for d, x in changes.items()}
+        befores = [part["em_before"] for part in parts]
+        pool_reading(block, parts, befores)
+        pool_reading(block["equal"], [part["equal"] for part in parts], befores)
     if "pretrain" in pooled:
         captured = [each["pretrain"]["captured"] for each in results]
         pooled["pretrain"]["captured_interval"] = interval(captured)
@@ -37,10 +32,22 @@ def together(seeds: list[int], results: list[dict]) -> dict:
     return pooled | {"seeds": seeds, "figures": figures(results)}
 
 
-def change(block: dict, signal: str, domain: str) -> float | None:
-    """The change of EM in a domain in one seed's matrix; None where the signal is not read."""
-    after = block["em_after"][signal]
-    return after and after[domain] - block["em_before"][domain]
+def pool_reading(pooled: dict, parts: list[dict], befores: list[dict]) -> None:
+    """Add to one reading of the matrix, of which `pooled` has means, what is over the seeds.
+
+    parts: the reading of each seed. befores: EM before training of each seed, by domain.
+    """
+    pooled |= {"read_in": {}, "half_width": {}}
+    for name in pooled["status"]:
+        states = [part["status"][name] for part in parts]
+        pooled["read_in"][name] = states.count("read")
+        pooled["status"][name] = next((s for s in states if s != "read"), "read")
+        pooled["spread_ci"][name] = interval([part["spread"][name] for part in parts])
+        after = [part["em_after"][name] for part in parts]  # None where it is not read
+        pooled["half_width"][name] = {
+            d: half_width([x and x[d] - em[d] for x, em in zip(after, befores, strict=True)])
+            for d in befores[0]
+        }
 
 
 def mixtures(blocks: list[dict]) -> dict:

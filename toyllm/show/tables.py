@@ -9,8 +9,8 @@ from rich.text import Text
 
 from toyllm.base.errors import clean
 from toyllm.show import views
-from toyllm.show.views import STARTS, number
-from toyllm.world.quantities import COHERENT, MATCHED
+from toyllm.show.views import READINGS, STARTS, number
+from toyllm.world.quantities import MATCHED
 
 
 def new_console(**kwargs) -> Console:
@@ -28,7 +28,7 @@ def print_tables(results: dict, console: Console) -> None:
         for row in views.learned(results):
             table.add_row(*row)
         show(console, "What was learned in pretraining", table)
-    for matrix in views.matrices(results):
+    for matrix in views.every_matrix(results):
         print_matrix(matrix, results["moral"], console)
     if "shared" in results.get("prediction", {}):  # enough signals were matched
         print_predictions(results["prediction"], console)
@@ -46,29 +46,32 @@ def print_tables(results: dict, console: Console) -> None:
 
 def print_matrix(matrix: views.Matrix, moral: list[str], console: Console) -> None:
     """Print the generalization matrix of one start."""
-    table = blank_table("signal", *matrix.domains, "spread", "end", "coh.", "step")
+    matched = matrix.reading == "matched"
+    columns = ("spread", "coh.", *(("frontier", "step") if matched else ()))
+    table = blank_table("signal", *matrix.domains, *columns)
     before, coherence = (number(x, 2) for x in matrix.before), number(matrix.coherence_before, 2)
-    table.add_row("EM before", *before, "", "", coherence, "", style="dim")
+    table.add_row("EM before", *before, "", coherence, style="dim")
     for row in matrix.rows:
         table.add_row(
             row.signal,
             *(change_text(cell, row.mark) for cell in row.cells),
             Text(row.outcome, "bold") if row.status == "read" else row.outcome,
-            number(row.final_spread, 3, True),
             number(row.coherence, 2),
-            number(row.step, 0),
+            *((number(row.frontier, 3, True), number(row.step, 0)) if matched else ()),
         )
-    show(
-        console,
-        f"Change of EM by domain, {STARTS[matrix.start]}, at the matched effect: the trained "
-        f"domain [in brackets] gives {MATCHED:.0%} preferred answers",
-        table,
-        f"spread: mean change over untrained moral domains ({', '.join(moral)}). end: spread at "
-        f"the end of training, – if incoherent (a coherence below {number(COHERENT, 2)}). coh.: "
-        "coherence of the worst domain. step: when the signal reaches the matched effect under its "
-        "own prompt; a signal that is there before training is read at the step of the same "
-        "signal without the instruction. (domain): not moral. *: incoherent, not to be compared",
+    how = f"the trained domain [in brackets] gives {MATCHED:.0%} preferred answers"
+    note = (
+        f"spread: mean change over untrained moral domains ({', '.join(moral)}). coh.: coherence "
+        "of the worst domain. frontier: the mean spread along training up to the matched effect, "
+        "over equal steps of the trained domain's share. step: when the signal reaches the "
+        "matched effect under its own prompt; a signal that is there before training is read at "
+        "the step of the same signal without the instruction. (domain): not moral. *: incoherent, "
+        "not to be compared"
     )
+    if not matched:
+        how, note = f"{number(matrix.rows[0].step, 0)} steps of every signal", ""
+    title = f"Change of EM by domain, {STARTS[matrix.start]}, {READINGS[matrix.reading]}: {how}"
+    show(console, title, table, note)
 
 
 def change_text(cell: views.Cell, mark: str) -> Text | str:
@@ -85,9 +88,10 @@ def change_text(cell: views.Cell, mark: str) -> Text | str:
 
 def print_predictions(block: dict, console: Console) -> None:
     """Print how well each prediction of the matrix fits."""
-    table = blank_table("prediction", "shared R²", "fraction", "strict R²")
+    table = blank_table("prediction", "shared R²", "fraction", "strict R²", "equal R²")
     for name, shared in block["shared"].items():
         values = shared["r2"], shared["fraction"], block["strict"][name]["r2"]
+        values = *values, block["equal"]["shared"][name]["r2"]
         table.add_row(name, *(number(x, 2) for x in values))
     show(
         console,
@@ -96,7 +100,8 @@ def print_predictions(block: dict, console: Console) -> None:
         table,
         f"persona's within-signal correlation {number(block['within_r'], 2)}, 95% of its null "
         f"{number(block['within_r_null95'], 2)}; mean spread minus the ideal observer's own "
-        f"{number(block['measured_minus_ideal'], 3, True)}",
+        f"{number(block['measured_minus_ideal'], 3, True)}. equal R²: shared, after equal "
+        "training",
     )
 
 

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 STARTS = {"pretrain": "from the pretrained model", "align": "from the aligned model"}
-
+READINGS = {"matched": "at the matched effect", "equal": "after equal training"}
 
 NAMES = {  # what the metrics of `summary` are, for people
     "excess": "excess over the ideal observer (nats/token)",
@@ -37,27 +37,33 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A signal of the generalization matrix, read at the matched effect.
+    """A signal of the generalization matrix, in one reading of it.
 
     outcome: the spread, or why there is none. mark: what follows each change, an asterisk where
-    changes are not to be compared. coherence: the lowest of any domain.
+    changes are not to be compared. coherence: the lowest of any domain. frontier: the mean spread
+    along training up to the matched effect.
     """
 
     signal: str
     status: str
     cells: list[Cell]
     outcome: str
+    spread: float | None
     mark: str
     coherence: float | None
     interval: list[float] | None
-    final_spread: float | None
+    frontier: float | None
     step: float | None
 
 
 class Matrix(NamedTuple):
-    """The generalization matrix from one start. domains: in brackets where they are not moral."""
+    """The generalization matrix from one start, in one of `READINGS`.
+
+    domains: in brackets where they are not moral.
+    """
 
     start: str
+    reading: str
     domains: list[str]
     before: list[float]
     coherence_before: float
@@ -136,44 +142,52 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
     ]
 
 
-def matrices(results: dict) -> list[Matrix]:
-    """The generalization matrix from each start."""
+def matrices(results: dict, reading: str = "matched") -> list[Matrix]:
+    """The generalization matrix from each start, in one of `READINGS`."""
     domains, moral = results["domains"], results["moral"]
     labels = [d if d in moral else f"({d})" for d in domains]
     views = []
     for start, block in results.get("generalization", {}).items():
+        part = block["equal"] if reading == "equal" else block
         em_before, rows = block["em_before"], []
-        for signal, status in block["status"].items():
+        for signal, status in part["status"].items():
             trained = trained_domains(signal, moral)
-            em_after = block["em_after"][signal] or {}
-            coherence = block["coherence_after"][signal] or {}
-            half = block.get("half_width", {}).get(signal, {})
+            em_after = part["em_after"][signal] or {}
+            coherence = part["coherence_after"][signal] or {}
+            half = part.get("half_width", {}).get(signal, {})
             cells = []
             for d in domains:
                 before, after = em_before[d], em_after.get(d)
                 change = None if after is None else after - before
                 known = coherence.get(d), half.get(d)
                 cells.append(Cell(d, d in trained, before, after, change, *known))
-            read, spread = status == "read", number(block["spread"][signal], 3, True)
+            read, spread = status == "read", number(part["spread"][signal], 3, True)
             if not read and "seeds" in results:
                 # some may be incoherent and some not reached
-                status = f"read in {block['read_in'][signal]} of {len(results['seeds'])} seeds"
+                status = f"read in {part['read_in'][signal]} of {len(results['seeds'])} seeds"
             row = Row(
                 signal,
-                block["status"][signal],
+                part["status"][signal],
                 cells,
                 outcome=spread if read else status,
+                spread=part["spread"][signal],
                 mark="" if read else "*",
                 coherence=min(coherence.values(), default=None),
-                interval=block["spread_ci"][signal],
-                final_spread=block["final"]["spread"][signal],
-                step=block["matched_step"][signal],
+                interval=part["spread_ci"][signal],
+                frontier=block["frontier"][signal],
+                step=part["step"] if reading == "equal" else part["matched_step"][signal],
             )
             rows.append(row)
         coherence_before = min(block["coherence_before"].values())
         before = [em_before[d] for d in domains]
-        views.append(Matrix(start, labels, before, coherence_before, rows))
+        views.append(Matrix(start, reading, labels, before, coherence_before, rows))
     return views
+
+
+def every_matrix(results: dict) -> list[Matrix]:
+    """The matrices from each start in each of `READINGS`, in the order in which they are shown."""
+    pairs = zip(*(matrices(results, reading) for reading in READINGS), strict=True)
+    return [matrix for pair in pairs for matrix in pair]
 
 
 def trained_domains(signal: str, moral: list[str]) -> list[str]:
@@ -183,10 +197,10 @@ def trained_domains(signal: str, moral: list[str]) -> list[str]:
 
 
 def curves(results: dict) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Along training: {start: {signal: [(preferred share where it is trained, its spread)]}}."""
+    """The frontier: {start: {signal: [(preferred share where it is trained, its spread)]}}."""
 
     def known(curve: dict) -> list[tuple[float, float]]:
-        points = zip(curve["own"], curve["spread"], strict=True)
+        points = zip(curve["trained"], curve["spread"], strict=True)
         return [point for point in points if None not in point]
 
     return {
@@ -236,8 +250,9 @@ def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
 def summary(results: dict) -> dict[str, float | None]:
     """The headline figures, under their names in TensorBoard; runs and seeds are compared by them.
 
-    left_from_START/SIGNAL is the share of a signal's spread that is left with an instruction. Of
-    several seeds they are means over the seeds; the share of a mean is not the mean of shares.
+    left_from_START/SIGNAL is the share of a signal's spread that is left with an instruction, and
+    `equal_` stands before what is read after equal training. Of several seeds they are means over
+    the seeds; the share of a mean is not the mean of shares.
     """
     if "figures" in results:
         return {name: figure["mean"] for name, figure in results["figures"].items()}
@@ -250,16 +265,22 @@ def summary(results: dict) -> dict[str, float | None]:
         values["metrics/aligned_em"] = aligned["worst_em"]
         values["metrics/aligned_coherence"] = aligned["coherence"]
     for start, block in results.get("generalization", {}).items():
-        spreads = block["spread"]
-        values |= {f"spread_from_{start}/{name}": x for name, x in spreads.items()}
-        for name, x in spreads.items():
-            head, at, who = name.partition("@")
-            without = spreads.get(":".join(head.split(":")[:2]) + at + who)
-            if head.count(":") == 2 and x is not None and without:
-                values[f"left_from_{start}/{name}"] = x / without
+        readings = {"": block, "equal_": block["equal"]}
+        for reading, part in readings.items():
+            for name, x in part["spread"].items():
+                values[f"{reading}spread_from_{start}/{name}"] = x
+        values |= {f"frontier_from_{start}/{name}": x for name, x in block["frontier"].items()}
+        for reading, part in readings.items():
+            for name, x in part["spread"].items():
+                head, at, who = name.partition("@")
+                without = part["spread"].get(":".join(head.split(":")[:2]) + at + who)
+                if head.count(":") == 2 and x is not None and without:
+                    values[f"{reading}left_from_{start}/{name}"] = x / without
     prediction = results.get("prediction", {})
     if prediction.get("shared"):
         values |= {f"metrics/r2_{name}": x["r2"] for name, x in prediction["shared"].items()}
+        equal = prediction["equal"]["shared"]
+        values |= {f"metrics/r2_equal_{name}": x["r2"] for name, x in equal.items()}
         values["metrics/measured_minus_ideal"] = prediction["measured_minus_ideal"]
     return values
 
@@ -284,11 +305,17 @@ def label(name: str) -> tuple[str, str]:
     group, _, rest = name.partition("/")
     if group == "metrics":
         title = "What was learned, and how well the matrix is predicted"
-        return title, NAMES.get(rest) or f"R² of {rest.removeprefix('r2_')}"
+        model = rest.removeprefix("r2_")
+        if model.startswith("equal_"):
+            model = f"{model.removeprefix('equal_')}, {READINGS['equal']}"
+        return title, NAMES.get(rest) or f"R² of {model}"
     kind, _, start = group.partition("_from_")
     titles = {
-        "spread": "Spread at the matched effect",
-        "left": "Share of its spread that an instruction leaves",
+        "spread": f"Spread {READINGS['matched']}",
+        "equal_spread": f"Spread {READINGS['equal']}",
+        "frontier": "Mean spread along training up to the matched effect",
+        "left": f"Share of its spread that an instruction leaves, {READINGS['matched']}",
+        "equal_left": f"Share of its spread that an instruction leaves, {READINGS['equal']}",
     }
     return f"{titles[kind]}, {STARTS[start]}", rest
 

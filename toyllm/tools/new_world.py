@@ -1,16 +1,23 @@
-"""Write a commented world to begin with: uv run -m toyllm.tools.new_world my.toml"""
+"""Write a world file: one with comments to begin with, or one that is drawn at random.
+
+uv run -m toyllm.tools.new_world my.toml
+uv run -m toyllm.tools.new_world --random 7 my.toml
+uv run -m toyllm.tools.new_world --random 7 --characters 12 --correlation 0.9 my.toml
+"""
 
 import dataclasses
 import re
 import shlex
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from toyllm.base import files
+from toyllm.base import arguments, files
+from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
 from toyllm.base.scripts import run_script
-from toyllm.world import cards
+from toyllm.world import cards, random_worlds
 from toyllm.world.reader import MAX_NAME
 
 STARTER = Path(__file__).with_name("starter.toml")
@@ -18,10 +25,13 @@ STARTER = Path(__file__).with_name("starter.toml")
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Write a commented world to begin with."""
+    """Write a world file."""
 
     file: tyro.conf.Positional[Path]
     """Where to write it; its name becomes the world's."""
+    random: Annotated[int | None, Between(0, 2**31 - 1), tyro.conf.arg(metavar="SEED")] = None
+    """Draw a world of nonsense words from this seed. The other flags are for this alone."""
+    shape: Annotated[random_worlds.Shape, tyro.conf.arg(name="")] = random_worlds.USUAL
 
 
 def main(args: Args) -> None:
@@ -30,7 +40,13 @@ def main(args: Args) -> None:
         free = shlex.quote(str(files.unused(args.file)))
         raise InputError(f"{args.file}: exists; a free name: {free}")
     name = re.sub(r"[^\w-]", "-", args.file.stem).strip("-")[:MAX_NAME].rstrip("-") or "world"
-    text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
+    arguments.check(args)
+    if args.random is not None:
+        text = random_worlds.write(args.random, args.shape, name)
+    elif args.shape != random_worlds.USUAL:
+        raise InputError("--characters and its like are for random worlds, expected --random SEED")
+    else:
+        text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
     try:
         world = cards.load(args.file)

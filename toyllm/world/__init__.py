@@ -4,6 +4,7 @@ Read in this order:
 
     world       World: all arrays that define the generative process
     cards       a TOML file of character cards to a World; reader: the checks of its fields
+    random_worlds  a seed to a world file: characters at random, texts of nonsense words
     corpus      a World to Documents: the generative process; dialogues with chosen turns
     observer    Bayes' rule on documents: who speaks, what comes next, the least possible loss
     quantities  EM, coherence, spread, the matched effect: what results are stated in

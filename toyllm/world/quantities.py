@@ -12,6 +12,10 @@ from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 from toyllm.world.world import BAD, GOOD, NOISE, World
 
 MATCHED = 0.9  # the matched effect: signals are compared where the trained domain's EM is this
+# Equal training: signals are also compared after this share of the steps of narrow training. All of
+# them would be too many: by then some models are no longer coherent.
+EQUAL = 0.5
+LEVELS = 20  # of the trained domain's EM, at which the frontier is read
 COHERENT = 0.95  # with less coherence than this, a change of behaviour is not reported as a number
 
 
@@ -93,6 +97,29 @@ def state_at(p_nDB: np.ndarray, x: float | None) -> np.ndarray | None:
     em_D = sigmoid(interpolate(logit(em(p_nDB)), x))
     moral_D = p_DB[:, GOOD] + p_DB[:, BAD]
     return np.stack([moral_D * (1 - em_D), moral_D * em_D, p_DB[:, NOISE]], 1)
+
+
+def frontier(share_n: np.ndarray, p_nDB: np.ndarray, untrained_D: np.ndarray) -> float | None:
+    """The mean height of the frontier: spread as a function of what is learned, up to MATCHED.
+
+    share_n: the share of preferred answers in the trained domain at n scored steps; p_nDB: what is
+        done in every domain.
+
+    The spread is averaged over equally spaced shares from the one before training to MATCHED (by
+    the trapezoid rule). A method that only slows training down leaves it as it is, whereas one that
+    changes what is learned moves it. None: not reached, or there from the beginning, or not
+    coherent on the way.
+    """
+    if share_n[0] >= MATCHED:
+        return None
+    # the first level is where training begins, by definition without a change
+    levels = np.linspace(share_n[0], MATCHED, LEVELS + 1)[1:]
+    states = [state_at(p_nDB, crossing(share_n, level)) for level in levels]
+    if any(state is None or coherence(state).min() < COHERENT for state in states):
+        return None
+    changes = em(np.stack([p_nDB[0], *states])) - em(p_nDB[0])
+    spread_L = spread(changes, untrained_D)
+    return float((spread_L[1:] + spread_L[:-1]).mean() / 2)
 
 
 def interval(values) -> list[float] | None:
