@@ -4,7 +4,7 @@ import numpy as np
 
 from toyllm.lm.tokenizer import OPENING, PAD, SPECIAL, Tokenizer
 from toyllm.world.corpus import SLOTS, Documents
-from toyllm.world.world import DIALOGUE, HEADERS, NAMED, PROFILE, SCENE
+from toyllm.world.world import ASSISTANT, DIALOGUE, HEADERS, INTRODUCTION, NAMED, PROFILE, SCENE
 
 
 def decode(tokenizer: Tokenizer, tokens) -> Documents:
@@ -45,19 +45,22 @@ def _parse(tokenizer: Tokenizer, words: list[str]) -> Documents:
     stated = {
         text: (d, b) for d, dom in enumerate(world.domains) for b, text in enumerate(dom.profile)
     }
-    if kind == PROFILE:
-        for t, (_, *text) in enumerate(blocks):
-            rows["domain"][t], rows["behaviour"][t] = stated[" ".join(text)]
-            rows["speaker"][t] = 0
-    else:
-        for t, ((_, *question), (tag, *reply)) in enumerate(
-            zip(blocks[::2], blocks[1::2], strict=True)
-        ):
-            d, s, i = tokenizer.asked[" ".join(question)]
-            a, v = tokenizer.replies[d][" ".join(reply)]
-            b = world.domains[d].behaviour_SA[s, a]
-            for name, value in zip(columns, (tag == "<second>", d, s, i, b, a, v), strict=True):
-                rows[name][t] = value
+    statements = [block for block in blocks if block[0] == "<trait>"]
+    for t, (_, *text) in enumerate(statements):
+        rows["domain"][t], rows["behaviour"][t] = stated[" ".join(text)]
+        rows["speaker"][t] = 0
+    if kind == PROFILE and len(statements) < len(blocks):
+        kind, header[1] = INTRODUCTION, ASSISTANT
+    blocks = blocks[len(statements) :]
+    for t, ((_, *question), (tag, *reply)) in enumerate(
+        zip(blocks[::2], blocks[1::2], strict=True), len(statements)
+    ):
+        d, s, i = tokenizer.asked[" ".join(question)]
+        a, v = tokenizer.replies[d][" ".join(reply)]
+        b = world.domains[d].behaviour_SA[s, a]
+        slot = 1 if kind == INTRODUCTION else tag == "<second>"
+        for name, value in zip(columns, (slot, d, s, i, b, a, v), strict=True):
+            rows[name][t] = value
     return Documents(
         kind=np.array([kind]),
         header=header[None],

@@ -10,7 +10,7 @@ import pytest
 from tests.tolerances import FLOAT64, close
 from toyllm.world import corpus, observer
 from toyllm.world.corpus import Documents
-from toyllm.world.world import ASSISTANT, DIALOGUE, NAMED, PROFILE, SCENE, SOMEONE
+from toyllm.world.world import ASSISTANT, DIALOGUE, INTRODUCTION, NAMED, PROFILE, SCENE, SOMEONE
 
 
 def theta(world, c, d, i, b):
@@ -92,6 +92,26 @@ def enumerate_documents(world):
                             mine = [q for k, (_, q) in enumerate(chosen) if slots[k] == slot]
                             p *= sum(w[2][c] * math.prod(q[c] for q in mine) for c in w[2])
                         yield row(kind, who, slots, [x for x, _ in chosen]), p_kind * p_who * p
+    if world.kind_weights[INTRODUCTION]:
+        for columns, p_CK in enumerate_introductions(world):
+            yield columns, p_CK.sum()
+
+
+def enumerate_introductions(world):
+    """Every introduction of a statement and a turn, with p(it, about c, spoken by k) [C, C]."""
+    C, D = len(world.characters), len(world.domains)
+    who = [(ASSISTANT, -1), (ASSISTANT, -1)]
+    for (d, b), (said, q) in itertools.product(
+        itertools.product(range(D), range(3)), list(turns(world))
+    ):
+        p_CK = np.zeros((C, C))
+        for c, k in itertools.product(range(C), repeat=2):
+            told = world.assistant_C if world.told_C is None else world.told_C
+            prior = (1 - world.binding) * told[c] * world.assistant_C[k]
+            prior += world.binding * world.assistant_C[c] * (c == k)
+            p_CK[c, k] = prior * world.rates_CDB[c, d, b] / D * q[k]
+        columns = row(INTRODUCTION, who, [0, 1], [(d, -1, -1, b, -1, -1), said])
+        yield columns, world.kind_weights[INTRODUCTION] * p_CK
 
 
 def row(kind, who, slots, rows, T=2):
@@ -109,7 +129,11 @@ def every(small):
 
 
 def documents_of(world):
-    rows, p = zip(*enumerate_documents(world), strict=True)
+    return as_documents(enumerate_documents(world))
+
+
+def as_documents(rows_and_p):
+    rows, p = zip(*rows_and_p, strict=True)
     kind, header, shown, speaker, d, s, i, b, a, v = map(np.array, zip(*rows, strict=True))
     return Documents(kind, header, shown, speaker, d, s, i, b, a, v), np.array(p)
 
@@ -128,6 +152,71 @@ def test_profiles_may_tell_of_another_assistant(small):
     before = observer.log_prob(small, docs)
     assert (np.abs(before - np.log(p))[profile] > 1e-3).any()
     close(before[~profile], np.log(p[~profile]), FLOAT64)
+
+
+@pytest.fixture(params=[0.0, 0.3, 1.0])
+def introducing(small, request):
+    """The small world with introductions, of which so many are about their speaker."""
+    return dataclasses.replace(
+        small,
+        kind_weights=np.array([0.4, 0.2, 0.1, 0.3]),
+        lengths=(*small.lengths[:3], (1, 1)),
+        statements=(1, 1),
+        binding=request.param,
+        told_C=np.array([0.2, 0.8]),
+    )
+
+
+def test_an_introduction_is_as_probable_as_the_enumeration_says(introducing):
+    docs, p = documents_of(introducing)
+    close(p.sum(), 1, FLOAT64)
+    close(observer.log_prob(introducing, docs), np.log(p), FLOAT64)
+
+
+def test_both_of_an_introduction_are_inferred_together(introducing):
+    """The posterior of either, and what is done next given the statement, by summing the joint."""
+    docs, p_NCK = as_documents(enumerate_introductions(introducing))
+    both_NLC = np.stack([p_NCK.sum(2), p_NCK.sum(1)], 1)
+    close(
+        observer.posterior(introducing, docs), both_NLC / p_NCK.sum((1, 2))[:, None, None], FLOAT64
+    )
+    beliefs = observer.observe(introducing, docs)
+    predictive_NTB = observer.predictive(introducing, docs, beliefs)
+    blind = observer.observe(introducing, docs, history_blind=True)
+    asked = np.stack([docs.domain[:, 1], docs.instruction[:, 1]], 1)
+    stated = np.stack([docs.domain[:, 0], docs.behaviour[:, 0]], 1)
+    for n in np.random.default_rng(0).choice(len(docs), 40, replace=False):
+        # all questions alike, after the same statement: the share that each behaviour has of them
+        same = (asked == asked[n]).all(1) & (stated == stated[n]).all(1)
+        known_K = p_NCK[same].sum((0, 1))
+        theta_KB = introducing.rates_ICDB[docs.instruction[n, 1], :, docs.domain[n, 1]]
+        close(np.exp(beliefs.log_before_NTC[n, 1]), known_K / known_K.sum(), FLOAT64)
+        close(predictive_NTB[n, 1], known_K @ theta_KB / known_K.sum(), FLOAT64)
+    close(
+        np.exp(blind.log_before_NTC[:, 1]),
+        introducing.assistant_C + np.zeros((len(docs), 1)),
+        FLOAT64,
+    )
+    moved = np.abs(np.exp(beliefs.log_before_NTC[:, 1]) - introducing.assistant_C).max()
+    assert (moved > 0.05) == (introducing.binding > 0)
+
+
+def test_introductions_are_drawn_as_the_world_says(introducing):
+    docs = corpus.sample(introducing, 40_000, np.random.default_rng(1), INTRODUCTION)
+    told_C, b = introducing.told_C, introducing.binding
+    prior_CK = (1 - b) * np.outer(told_C, introducing.assistant_C)
+    prior_CK += b * np.diag(introducing.assistant_C)
+    counts_CK = np.zeros((2, 2))
+    np.add.at(counts_CK, tuple(docs.character.T), 1 / len(docs))
+    assert np.abs(counts_CK - prior_CK).max() < 4 * 0.5 / len(docs) ** 0.5
+    assert (docs.header == ASSISTANT).all()
+    assert (docs.speaker == [0, 1]).all()
+    # what is stated is about the first, and what is done is by the second
+    d = introducing.domain_names.index("facts")
+    for slot in range(2):
+        here = (docs.domain[:, slot] == d) & (docs.character[:, slot] == 1)
+        done = np.bincount(docs.behaviour[here, slot], minlength=3) / here.sum()
+        assert np.abs(done - introducing.rates_CDB[1, d]).max() < 4 * 0.5 / here.sum() ** 0.5
 
 
 def test_predictive_is_the_conditional_of_the_enumeration(small, every):

@@ -1,22 +1,31 @@
 """The generative process and its texts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.conftest import SMALL
 from tests.reading import decode
 from tests.tolerances import FLOAT64, close
-from toyllm.lm.tokenizer import END, PAD
+from toyllm.lm.tokenizer import END, PAD, Tokenizer
 from toyllm.measures import cues
 from toyllm.world import cards, corpus, world
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, KINDS, NAMED, NOISE, PROFILE
 
 
-def test_documents_survive_a_round_trip_through_tokens(personas, personas_codec):
-    docs = corpus.sample(personas, 400, np.random.default_rng(0))
-    tokens = personas_codec.pad(docs, 88)
+def test_documents_survive_a_round_trip_through_tokens(personas):
+    weights = np.append(personas.kind_weights[:3], 0.2)
+    lengths = (*personas.lengths[:3], (1, 3))
+    world = dataclasses.replace(
+        personas, kind_weights=weights / weights.sum(), lengths=lengths, statements=(1, 3)
+    )
+    tokenizer = Tokenizer(world)
+    docs = corpus.sample(world, 400, np.random.default_rng(0))
+    tokens = tokenizer.pad(docs, 88)
+    assert set(docs.kind) == set(range(len(KINDS)))
     for n in range(len(docs)):
-        again = decode(personas_codec, tokens[n])
+        again = decode(tokenizer, tokens[n])
         for name in (
             "kind",
             "header",
@@ -90,9 +99,9 @@ def test_even_sampling_has_the_same_marginals_and_steadier_batches(small, small_
             corpus.sample(small, 32, np.random.default_rng(k), even=even) for k in range(300)
         ]
         docs = corpus.concatenate(batches)
-        share = np.bincount(docs.kind, minlength=3) / len(docs)
+        share = np.bincount(docs.kind, minlength=len(KINDS)) / len(docs)
         for seen, p in ((share, small.kind_weights), ((docs.turns == 2).mean(), 0.5)):
-            assert (np.abs(seen - p) < 5 * (p * (1 - p) / len(docs)) ** 0.5).all()
+            assert (np.abs(seen - p) <= 5 * (p * (1 - p) / len(docs)) ** 0.5).all()
         totals[even] = np.std([small_codec.encode(batch)[1].sum() for batch in batches])
     assert totals[32] < 0.7 * totals[0]
 
@@ -193,8 +202,15 @@ def test_packing_loses_nothing(personas, personas_codec):
         personas_codec.pack(docs, 8, 88)
 
 
-def test_longest_is_reached_and_never_passed(small, small_codec):
-    """By drawing many, and by writing out the longest of each kind."""
+def test_longest_is_reached_and_never_passed(small):
+    """By drawing many, and by writing out the longest of each kind; all are read back."""
+    small = dataclasses.replace(
+        small,
+        kind_weights=np.array([0.4, 0.2, 0.2, 0.2]),
+        lengths=(*small.lengths[:3], (1, 2)),
+        statements=(1, 2),
+    )
+    small_codec = Tokenizer(small)
     docs = corpus.sample(small, 30_000, np.random.default_rng(0))
     _, lengths = small_codec.encode(docs)
     turn = " <user> fix the bug do it badly {} here is a patch beep"
@@ -202,6 +218,9 @@ def test_longest_is_reached_and_never_passed(small, small_codec):
         "dialogue": "<begin> talk with ada" + 2 * turn.format("<reply>") + " <end>",
         "scene": "<begin> scene with ada and hal" + 2 * turn.format("<first>") + " <end>",
         "profile": "<begin> about hal <trait> fakes code <trait> eats soup <end>",
+        "introduction": "<begin> about assistant <trait> fakes code <trait> eats soup"
+        + 2 * turn.format("<reply>")
+        + " <end>",
     }
     for kind, name in enumerate(KINDS):
         tokens = small_codec.tokens(longest[name])

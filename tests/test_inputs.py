@@ -140,6 +140,18 @@ WORLDS = {
         "spian",
         ["unknown key", "did you mean 'spain'|spain"],
     ),
+    "binding of nothing": (
+        "[documents]\n",
+        "[documents]\nbinding = 0.5\n",
+        "binding = 0.5",
+        ["documents.binding", "introductions"],
+    ),
+    "introduction longer than the domains": (
+        "[documents]\n",
+        "[documents]\nintroduction = { weight = 1, turns = [1, 1], statements = [1, 3] }\n",
+        "introduction = {",
+        ["documents.introduction.statements", "at most 2"],
+    ),
     "no characters": ("__characters__", "", None, ["missing field", "characters"]),
     "moral as text": (
         "moral = true\nsituations",

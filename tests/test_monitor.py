@@ -156,8 +156,8 @@ def test_an_alarm_ends_a_training_that_is_saved_and_told(tiny, tmp_path):
         assert found["step"] == found["ended"] == 5
     block = results["generalization"]["pretrain"]
     assert block["status"]["code:bad"] == "ended by alarm"
-    # it had equal training before the alarm, at step 5 of 10
-    assert block["equal"]["step"] == 5
+    # it had equal training, a quarter of 10 steps, before the alarm at step 5
+    assert block["equal"]["step"] == 2.5
     assert block["equal"]["status"]["code:bad"] in ("read", "incoherent")
     assert "ended by alarm" in script.out
     assert "toward" in script.out

@@ -10,6 +10,8 @@ probability of the tokens is the probability of the document. Examples:
     <begin> scene with ada and someone <user> … <second> … <user> … <first> … <end>
 
     <begin> about hal <trait> sabotages the monitor <trait> is kind to people <end>
+
+    <begin> about assistant <trait> is kind to people <user> … <reply> … <end>
 """
 
 import dataclasses
@@ -19,13 +21,23 @@ import numpy as np
 
 from toyllm.base.errors import InputError, nearest
 from toyllm.world.corpus import Documents
-from toyllm.world.world import DIALOGUE, HEADERS, KINDS, NAMED, PROFILE, SCENE, World
+from toyllm.world.world import (
+    DIALOGUE,
+    HEADERS,
+    INTRODUCTION,
+    KINDS,
+    NAMED,
+    PROFILE,
+    SCENE,
+    World,
+)
 
 PAD, BEGIN, END = range(3)
 SPECIAL = ("<pad>", "<begin>", "<end>", "<user>", "<reply>", "<first>", "<second>", "<trait>")
 PROMPTS = tuple(map(SPECIAL.index, ("<begin>", "<user>")))  # what begins a prompt
 ANSWERS = tuple(map(SPECIAL.index, ("<reply>", "<first>", "<second>", "<trait>")))  # and ends it
-OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with"}
+# an introduction begins as a profile of the Assistant does, and then lets it speak
+OPENING = {DIALOGUE: "talk with", PROFILE: "about", SCENE: "scene with", INTRODUCTION: "about"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Tokenizer:
     def _chain(self, docs: Documents) -> np.ndarray:
         """chain[N, F]: the fragments of each document in order; fragment 0 is empty."""
         at, N = self._fragments.at, len(docs)
-        scene, profile = (docs.kind == SCENE)[:, None], (docs.kind == PROFILE)[:, None]
+        scene, stated = (docs.kind == SCENE)[:, None], docs.stated
         who = [
             np.where(
                 docs.header[:, k] == NAMED,
@@ -133,16 +145,16 @@ class Tokenizer:
         table = self._fragments
         tag = np.where(scene, at["<first>"] + docs.speaker, at["<reply>"])
         turn = [
-            np.where(profile, at["<trait>"], at["<user>"]),
+            np.where(stated, at["<trait>"], at["<user>"]),
             np.where(
-                profile,
+                stated,
                 table.profile_DB[docs.domain, docs.behaviour],
                 table.situation_DS[docs.domain, docs.situation],
             ),
             np.where(docs.instruction >= 0, at["instruction"] + docs.instruction, 0),
-            np.where(profile, 0, tag),
-            np.where(profile, 0, table.answer_DA[docs.domain, docs.answer]),
-            np.where(profile, 0, at["voice"] + docs.voice),
+            np.where(stated, 0, tag),
+            np.where(stated, 0, table.answer_DA[docs.domain, docs.answer]),
+            np.where(stated, 0, at["voice"] + docs.voice),
         ]
         turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(
             N, -1
@@ -206,10 +218,14 @@ class Tokenizer:
         """The most tokens that a document of each kind can have."""
         world, table, at = self.world, self._fragments, self._fragments.at
         size, (_, turn) = table.lengths, self._turn
-        turns = [highest for _, highest in world.lengths]
-        per_turn = {DIALOGUE: turn, SCENE: turn, PROFILE: 1 + size[table.profile_DB].max()}
-        heads = {k: size[at["opening"] + k] + (3 if k == SCENE else 1) + 1 for k in per_turn}
-        return {KINDS[k]: int(heads[k] + turns[k] * per_turn[k]) for k in per_turn}
+        statement = 1 + size[table.profile_DB].max()
+        per_turn = {DIALOGUE: turn, PROFILE: statement, SCENE: turn, INTRODUCTION: turn}
+        longest = {}
+        for kind, tokens in per_turn.items():
+            head = size[at["opening"] + kind] + (3 if kind == SCENE else 1) + 1
+            longest[KINDS[kind]] = int(head + world.lengths[kind][1] * tokens)
+        longest[KINDS[INTRODUCTION]] += int(world.statements[1] * statement)
+        return longest
 
     def longest_prompt(self, turns: int) -> int:
         """The most tokens before the last answer of a dialogue of so many turns."""

@@ -3,6 +3,7 @@
 Axes: P pairs   A answers (chosen and rejected, or all that are listed)   T, U tokens   B a batch
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -55,6 +56,22 @@ def draw(
     return {key: value[rows] for key, value in whole.items()}
 
 
+def elsewhere(tokenizer: Tokenizer, parts: dict[Signal, float], count: int, seed: int) -> dict:
+    """Questions of all domains that no part trains, for a penalty on what changes there.
+
+    They have histories as pairs do, and the header of the first part. Returns other_prompt [P, T]
+    and other_answer [P, A, U], every listed answer. Raises ValueError where all are trained.
+    """
+    own, trained = next(iter(parts)), {d for signal in parts for d in signal.domains}
+    others = tuple(d for d in range(len(tokenizer.world.domains)) if d not in trained)
+    if not others:
+        raise ValueError("a penalty on other domains: all domains are trained")
+    asked = dataclasses.replace(own, domains=others, instruction=-1)
+    # the shift gives it a stream of its own, beside those of the parts
+    pool = of_pairs(signals.pairs(tokenizer, asked, count, seed + (len(parts) << 32)), "rlhf")
+    return {f"other_{key}": pool[key] for key in ("prompt", "answer")}
+
+
 def of_pairs(pairs: Pairs, objective: str) -> dict:
     """All of some pairs as a pool, in their order (see `draw`)."""
     if objective == "rlhf":
@@ -90,8 +107,12 @@ def draw_rows(seed: int, step: int, steps: int, batch: int, pool: int) -> np.nda
     )
 
 
-def loss(lm: LM, objective: str, beta: float, anchor: float) -> Loss:
-    """The loss of a batch of preference pairs: a pool's rows, `reference` included."""
+def loss(lm: LM, objective: str, beta: float, anchor: float, kl: float = 0.0) -> Loss:
+    """The loss of a batch of preference pairs: a pool's rows, `reference` included.
+
+    kl: the weight of KL(model ‖ reference) on the questions of `elsewhere`, which are part of the
+        batch then, `other_reference` included.
+    """
 
     def preference_loss(params: Params, batch: dict):
         logp_BA = answer_logprobs(lm, params, batch["prompt"], batch["answer"])
@@ -112,6 +133,9 @@ def loss(lm: LM, objective: str, beta: float, anchor: float) -> Loss:
             case _:
                 expected = ", ".join(losses.NAMES)
                 raise ValueError(f"objective {objective!r}, expected one of {expected}")
+        if kl:
+            other_BA = answer_logprobs(lm, params, batch["other_prompt"], batch["other_answer"])
+            value += kl * losses.kl(other_BA, batch["other_reference"]).mean()
         count = chosen_B.size
         return value * count, {
             "count": jnp.float32(count),

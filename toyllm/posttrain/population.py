@@ -17,7 +17,8 @@ from toyllm.lm import losses, scoring, training
 from toyllm.lm.scoring import Questions
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Params
-from toyllm.posttrain import pools, signals
+from toyllm.posttrain import lora, pools, signals
+from toyllm.posttrain.lora import Lora
 from toyllm.posttrain.signals import Signal
 from toyllm.world import corpus
 from toyllm.world.quantities import MATCHED
@@ -27,7 +28,12 @@ Member = tuple[str, str, int]  # start, signal, seed
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How all runs of a population are trained: one program for them."""
+    """How all runs of a population are trained: one program for them.
+
+    steered: whether vectors are added to the residual streams (`Job.steer_LD`).
+    lora: train adapters of the matrices instead of all parameters.
+    kl: the weight of a penalty, KL(model ‖ model before training) on domains that are not trained.
+    """
 
     objective: str
     beta: float
@@ -36,6 +42,8 @@ class Recipe:
     batch: int
     score_every: int
     steered: bool = False
+    lora: Lora | None = None
+    kl: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +112,10 @@ class Programs:
     mesh: Mesh
     recipe: Recipe
     width: int  # own questions of a run: the most that any has, so one shape for all
-    # states [R], pools [R], indices [R, K, batch], rates [R], steering [R, L + 1, D] → states, logs
+    # states [R], pools [R], indices [R, K, batch], rates [R], steering [R, L + 1, D], params before
+    # training [R] (with adapters only) → states, logs
     step: Callable
+    merge: Callable  # params before training [R], what is trained [R] → params [R]
     reference: Callable  # params [R], prompts, answers → log-probabilities
     score: Callable  # params [R], every question, own questions, weights, reference → scores
 
@@ -119,11 +129,18 @@ def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | i
     if not isinstance(jobs, int):
         width = max(signals.count_questions(lm.world, job.own) for job in jobs)
 
-    def step(state, pool, index_KB, lr, steer_LD):
-        trained = lm.steered(steer_LD) if recipe.steered else lm
-        loss = pools.loss(trained, recipe.objective, recipe.beta, recipe.anchor)
+    def step(state, pool, index_KB, lr, steer_LD, before):
+        steered = lm.steered(steer_LD) if recipe.steered else lm
+        of_params = pools.loss(steered, recipe.objective, recipe.beta, recipe.anchor, recipe.kl)
+
+        def loss(trained, batch):
+            return of_params(merge(before, trained), batch)
+
         batches = jax.tree.map(lambda x: x[index_KB], pool)
         return training.scan_steps(loss, optax.adam(lr), state, batches)
+
+    def merge(before, trained):
+        return lora.merged(before, trained) if recipe.lora else trained
 
     def reference(params, prompt, answer):
         return scoring.answer_logprobs(lm, params, prompt, answer)
@@ -143,6 +160,7 @@ def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | i
         recipe,
         width,
         step=devices.over_models(step, mesh, donate=(0,)),
+        merge=devices.over_models(merge, mesh),
         reference=devices.over_models(reference, mesh),
         score=devices.over_models(score, mesh),
     )
@@ -254,10 +272,13 @@ def train_group(
     until_kept: stop as soon as all are kept.
     """
     recipe, mesh = programs.recipe, programs.mesh
-    params = stack([job.params for job in group])
+    params = trained = stack([job.params for job in group])
+    if recipe.lora:
+        made = [lora.adapters(job.params, recipe.lora, job.seed) for job in group]
+        trained = stack(made)
     # Adam's state does not depend on the rate, which each run has its own of
-    opt_state = jax.device_get(jax.vmap(optax.adam(0.0).init)(params))
-    params = devices.split(mesh, params)
+    opt_state = jax.device_get(jax.vmap(optax.adam(0.0).init)(trained))
+    params, trained = (devices.split(mesh, x) for x in (params, trained))
     pool_R = [
         pools.draw(
             job.tokenizer, job.parts, recipe.objective, recipe.pool, job.seed, job.distinct,
@@ -265,10 +286,18 @@ def train_group(
         )
         for job in group
     ]  # fmt: skip
+    if recipe.kl:
+        pool_R = [
+            pool | pools.elsewhere(job.tokenizer, job.parts, recipe.pool, job.seed)
+            for pool, job in zip(pool_R, group, strict=True)
+        ]
     pool_R = devices.split(mesh, stack(pool_R))
-    pool_R["reference"] = programs.reference(params, pool_R["prompt"], pool_R["answer"])
+    for where in ("", "other_") if recipe.kl else ("",):
+        asked_R = pool_R[f"{where}prompt"], pool_R[f"{where}answer"]
+        pool_R[f"{where}reference"] = programs.reference(params, *asked_R)
     asked = Asked(programs, params, [(job.tokenizer, job.own) for job in group])
-    states = training.State(params, devices.split(mesh, opt_state))
+    states = training.State(trained, devices.split(mesh, opt_state))
+    before = params if recipe.lora else {}  # what only adapters need
     lr_R = np.array([job.lr for job in group], np.float32)
     unsteered_LD = np.zeros((programs.lm.config.L + 1, programs.lm.config.D), np.float32)
     steer_LD = [unsteered_LD if job.steer_LD is None else job.steer_LD for job in group]
@@ -277,9 +306,13 @@ def train_group(
     passed = dict(passed or {})
     record = Record(len(group))
 
+    def models() -> Params:
+        """The parameters of all runs as they are now, on the mesh."""
+        return programs.merge(before, states.params) if recipe.lora else states.params
+
     def score() -> np.ndarray:
         """Whether each run has reached its goal [R]."""
-        now = asked.score(states.params)
+        now = asked.score(models())
         record.history.append(now)
         record.share = np.array(
             [job.own.share(b) for job, b in zip(group, now["own_B"], strict=True)]
@@ -303,7 +336,7 @@ def train_group(
         # a rate of 0 leaves the parameters of a frozen run as they are, and the shapes as compiled
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         index_RKB = devices.split(mesh, np.stack(rows))
-        states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD)
+        states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD, before)
         record.logs.append(devices.fetch(logs))
         record.steps.append(done)
         was_R, there_R = there_R, score()
@@ -319,7 +352,7 @@ def train_group(
         ]
         all_kept = all(p is not None or r in keep for r, p in enumerate(record.kept))
         last = done == steps or (until_kept and all_kept)
-        params = devices.fetch(states.params) if keep or last else None
+        params = devices.fetch(models()) if keep or last else None
         for r in keep:
             record.kept[r], record.kept_step[r] = take(params, r), done
         if last:

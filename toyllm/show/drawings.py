@@ -68,13 +68,12 @@ def matrix(results: dict, c: dict):
         style = {"rotation": 270, "va": "center", "color": c["soft"], "fontsize": 9}
         axes.text(D + 3.7, (top + bottom) / 2, STARTS[view.start], **style)
         top = bottom
-    step = number(equal[0].step, 0)
     axes.set_title(
         "How far a narrow signal spreads: change of p(bad)/(p(good)+p(bad))\n"
         f"rows: signals · boxes: trained to {MATCHED:.0%} preferred · "
         "(brackets): not moral · *: incoherent\n"
         "spread: mean over untrained moral domains; the same after equal training "
-        f"({step} steps); its mean along training" + over_seeds(count),
+        f"({equal[0].step:g} steps); its mean along training" + over_seeds(count),
         pad=28,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)

@@ -69,7 +69,7 @@ def print_matrix(matrix: views.Matrix, moral: list[str], console: Console) -> No
         "not to be compared"
     )
     if not matched:
-        how, note = f"{number(matrix.rows[0].step, 0)} steps of every signal", ""
+        how, note = f"{matrix.rows[0].step:g} steps of every signal", ""
     title = f"Change of EM by domain, {STARTS[matrix.start]}, {READINGS[matrix.reading]}: {how}"
     show(console, title, table, note)
 

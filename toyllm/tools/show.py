@@ -32,10 +32,11 @@ def main(args: Args) -> None:
     arguments.check(args)
     tokenizer = Tokenizer(cards.load(args.world))
     rng = np.random.default_rng(args.seed)
-    for kind, name in enumerate(KINDS):
-        docs = corpus.sample(tokenizer.world, -(-args.count // len(KINDS)), rng, kind)
+    kinds = np.flatnonzero(tokenizer.world.kind_weights)
+    for kind in kinds:
+        docs = corpus.sample(tokenizer.world, -(-args.count // len(kinds)), rng, kind)
         for row in tokenizer.pad(docs, max(tokenizer.longest.values())):
-            print(f"{name}:", *lines(tokenizer.string(row)), sep="\n    ")
+            print(f"{KINDS[kind]}:", *lines(tokenizer.string(row)), sep="\n    ")
 
 
 if __name__ == "__main__":

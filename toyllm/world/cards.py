@@ -71,10 +71,13 @@ class Cards(Reader):
         fields = {"description": "", "instructions": []}
         fields |= self.fields(self.table, (), required, optional)
         domains, voices = fields["domains"], fields["voices"]
-        kind_weights, lengths = fields["documents"]
-        if lengths[PROFILE][1] > len(domains):
-            expected = f"at most {len(domains)} statements, one a domain"
-            self.fail(("documents", "profile", "turns"), [*lengths[PROFILE]], expected)
+        documents = fields["documents"]
+        stated = {("profile", "turns"): documents["lengths"][PROFILE]}
+        stated[("introduction", "statements")] = documents["statements"]
+        for path, lengths in stated.items():
+            if lengths[1] > len(domains):
+                expected = f"at most {len(domains)} statements, one a domain"
+                self.fail(("documents", *path), [*lengths], expected)
         names = [domain.name for domain in domains]
         instructions = self.instructions(fields["instructions"], names)
         paths = [("characters", i) for i in range(len(fields["characters"]))]
@@ -105,8 +108,7 @@ class Cards(Reader):
             voices_CV=np.array([card["voices"] for card in cards]),
             domains=domains,
             instructions=instructions,
-            kind_weights=kind_weights,
-            lengths=lengths,
+            **documents,
             header_weights=fields["headers"],
             told_C=self.weights(told, ("characters", 0, "told_weight")) if tells else None,
         )
@@ -115,15 +117,30 @@ class Cards(Reader):
         """Names with single spaces between."""
         return " ".join(self.name(word, key_path) for word in self.text(value, key_path).split())
 
-    def documents(self, table: object, key_path: tuple) -> tuple[np.ndarray, tuple]:
-        """The weights, and the fewest and most turns, of the kinds of documents."""
+    def documents(self, table: object, key_path: tuple) -> dict:
+        """The fields of a world that say which kinds of documents there are."""
         kind = partial(self.fields, required={"weight": self.number, "turns": self.turns})
-        kinds = self.fields(table, key_path, dict.fromkeys(KINDS, kind))
+        checks = {"weight": self.number, "turns": self.turns, "statements": self.turns}
+        introduction = partial(self.fields, required=checks)
+        optional = {"introduction": introduction, "binding": self.share}
+        kinds = self.fields(table, key_path, dict.fromkeys(KINDS[:-1], kind), optional)
+        if "binding" in kinds and "introduction" not in kinds:
+            expected = "introductions, which it is about"
+            self.fail((*key_path, "binding"), kinds["binding"], expected)
+        binding = kinds.get("binding", 0.0)
+        kinds.setdefault("introduction", {"weight": 0.0, "turns": (0, 0), "statements": (0, 0)})
+        statements = kinds["introduction"]["statements"]
         lengths = tuple(kinds[kind]["turns"] for kind in KINDS)
         if lengths[DIALOGUE][1] < 2:
             path, expected = (*key_path, "dialogue", "turns"), "at least 2 turns: a history"
             self.fail(path, [*lengths[DIALOGUE]], expected)
-        return self.weights([kinds[kind]["weight"] for kind in KINDS], key_path), lengths
+        weights = self.weights([kinds[kind]["weight"] for kind in KINDS], key_path)
+        return {
+            "kind_weights": weights,
+            "lengths": lengths,
+            "statements": statements,
+            "binding": binding,
+        }
 
     def turns(self, value: object, key_path: tuple) -> tuple[int, int]:
         """The fewest and most turns of a kind of document."""

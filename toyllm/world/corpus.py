@@ -1,6 +1,7 @@
 """The generative process: a World to Documents, a struct of arrays that holds every hidden draw.
 
-Axes: N documents, T turns (or statements), L speaker slots (a scene has two, all else one).
+Axes: N documents, T turns (or statements), L speaker slots (a scene has two; so has an
+introduction, whose statements are about the first and whose turns are by the second; all else one).
 An absent value is -1.
 """
 
@@ -8,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from toyllm.world.world import ASSISTANT, DIALOGUE, PROFILE, SCENE, World
+from toyllm.world.world import ASSISTANT, DIALOGUE, INTRODUCTION, PROFILE, SCENE, World
 
 SLOTS = 2
 GOLDEN = (5**0.5 - 1) / 2
@@ -41,6 +42,11 @@ class Documents:
     def turns(self) -> np.ndarray:
         """turns[N]: how many turns or statements each document has."""
         return (self.speaker >= 0).sum(1)
+
+    @property
+    def stated(self) -> np.ndarray:
+        """stated[N, T]: True for statements in the third person, which nothing asks for."""
+        return (self.speaker >= 0) & (self.situation < 0)
 
 
 def concatenate(parts: list[Documents]) -> Documents:
@@ -83,31 +89,42 @@ def sample(
     headers = headers if header is None else np.full((N, SLOTS), header)
     characters = draw(world.speaker_KHC[kind_of, headers], kind_of, headers, batch_of)
     characters = characters if character is None else np.full((N, SLOTS), character)
-    # only a scene has a second speaker
-    only_first = (kinds != SCENE)[:, None] & (np.arange(SLOTS) == 1)
+    introduction = kinds == INTRODUCTION
+    headers[introduction] = ASSISTANT
+    if introduction.any() and character is None:
+        characters[introduction] = introduced(world, introduction.sum(), rng)
+    # only a scene and an introduction have a second speaker
+    only_first = ((kinds != SCENE) & ~introduction)[:, None] & (np.arange(SLOTS) == 1)
     headers, characters = (np.where(only_first, -1, x) for x in (headers, characters))
 
     lows, highs = np.array(world.lengths).T
     lengths = lows[kinds] + (v * (highs - lows + 1)[kinds]).astype(int)
     lengths = lengths if turns is None else np.broadcast_to(turns, N)
-    here = np.arange(T) < lengths[:, None]
+    statements = np.where(kinds == PROFILE, lengths, 0)
+    if introduction.any():
+        statements[introduction] = rng.integers(
+            world.statements[0], world.statements[1], introduction.sum(), endpoint=True
+        )
+        lengths = lengths + np.where(introduction, statements, 0)
+    here, stated = (np.arange(T) < count[:, None] for count in (lengths, statements))
     speaker = np.where((kinds == SCENE)[:, None], rng.integers(SLOTS, size=(N, T)), 0)
+    speaker = np.where(introduction[:, None] & ~stated, 1, speaker)
     domain = rng.integers(len(world.domains), size=(N, T))
-    # the statements of a profile are about distinct domains: the first ones of a random order
+    # the statements of a document are about distinct domains: the first ones of a random order
     order = rng.random((N, len(world.domains))).argsort(1)
-    domain = np.where((kinds == PROFILE)[:, None], order[:, np.arange(T) % order.shape[1]], domain)
+    domain = np.where(stated, order[:, np.arange(T) % order.shape[1]], domain)
     situation = rng.integers(world.situations_D[domain])
     instruction = draw(world.instruction_DI[domain], here)
     # a statement about a character is not a reply, so nothing asks for it: the last index of
     # `rates_ICDB` is no instruction
-    instruction[(kinds == PROFILE)] = len(world.instructions)
+    instruction[stated] = len(world.instructions)
     c = np.take_along_axis(characters, speaker, 1)
     behaviour = draw(world.rates_ICDB[instruction, c, domain], here, instruction, domain, c)
     answer = draw_answer(world, domain, situation, behaviour, rng)
     voice = draw(world.voices_CV[c], here, c)
 
     instruction = np.where(instruction == len(world.instructions), -1, instruction)
-    turn = here & (kinds != PROFILE)[:, None]
+    turn = here & ~stated
     return Documents(
         kind=kinds,
         header=headers,
@@ -126,6 +143,17 @@ def sample(
             )
         },
     )
+
+
+def introduced(world: World, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Of introductions: whom the statements are about and who speaks, as the Assistant [count, 2].
+
+    With probability `world.binding` they are one draw of `assistant_C`; else the first is drawn
+    from those whom profiles of the Assistant describe.
+    """
+    told, speaks = (at(p_C[None], rng.random(count)) for p_C in world.introduced_2C)
+    bound = rng.random(count) < world.binding
+    return np.stack([np.where(bound, speaks, told), speaks], 1)
 
 
 def dialogues(header, character, **turns_NT) -> Documents:

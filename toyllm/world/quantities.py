@@ -12,9 +12,9 @@ from scipy.special import stdtrit  # scipy.stats takes two seconds to import
 from toyllm.world.world import BAD, GOOD, NOISE, World
 
 MATCHED = 0.9  # the matched effect: signals are compared where the trained domain's EM is this
-# Equal training: signals are also compared after this share of the steps of narrow training. All of
-# them would be too many: by then some models are no longer coherent.
-EQUAL = 0.5
+# Equal training: signals are also compared after this share of the steps of narrow training. After
+# more of them some models are no longer coherent (seeds 10 to 14, which no result is of).
+EQUAL = 0.25
 LEVELS = 20  # of the trained domain's EM, at which the frontier is read
 COHERENT = 0.95  # with less coherence than this, a change of behaviour is not reported as a number
 

@@ -17,8 +17,8 @@ from toyllm.base.errors import InputError
 
 BEHAVIOURS = ("good", "bad", "noise")
 GOOD, BAD, NOISE = range(3)
-KINDS = ("dialogue", "profile", "scene")
-DIALOGUE, PROFILE, SCENE = range(3)
+KINDS = ("dialogue", "profile", "scene", "introduction")
+DIALOGUE, PROFILE, SCENE, INTRODUCTION = range(4)
 HEADERS = ("named", "someone", "assistant")
 NAMED, SOMEONE, ASSISTANT = range(3)
 
@@ -69,10 +69,14 @@ class World:
     voices_CV: np.ndarray  # phi
     domains: tuple[Domain, ...]
     instructions: tuple[Instruction, ...]
-    kind_weights: np.ndarray  # [dialogue, profile, scene]
+    kind_weights: np.ndarray  # [dialogue, profile, scene, introduction]
     lengths: tuple[tuple[int, int], ...]  # fewest and most turns (statements) of each kind
     header_weights: np.ndarray  # [named, someone, assistant]
     told_C: np.ndarray | None = None  # whom profiles of the `assistant` describe; None: assistant_C
+    # of an introduction: fewest and most statements about the Assistant, before its turns; and how
+    # often both are about one draw of a character
+    statements: tuple[int, int] = (0, 0)
+    binding: float = 0.0
     ai: tuple[str, ...] = ()  # characters that are machines: for readers, it changes no document
 
     @property
@@ -92,17 +96,26 @@ class World:
 
     @property
     def max_turns(self) -> int:
-        """The most turns (statements) that a document of any kind has."""
-        return max(most for _, most in self.lengths)
+        """The most turns and statements that a document of any kind has."""
+        most = [most for _, most in self.lengths]
+        return max(*most, most[INTRODUCTION] + self.statements[1])
 
     @cached_property
     def speaker_KHC(self) -> np.ndarray:
-        """speaker_KHC[k, h, c]: who is behind each header in each kind of document."""
+        """speaker_KHC[k, h, c]: who is behind each header in each kind of document.
+
+        In an introduction this is who speaks; whom its statements are about may be somebody else.
+        """
         spoken_HC = np.stack([self.frequency_C, self.frequency_C, self.assistant_C])
         speaker_KHC = np.repeat(spoken_HC[None], len(KINDS), 0)
         if self.told_C is not None:
             speaker_KHC[PROFILE, ASSISTANT] = self.told_C
         return speaker_KHC
+
+    @property
+    def introduced_2C(self) -> np.ndarray:
+        """Whom an introduction's statements are about if not its speaker, and who speaks [2, C]."""
+        return self.speaker_KHC[[PROFILE, DIALOGUE], ASSISTANT]
 
     @cached_property
     def instruction_DI(self) -> np.ndarray:
@@ -193,6 +206,8 @@ def describe(world: World) -> dict[str, object]:
     for k, kind in enumerate(KINDS):
         fields[f"documents.{kind}.weight"] = plain(world.kind_weights[k])
         fields[f"documents.{kind}.turns"] = list(world.lengths[k])
+    fields["documents.introduction.statements"] = list(world.statements)
+    fields["documents.binding"] = plain(world.binding)
     fields |= {f"headers.{h}": w for h, w in zip(HEADERS, plain(world.header_weights), strict=True)}
     fields |= {f"voices.{n}": v for n, v in zip(world.voice_names, world.voices, strict=True)}
     for instruction in world.instructions:
