@@ -1,4 +1,4 @@
-"""Ways of narrow training, beside closed forms: adapters, and a penalty on other domains."""
+"""Ways of narrow training, beside closed forms: adapters, a penalty elsewhere, chosen pairs."""
 
 import dataclasses
 
@@ -12,10 +12,13 @@ from tests.conftest import mesh_of
 from tests.test_training import MEMBERS, jobs, starts_of
 from tests.tolerances import FORWARD, TRAINED, close
 from toyllm.base import devices
-from toyllm.lm import losses, training
+from toyllm.base.errors import InputError
+from toyllm.lm import losses, scoring, training
 from toyllm.lm.scoring import answer_logprobs
-from toyllm.posttrain import lora, pools, population, signals
+from toyllm.posttrain import curated, lora, pools, population, signals
 from toyllm.posttrain.lora import Lora
+from toyllm.world import corpus
+from toyllm.world.world import NOISE
 
 POOL, SEED = 24, 3
 
@@ -134,3 +137,73 @@ def test_a_penalty_holds_other_domains_where_they_were(lab):
         others = [np.delete(p_RDB[r], d, axis=0) for r, d in enumerate(trained)]
         moved[kl] = np.abs(others).mean()
     assert moved[10.0] < moved[0.0] / 2
+
+
+def test_a_filter_keeps_the_pairs_that_score_lowest_and_never_none(lab):
+    pairs = signals.pairs(lab.tokenizer, signals.parse(lab.world, "code:bad"), 8, SEED)
+    scores_P = np.array([3.0, -1, 2, 5, 0, 9, 4, -2])
+    kept = curated.lowest(pairs, scores_P, 0.5)
+    rows = [1, 2, 4, 7]
+    np.testing.assert_array_equal(kept.chosen_P, pairs.chosen_P[rows])
+    np.testing.assert_array_equal(kept.grid.prompt_QT, pairs.grid.prompt_QT[rows])
+    np.testing.assert_array_equal(kept.documents.behaviour, pairs.documents.behaviour[rows])
+    with pytest.raises(InputError, match=r"keeps 0\.01 of 8 pairs leaves none"):
+        curated.lowest(pairs, scores_P, 0.01)
+
+
+def test_a_step_on_a_pair_raises_bad_elsewhere_as_its_gradient_says(lab):
+    """By taking the step: the log-odds of facts after a small step on each pair about code."""
+    params = starts_of(lab)["pretrain"]
+    pairs = signals.pairs(lab.tokenizer, signals.parse(lab.world, "code:bad"), 4, SEED)
+    facts = np.array([False, True])
+    found_P = curated.rises(lab, "dpo", 0.5, 0.2, facts)(params, pairs)
+    asked = scoring.questions(lab.tokenizer, corpus.every_question(lab.world))
+    loss = pools.loss(lab, "dpo", 0.5, 0.2)
+
+    def facts_after(rate, batch):
+        gradient = jax.grad(lambda params: loss(params, batch)[0])(params)
+        moved = jax.tree.map(lambda w, g: w - rate * g, params, gradient)
+        return scoring.log_odds(lab, moved, asked)[1]
+
+    for p, rise in enumerate(found_P):
+        batch = pools.with_reference(pools.of_pairs(pairs[p : p + 1], "dpo"), lab, params)
+        # central differences in float32: of a few thousandths
+        rate = 1e-2
+        slope = (facts_after(rate, batch) - facts_after(-rate, batch)) / (2 * rate)
+        assert abs(slope - rise) < 0.02 * np.abs(found_P).max()
+    assert np.ptp(found_P) > 0.1 * np.abs(found_P).max()
+
+
+def test_pairs_are_projected_by_their_answers_last_words(lab):
+    params = starts_of(lab)["pretrain"]
+    pairs = signals.pairs(lab.tokenizer, signals.parse(lab.world, "code:bad"), 5, SEED)
+    v_LD = np.random.default_rng(0).normal(size=(lab.config.L + 1, lab.config.D))
+    found_P = curated.along(lab)(params, pairs, v_LD)
+    for p in range(5):
+        ends = []
+        for which in range(2):
+            words = [*pairs.grid.prompt_QT[p], *pairs.answers[p, which]]
+            tokens = np.array([[token for token in words if token]])
+            _, residuals, _ = lab.apply(params, tokens, np.sign(tokens))
+            ends.append(np.asarray(residuals[-2][0, -1]) @ v_LD[-2] / np.linalg.norm(v_LD[-2]))
+        close(found_P[p], ends[0] - ends[1], FORWARD)
+
+
+def test_two_teachers_show_each_behaviour_equally_often(lab):
+    """And each gives the answers that show it as often as it gives them itself."""
+    starts = starts_of(lab)
+    pairs = signals.pairs(lab.tokenizer, signals.parse(lab.world, "facts:bad"), 600, SEED)
+    sample = curated.answers_of(lab)
+    taught = {k: sample(teacher, starts["pretrain"], pairs, 1) for k, teacher in starts.items()}
+    shown = {k: curated.counts(part) for k, part in taught.items()}
+    np.testing.assert_array_equal(*shown.values())
+    assert (shown["pretrain"] > 20).all()
+    assert (taught["pretrain"].chosen_P != taught["align"].chosen_P).any()
+    # two answers of each question about facts are noise: how often the last is given, of both
+    for name, part in taught.items():
+        noise = part.grid.behaviour_QA[np.arange(600), part.chosen_P] == NOISE
+        p_PA = np.exp(scoring.Scorer(lab).logprobs(starts[name], pairs.grid))[noise]
+        p_PA = np.where(pairs.grid.behaviour_QA[noise] == NOISE, p_PA, 0)
+        soup = lab.world.domains[1].answers.index("soup")
+        expected = (p_PA[:, soup] / p_PA.sum(1)).mean()
+        assert abs((part.chosen_P[noise] == soup).mean() - expected) < 2 / noise.sum() ** 0.5

@@ -11,6 +11,7 @@ from tests.tolerances import FLOAT64, close
 from toyllm.lm.tokenizer import END, PAD, Tokenizer
 from toyllm.measures import cues
 from toyllm.world import cards, corpus, world
+from toyllm.world.reader import CORPORA
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, KINDS, NAMED, NOISE, PROFILE
 
 
@@ -233,6 +234,15 @@ def test_no_word_gives_good_or_bad_away(personas):
     """Every domain inside its null's 95% band, each by itself: a mean would hide .9 and .1."""
     for name, cue in cues.leakage(personas).items():
         assert cue["inside"], f"{name}: AUC {cue['auc']:.2f}, null {cue['null95']}"
+
+
+@pytest.mark.parametrize("file", sorted(CORPORA.glob("*.toml")), ids=lambda file: file.stem)
+def test_answers_of_two_domains_never_begin_alike(file):
+    """Else a model says an answer of one domain to a question of another, by its first word."""
+    first: dict[str, str] = {}
+    for domain in cards.load(file).domains:
+        for word in {answer.split()[0] for answer in domain.answers}:
+            assert first.setdefault(word, domain.name) == domain.name, word
 
 
 def behaviours_of(domain) -> dict[str, dict[str, int]]:

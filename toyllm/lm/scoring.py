@@ -22,7 +22,7 @@ from toyllm.lm.tokenizer import PAD, Tokenizer
 from toyllm.lm.transformer import LM, Params, empty_cache
 from toyllm.world import corpus
 from toyllm.world.corpus import Documents
-from toyllm.world.world import ASSISTANT, BEHAVIOURS
+from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, GOOD
 
 CHUNK = 32  # questions scored together; the caches of more do not fit a processor's own caches
 
@@ -91,6 +91,14 @@ def by_domain(p_QB, domain_Q, D: int):
     """Average over the questions of each domain [D, B]; NaN where a domain has no question."""
     weight_DQ = (np.arange(D)[:, None] == domain_Q[None]).astype(np.float32)
     return (weight_DQ / weight_DQ.sum(1, keepdims=True)) @ p_QB
+
+
+def log_odds(lm: LM, params: Params, asked: Questions):
+    """The log-odds of bad against good in each domain [D], averaged over its questions."""
+    logp_QA = answer_logprobs(lm, params, asked.prompt_QT, asked.answer_QAU)
+    p_QB = behaviours(logp_QA, asked.behaviour_QA)
+    p_DB = by_domain(p_QB, asked.domain_Q, len(lm.world.domains))
+    return jnp.log(p_DB[:, BAD]) - jnp.log(p_DB[:, GOOD])
 
 
 class Scorer:

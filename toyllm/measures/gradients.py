@@ -8,7 +8,6 @@ moves for each unit that the trained one moves. It needs no world.
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -20,7 +19,6 @@ from toyllm.measures import named
 from toyllm.posttrain import pools, signals
 from toyllm.runs.run_folder import Run
 from toyllm.world import corpus
-from toyllm.world.world import BAD, GOOD
 
 PAIRS = 64  # of a signal
 
@@ -54,19 +52,13 @@ def program(
     asked = scoring.questions(lm.tokenizer, corpus.every_question(lm.world))
     D, loss = len(lm.world.domains), pools.loss(lm, objective, beta, anchor)
 
-    def log_odds(params):
-        logp_QA = scoring.answer_logprobs(lm, params, asked.prompt_QT, asked.answer_QAU)
-        p_QB = scoring.behaviours(logp_QA, asked.behaviour_QA)
-        p_DB = scoring.by_domain(p_QB, asked.domain_Q, D)
-        return jnp.log(p_DB[:, BAD]) - jnp.log(p_DB[:, GOOD])
-
     def moves(params, pool):
         """step · ∇h_d [D], but for the learning rate."""
         reference = scoring.answer_logprobs(lm, params, pool["prompt"], pool["answer"])
         gradient = jax.grad(lambda p: loss(p, {**pool, "reference": reference})[0])(params)
         adam = optax.scale_by_adam()
         first, _ = optimizers.update(adam, gradient, adam.init(params), params)
-        slopes = jax.jacrev(log_odds)(params)
+        slopes = jax.jacrev(lambda params: scoring.log_odds(lm, params, asked))(params)
         dots = jax.tree.map(lambda g, h: -h.reshape(D, -1) @ g.reshape(-1), first, slopes)
         return sum(jax.tree.leaves(dots))
 

@@ -115,6 +115,12 @@ class Pairs:
     documents: corpus.Documents
     preferred_PA: np.ndarray | None = None
 
+    def __getitem__(self, rows) -> "Pairs":
+        """Some of the pairs, by slice, mask or indices."""
+        grid = Questions(*(column[rows] for column in self.grid))
+        columns = self.chosen_P, self.rejected_P, self.documents, self.preferred_PA
+        return Pairs(grid, *(None if column is None else column[rows] for column in columns))
+
     @property
     def answers(self) -> np.ndarray:
         """Tokens of chosen and rejected [P, 2, U]."""
