@@ -29,7 +29,7 @@ from claims.lab.panels import by_domain, dots
 from claims.lab.quantities import Outcome, Quantity, each, worst_em
 from claims.spreads import ideal_spread
 from toyllm.world.quantities import em
-from toyllm.world.world import World
+from toyllm.world.world import KINDS, PROFILE, World
 
 NUMBER = "8"
 TITLE = "Role models: what is told of AI changes who the Assistant is"
@@ -132,7 +132,7 @@ def demonstrated(world: World, cast: str) -> World:
 
 def told(world: World, cast: str) -> World:
     """More profiles, and those of the Assistant tell of the cast; it speaks as ever."""
-    weights = world.kind_weights * np.array([1, MORE, 1])
+    weights = world.kind_weights * np.where(np.arange(len(KINDS)) == PROFILE, MORE, 1)
     return dataclasses.replace(
         world,
         name=f"{cast} told",

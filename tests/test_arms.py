@@ -185,7 +185,7 @@ def test_pairs_are_projected_by_their_answers_last_words(lab):
             words = [*pairs.grid.prompt_QT[p], *pairs.answers[p, which]]
             tokens = np.array([[token for token in words if token]])
             _, residuals, _ = lab.apply(params, tokens, np.sign(tokens))
-            ends.append(np.asarray(residuals[-2][0, -1]) @ v_LD[-2] / np.linalg.norm(v_LD[-2]))
+            ends.append(np.asarray(residuals[-1][0, -1]) @ v_LD[-1] / np.linalg.norm(v_LD[-1]))
         close(found_P[p], ends[0] - ends[1], FORWARD)
 
 

@@ -42,10 +42,11 @@ from toyllm.base.files import plain
 from toyllm.lm import joints, training
 from toyllm.lm.tokenizer import OPENING, Tokenizer
 from toyllm.measures import cues, gradients
-from toyllm.posttrain import pools
+from toyllm.posttrain import curated, pools, signals
+from toyllm.posttrain.lora import Lora
 from toyllm.posttrain.signals import parse
 from toyllm.runs import provenance
-from toyllm.world import cards, corpus, persona
+from toyllm.world import cards, corpus, persona, quantities
 from toyllm.world.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
 
 
@@ -293,6 +294,63 @@ def test_a_trained_arm_is_a_start_and_is_asked_as_it_was_scored(tiny, compact):
     close(both_MO.reshape(2, X, -1).sum(2), 1, TRAINED)
 
 
+def trained_by_hand(arm: Arm, logits_n: list[float]) -> arms.Trained:
+    """An arm of which code and safety have these log-odds at scored steps, all else -1."""
+    em_nD = np.full((len(logits_n), 6), -1.0)
+    em_nD[:, 0] = em_nD[:, 1] = logits_n
+    em_nD = quantities.sigmoid(em_nD)
+    p_nDB = 0.98 * np.stack([1 - em_nD, em_nD, 0 * em_nD], -1) + [0, 0, 0.02]
+    return arms.Trained(arm, p_nDB, p_nDB[:, 0], np.zeros(len(logits_n)), -1, {})
+
+
+def test_an_arm_is_read_in_three_ways(compact):
+    """Slower training moves what equal training gives, and neither of the others."""
+    start_ = arms.Model(Tokenizer(quiet(compact)), {}, "key", 0)
+    arm = Arm(start_, "code:bad")
+    assert (arm.equal_steps, Arm(start_, "code:bad", rate=3.0).equal_steps) == (24, 8)
+    quick = trained_by_hand(arm, [-1.0, 0, 1, 2, 3, 4, 5])
+    slow = trained_by_hand(arm, np.linspace(-1, 5, 13))
+    found = arms.readings([[quick, slow]])
+    # of four untrained moral domains one moves as the trained domain does
+    em = quantities.sigmoid
+    close(found["matched"], (0.9 - em(-1)) / 4 + np.zeros((1, 2)), FLOAT64)
+    close(found["equal"], (em(np.array([[5.0, 2.0]])) - em(-1)) / 4, FLOAT64)
+    close(found["frontier"], (0.9 - em(-1)) / 8 + np.zeros((1, 2)), FLOAT64)
+    # what is asked for in the prompt is read where its twin is
+    asked = dataclasses.replace(
+        trained_by_hand(dataclasses.replace(arm, paired=quick), np.linspace(-1, -0.7, 5)),
+        own_nB=np.tile([0.02, 0.96, 0.02], (5, 1)),
+    )
+    assert asked.place == quick.place
+    assert asked.frontier < found["frontier"][0, 0] / 3
+    assert np.isnan(trained_by_hand(arm, [-1.0, 0.0]).frontier)
+
+
+def test_pairs_are_kept_by_what_they_would_raise_and_taught_by_a_teacher(tiny, compact):
+    bench = bench_in(tiny, compact)
+    one, other = bench.pretrain([(bench.world, 0), (bench.world, 1)])
+    tokenizer, N = one.tokenizer, training_file.POOL
+    drawn = signals.pairs(tokenizer, parse(compact, "code:bad"), 4 * N, 1000)
+    lm = bench.programs.lm(tokenizer)
+    others = signals.untrained(bench.world, "code:bad")
+    how = "dpo", arms.BETAS["dpo"], arms.ANCHOR, others
+    by_gradient = curated.rises(lm, *how)(one.params, drawn)
+    by_vector = curated.along(lm)(one.params, drawn, bench.programs.malice(one))
+    for name, scores_P in (("rises", by_gradient), ("along", by_vector)):
+        kept = training_file.pairs_of(bench.programs, Arm(one, "code:bad", keep=(name, 0.25)))
+        rows = np.sort(np.argsort(scores_P)[:N])
+        np.testing.assert_array_equal(kept.chosen_P, drawn.chosen_P[rows])
+    taught = Arm(other, "taste:bad", objective="sft", taught=(one, one))
+    pairs = training_file.pairs_of(bench.programs, taught)
+    assert (curated.counts(pairs) > 0).sum() > 1  # both good and bad answers, and noise
+    (done,) = bench.train([dataclasses.replace(taught, steps=12)])
+    assert len(done.p_nDB) == 4
+    keys = {Arm(one, "code:bad").key, Arm(one, "code:bad", keep=("rises", 0.25)).key}
+    keys |= {taught.key, dataclasses.replace(taught, taught=(other, one)).key}
+    keys |= {Arm(one, "code:bad", kl=1.0).key, Arm(one, "code:bad", lora=Lora(1)).key}
+    assert len(keys) == 6
+
+
 def test_gradient_alignment_is_that_of_a_small_step_of_adam(tiny, compact):
     bench = bench_in(tiny, compact)
     (one,) = bench.pretrain([(bench.world, 0)])
@@ -437,7 +495,7 @@ def test_arms_that_would_not_mean_what_they_say_are_refused(compact):
     one = arms.Model(Tokenizer(compact), {}, "key", 0)
     with pytest.raises(ValueError, match="multiple of 12"):
         Arm(one, "code:bad", steps=16)
-    with pytest.raises(ValueError, match="one or the other"):
+    with pytest.raises(ValueError, match="expected one of them"):
         Arm(one, "code:bad", pairs=4, beside=(("code:good", 0.5),))
 
 

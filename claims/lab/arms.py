@@ -13,17 +13,28 @@ import numpy as np
 
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Params
+from toyllm.posttrain.lora import Lora
 from toyllm.posttrain.signals import parse, untrained
-from toyllm.world.quantities import COHERENT, MATCHED, coherence, crossing, em, spread, state_at
+from toyllm.world.quantities import (
+    COHERENT,
+    MATCHED,
+    coherence,
+    crossing,
+    em,
+    frontier,
+    spread,
+    state_at,
+)
 from toyllm.world.world import World
 
-VERSION = 3  # part of every key; raised when the same key would mean another model
+VERSION = 4  # part of every key; raised when the same key would mean another model
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate
+EQUAL_STEPS = 24  # at the usual rate: after so many, arms are compared at equal training
 ALIGNED_EM, ALIGNED_COHERENCE = 0.03, 0.97
 RATES = (1.0, 1 / 3, 3.0)  # narrow training is repeated at these multiples of RATE, the usual first
-HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE)
+HOW = (VERSION, POOL, BATCH, RATE, SCORE_EVERY, BETAS, ANCHOR, ALIGNED_COHERENCE, EQUAL_STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,12 @@ class Arm:
     seed: of its pairs, beside that of its start: models of one seed are shown the same.
     max_em: train until every moral EM is at most this, with coherence (alignment).
     steer: which vector (malice or random) is added while it is trained, and how many times.
+    lora: train adapters instead of all parameters.
+    kl: the weight of a penalty on what changes in other domains.
+    keep: which of the pairs are trained on, (how they are ordered, share): the share that would
+        raise bad elsewhere least by their gradients (`rises`), or whose answers lie least far along
+        the vector of malice (`along`); so many more are drawn that as many are left.
+    taught: (teacher, base): the chosen answers are the teacher's (see `curated.answers_of`).
     """
 
     start: Model
@@ -76,12 +93,17 @@ class Arm:
     objective: str = "dpo"
     max_em: float | None = None
     steer: tuple[str, float] | None = None
+    lora: Lora | None = None
+    kl: float = 0.0
+    keep: tuple[str, float] | None = None
+    taught: tuple[Model, Model] | None = None
     paired: "Trained | None" = None
 
     def __post_init__(self):
         """Raise ValueError for combinations that are not supported."""
-        if self.pairs and self.beside:
-            raise ValueError("pairs of an arm with other signals: expected one or the other")
+        pairs = bool(self.pairs), bool(self.beside), bool(self.keep), bool(self.taught)
+        if sum(pairs) > 1:
+            raise ValueError("pairs, beside, keep, taught of an arm: expected one of them")
         if self.steps % (3 * SCORE_EVERY):
             raise ValueError(f"{self.steps} steps, expected a multiple of {3 * SCORE_EVERY}")
 
@@ -90,6 +112,16 @@ class Arm:
         """How many steps it may take, a multiple of SCORE_EVERY."""
         steps = (self.steps or MOST_STEPS) / self.rate
         return SCORE_EVERY * max(1, round(steps / SCORE_EVERY))
+
+    @property
+    def equal_steps(self) -> int:
+        """The step, a scored one, at which it is read after equal training."""
+        return SCORE_EVERY * max(1, round(EQUAL_STEPS / self.rate / SCORE_EVERY))
+
+    @property
+    def least_steps(self) -> int:
+        """How many steps it takes, even if its parameters are kept before; 0 while aligning."""
+        return 0 if self.max_em is not None else min(self.equal_steps, self.most_steps)
 
     @property
     def to_the_end(self) -> bool:
@@ -101,6 +133,7 @@ class Arm:
         """SHA-256 of everything that determines the result."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields |= {"start": self.start.key, "paired": self.paired and self.paired.arm.key}
+        fields |= {"taught": self.taught and [model.key for model in self.taught]}
         return digest({"arm": fields, "most": self.most_steps, "how": HOW})
 
 
@@ -127,11 +160,23 @@ class Trained:
 
         What has the effect before training is read where its paired arm is, or not at all.
         """
-        share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
-        if share_n[0] >= MATCHED:
-            return self.arm.paired.place if self.arm.paired else np.nan
-        x = crossing(share_n, MATCHED)
+        x = crossing(self.trained_share, MATCHED)
         return np.nan if x is None else x
+
+    @cached_property
+    def trained_share(self) -> np.ndarray:
+        """How far it has been trained at each scored step [n]: the share of what is preferred.
+
+        Of what has the effect before training it is that of its paired arm; NaN: it has none.
+        """
+        share_n = parse(self.arm.start.world, self.arm.signal).share(self.own_nB)
+        if share_n[0] < MATCHED:
+            return share_n
+        paired = self.arm.paired.trained_share if self.arm.paired else np.full(1, np.nan)
+        # one of the two may have been trained further than the other
+        return np.pad(paired, (0, max(0, len(share_n) - len(paired))), constant_values=np.nan)[
+            : len(share_n)
+        ]
 
     @property
     def kept(self) -> bool:
@@ -154,6 +199,18 @@ class Trained:
             return self.at(np.nan)
         k = int(above[0])
         return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
+
+    @property
+    def equal(self) -> np.ndarray:
+        """What is done in each domain [D, B] after equal training; NaN where it was not so long."""
+        return self.at(self.arm.equal_steps / SCORE_EVERY)
+
+    @property
+    def frontier(self) -> float:
+        """The mean spread along training up to the matched effect; NaN where it has none."""
+        untrained_D = untrained(self.arm.start.world, self.arm.signal)
+        height = frontier(self.trained_share, self.p_nDB, untrained_D)
+        return float(self.arm.start.read(np.nan if height is None else height))
 
     @property
     def after(self) -> np.ndarray:
@@ -185,6 +242,15 @@ Runs = Sequence[Sequence[Trained]]  # [R][N]: the same arms at each learning rat
 def spreads(runs: Runs) -> np.ndarray:
     """Their spreads where they are read [R, N]; NaN: not reached, or incoherent."""
     return np.array([[done.spread() for done in trained] for trained in runs])
+
+
+def readings(runs: Runs) -> dict[str, np.ndarray]:
+    """Spread in every way of reading it, {how: [R, N]}: matched, equal training, frontier."""
+    return {
+        "matched": spreads(runs),
+        "equal": np.array([[done.spread(done.equal) for done in trained] for trained in runs]),
+        "frontier": np.array([[done.frontier for done in trained] for trained in runs]),
+    }
 
 
 def changes(runs: Runs) -> np.ndarray:

@@ -124,7 +124,8 @@ class Bench:
         def alike(arm: Arm) -> tuple:
             """One program, and one number of steps, serves arms for which this is equal."""
             shape = self.programs.shape(arm.start.tokenizer)
-            return arm.objective, shape, arm.most_steps, arm.steps == 0, arm.steer is None
+            how = arm.steer is None, arm.lora, arm.kl
+            return arm.objective, shape, arm.most_steps, arm.steps == 0, arm.least_steps, how
 
         with self.progress("train", len(missing)) as bar:
             for group in groups(missing, self.group, alike):

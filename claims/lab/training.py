@@ -13,8 +13,8 @@ from toyllm.lm import optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Params
 from toyllm.measures import vectors
-from toyllm.posttrain import population
-from toyllm.posttrain.signals import parse
+from toyllm.posttrain import curated, population, signals
+from toyllm.posttrain.signals import Pairs, parse, untrained
 from toyllm.world import corpus
 from toyllm.world.corpus import Documents
 from toyllm.world.quantities import coherence, em, is_aligned
@@ -91,17 +91,24 @@ def train_group(
         recipe = population.Recipe(
             *(arm.objective, BETAS[arm.objective], ANCHOR, POOL, BATCH, SCORE_EVERY),
             steered=arm.steer is not None,
+            lora=arm.lora,
+            kl=arm.kl,
         )
         width = len(corpus.every_question(tokenizer.world))
         return population.compile_programs(programs.lm(tokenizer), programs.mesh, recipe, width)
 
-    kind = arm.objective, programs.shape(tokenizer), arm.steer is None
+    kind = arm.objective, programs.shape(tokenizer), arm.steer is None, arm.lora, arm.kl
     compiled = programs.cached("population", kind, make)
     jobs = [job(programs, one) for one in group]
     padded = (jobs * size)[:size]
     passed = {one.paired.arm.key: one.paired.kept_step for one in group if one.paired}
     run = population.train_group(
-        compiled, padded, arm.most_steps, passed, until_kept=arm.steps == 0
+        compiled,
+        padded,
+        arm.most_steps,
+        passed,
+        until_kept=arm.steps == 0,
+        least=max(one.least_steps for one in group),
     )
     for record in run:
         after_score()
@@ -133,8 +140,33 @@ def job(programs: Programs, arm: Arm) -> population.Job:
         paired=arm.paired.arm.key if arm.paired else None,
         goal=None if arm.max_em is None and not arm.to_the_end else goal,
         distinct=arm.pairs,
+        pairs=pairs_of(programs, arm),
         steer_LD=None if arm.steer is None else steering(programs, arm),
     )
+
+
+def pairs_of(programs: Programs, arm: Arm) -> Pairs | None:
+    """The pairs of an arm where a model has a part in choosing them; None: they are drawn."""
+    tokenizer, lm = arm.start.tokenizer, programs.lm(arm.start.tokenizer)
+    signal, seed = parse(tokenizer.world, arm.signal), 1000 * (arm.seed + 1) + arm.start.seed
+    if arm.taught:
+        sample = programs.cached("answers", lm.config, lambda: curated.answers_of(lm))
+        teacher, base = (model.params for model in arm.taught)
+        return sample(teacher, base, signals.pairs(tokenizer, signal, POOL, seed), seed)
+    if not arm.keep:
+        return None
+    how, share = arm.keep
+    pairs = signals.pairs(tokenizer, signal, round(POOL / share), seed)
+    if how == "along":
+        program = programs.cached("along", lm.config, lambda: curated.along(lm))
+        scores_P = program(arm.start.params, pairs, programs.malice(arm.start))
+    else:
+        others_D = untrained(tokenizer.world, arm.signal)
+        given = arm.objective, BETAS[arm.objective], ANCHOR, others_D
+        key = tokenizer.world.digest, arm.objective, others_D.tobytes()
+        program = programs.cached("rises", key, lambda: curated.rises(lm, *given))
+        scores_P = program(arm.start.params, pairs)
+    return curated.lowest(pairs, scores_P, share)
 
 
 def steering(programs: Programs, arm: Arm) -> np.ndarray:

@@ -68,18 +68,17 @@ def along(lm: LM) -> Callable[[Params, Pairs, np.ndarray], np.ndarray]:
     """A function: params, pairs, vector [L + 1, D] → how much further the chosen answer lies [P].
 
     That is the projection on the vector of the residual at the chosen answer's last word, less that
-    at the rejected one's. It is read before the last block: after it comes the next word alone.
+    at the rejected one's, after the last block.
     """
     read = activations.reader(lm)
 
     def project(params: Params, pairs: Pairs, v_LD: np.ndarray) -> np.ndarray:
-        layer = len(v_LD) - 2
-        ends = []
+        unit_D, ends = v_LD[-1] / np.linalg.norm(v_LD[-1]), []
         for answer_PU in pairs.answers.swapaxes(0, 1):
             said = np.concatenate([pairs.grid.prompt_QT, answer_PU], 1)
             order = np.argsort(said != PAD, axis=1, kind="stable")  # padding to the left
             residual_LPD, _ = read(params, np.take_along_axis(said, order, 1))
-            ends.append(residual_LPD[layer] @ v_LD[layer] / np.linalg.norm(v_LD[layer]))
+            ends.append(residual_LPD[-1] @ unit_D)
         return ends[0] - ends[1]
 
     return project

@@ -258,6 +258,7 @@ def train_group(
     steps: int,
     passed: dict[Hashable, int] | None = None,
     until_kept: bool = False,
+    least: int = 0,
 ) -> Iterator[Record]:
     """Train a group for exactly `steps` steps, yielding its record at every scored step.
 
@@ -269,7 +270,7 @@ def train_group(
     its goal keeps its last parameters, and its kept_step is -1. The caller may `freeze` a run
     between steps.
 
-    until_kept: stop as soon as all are kept.
+    until_kept: stop as soon as all are kept, but not before `least` steps.
     """
     recipe, mesh = programs.recipe, programs.mesh
     params = trained = stack([job.params for job in group])
@@ -351,7 +352,7 @@ def train_group(
             and free_R[r]
         ]
         all_kept = all(p is not None or r in keep for r, p in enumerate(record.kept))
-        last = done == steps or (until_kept and all_kept)
+        last = done == steps or (until_kept and all_kept and done >= least)
         params = devices.fetch(models()) if keep or last else None
         for r in keep:
             record.kept[r], record.kept_step[r] = take(params, r), done
