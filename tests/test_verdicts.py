@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from claims.lab import verdicts
+from claims.lab import power, verdicts
 from claims.lab.quantities import Outcome, Quantity
-from tests.tolerances import FLOAT64, close
+from tests.tolerances import FLOAT64, SOLVED, close
 
 GOOD = [0.31, 0.28, 0.33, 0.30, 0.29, 0.32, 0.27, 0.30]
 NEAR = [0.11, 0.08, 0.13, 0.06, 0.12, 0.09, 0.14, 0.07]  # about .1
@@ -108,3 +108,52 @@ def test_claims_without_any_effect_are_seldom_decided():
         said = set(verdicts.verdicts(records, 14).values())
         wrong += said != {"undecided"}
     assert wrong / runs < 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def prediction_of(values, margin: float, low=0.1, high=None) -> dict:
+    """A prediction as a record of the scorecard has it."""
+    return {"says": "it", "values": list(values), "low": low, "high": high, "margin": margin}
+
+
+def test_power_is_the_rate_at_which_claims_come_out():
+    """By simulation: normal values, the true mean inside its bound by the margin."""
+    rng, family, n, margin, deviation = np.random.default_rng(0), 15, 9, 0.15, 0.1
+    level = verdicts.ALPHA / family
+    expected = power.power_of(n, margin, deviation, level)
+    draws = [rng.normal(0.1 + margin, deviation, n) for _ in range(2000)]
+    found = np.mean([Quantity("", x, low=0.1).p_inside <= level for x in draws])
+    assert abs(found - expected) < 4 * 0.5 / 2000**0.5
+    # as scipy's own noncentral t has it
+    critical = stats.t.ppf(1 - level, n - 1)
+    close(expected, stats.nct.sf(critical, n - 1, margin * n**0.5 / deviation), SOLVED)
+
+
+def test_the_deviation_is_bounded_from_above_as_often_as_promised():
+    rng = np.random.default_rng(1)
+    bounds = [power.upper_deviation(rng.normal(0, 2, 8)) for _ in range(2000)]
+    assert abs(np.mean(np.array(bounds) > 2) - power.SURE) < 4 * 0.5 / 2000**0.5
+
+
+def test_a_claim_gets_the_units_that_its_weakest_prediction_needs():
+    pilot = 0.3 + 0.1 * np.random.default_rng(2).normal(size=8)
+    easy, hard, none = (prediction_of(pilot, margin) for margin in (0.25, 0.15, 0.01))
+    for claim in ([easy], [easy, hard], [hard, none]):
+        found = power.needs(claim, family=15)
+        for need in found:
+            goal = 1 - 0.2 / len(claim)
+            if need.units is None:
+                assert need.power < goal
+                assert need.reached > need.margin
+            else:
+                assert need.power >= goal
+    # two predictions need more than one, and a smaller margin more than a larger
+    alone, (first, second) = power.needs([easy], 15)[0], power.needs([easy, hard], 15)
+    assert alone.units <= first.units < second.units <= power.MOST
+    assert power.needs([hard, none], 15)[1].units is None
+    # both sides of an interval, and units that cannot be read, cost more
+    both = power.needs([prediction_of(pilot, 0.15, 0.2, 0.6)], 15)[0]
+    missing = power.needs([prediction_of([*pilot, np.nan], 0.15)], 15)[0]
+    single = power.needs([hard], 15)[0]
+    assert single.units < both.units
+    assert single.units < missing.units
+    assert power.needs([prediction_of([*pilot[:4], *[np.nan] * 4], 0.2)], 15)[0].units is None
