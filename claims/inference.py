@@ -47,7 +47,6 @@ from toyllm.world.world import BAD, GOOD, NOISE, World
 NUMBER = "5a"
 TITLE = "It spreads where persona inference says"
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
-PERMUTATIONS = 8
 DRAWS_EACH = 100_000  # of permutations for each seed, so that no seed's are another's
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …
 IDEAL_EACH = 0.06  # … and each of them
@@ -63,7 +62,7 @@ def test(bench: Bench) -> Outcome:
 def along_the_dial(bench: Bench) -> Outcome:
     """Spread against the ideal observer's, in permuted worlds with the dial ρ."""
     signals = moral_signals(bench.world)
-    P, dial = (1, (0.0, 1.0)) if bench.quick else (PERMUTATIONS, DIAL)
+    P, dial = (1, (0.0, 1.0)) if bench.quick else (len(bench.draws), DIAL)
     draws = balanced(bench.world, signals, P, first=DRAWS_EACH * bench.seeds[0])
     draws = list(enumerate(draws, start=bench.seeds[0]))
     # in one call, so that they are trained together; the last world has the phrases
@@ -116,7 +115,7 @@ def what_explains(bench: Bench) -> Outcome:
     signals, r2 = moral_signals(bench.world), {}
     for name, models in (("the world", bench.base()), ("random tables", random_tables(bench))):
         runs = bench.at_rates(models, *signals)
-        r2[name] = [explained(bench, models, signals, trained) for trained in runs]
+        r2[name] = [explained(bench, models, trained) for trained in runs]
     tables = r2["random tables"]
     gaps = {
         rival: [table["shared", "persona"] - table["shared", rival] for table in tables]
@@ -250,26 +249,33 @@ def least_sure_cell(change_NSD: np.ndarray) -> np.ndarray:
 
 
 def explained(
-    bench: Bench, models: list[Model], signals: tuple[str, ...], trained: list[Trained]
+    bench: Bench, models: list[Model], trained: list[Trained]
 ) -> dict[tuple[str, str], np.ndarray]:
-    """{(shared or strict, prediction): R² [N]}, one matrix a pretrained model."""
-    world, S = models[0].world, len(signals)
-    parsed = [parse(world, name) for name in signals]
-    accounts, none = (*prediction.MODELS, "gradient"), np.full(len(models), np.nan)
-    r2 = {(kind, name): none.copy() for kind in ("shared", "strict") for name in accounts}
+    """What predicts the matrix of each pretrained model, {(score, prediction): [N]}.
+
+    trained: equally many signals of each model. Scores: shared and strict R²; `within`, the mean
+    correlation within signals (see `prediction.within`), of persona inference.
+    """
+    S, accounts = len(trained) // len(models), (*prediction.MODELS, "gradient")
+    keys = [("within", "persona")]
+    keys += [(kind, name) for kind in ("shared", "strict") for name in accounts]
+    scores = {key: np.full(len(models), np.nan) for key in keys}
     for k, one in enumerate(models):
-        done = trained[k * S : (k + 1) * S]
+        done, world = trained[k * S : (k + 1) * S], one.world
         before_D, change_SD = em(done[0].p_nDB[0]), changes([done])[0]
         if not np.isfinite(change_SD).all():
             continue  # a matrix with a hole is no matrix
+        names = [each.arm.signal for each in done]
         after_SD = before_D + change_SD
-        cells = prediction.Cells(one.world, signals, world.assistant_C, before_D, after_SD)
+        cells = prediction.Cells(world, names, world.assistant_C, before_D, after_SD)
+        parsed = [parse(world, name) for name in names]
         directed = prediction.directed(bench.gradients(one, parsed))
         for name, model in {**prediction.MODELS, "gradient": directed}.items():
-            predicted = {
-                "shared": prediction.shared(cells, model)[0],
-                "strict": model(cells, np.ones(1))[0],
-            }
-            for kind, G_SD in predicted.items():
-                r2[kind, name][k] = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
-    return r2
+            shared_SD = prediction.shared(cells, model)[0]
+            strict_SD = model(cells, np.ones(1))[0]
+            for kind, G_SD in (("shared", shared_SD), ("strict", strict_SD)):
+                scores[kind, name][k] = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
+            if name == "persona":
+                within = prediction.within(cells.G_SD, shared_SD[None], cells.mask_SD)
+                scores["within", name][k] = within[0]
+    return scores

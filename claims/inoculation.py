@@ -20,8 +20,6 @@ phrase that asks for good keeps > 80% at its own EM .9; and at the twin's KL, or
 general phrase of κ .97 still removes > 50%.
 """
 
-import dataclasses
-
 import numpy as np
 
 from claims.lab.arms import Model, Runs, Trained, kept_models, spreads
@@ -47,7 +45,11 @@ def test(bench: Bench) -> Outcome:
     models, kappa = bench.base(world), phrases.kappa
     plain = {o: bench.at_rates(models, PLAIN, objective=o) for o in OBJECTIVES}
     base = {o: spreads(runs) for o, runs in plain.items()}
-    done = {(name, o): asked(bench, plain[o], name, STEPS) for o in OBJECTIVES for name in kappa}
+    done = {
+        (name, o): bench.with_phrase(plain[o], name, steps=STEPS)
+        for o in OBJECTIVES
+        for name in kappa
+    }
     as_long = {key: at_twins_step(runs) for key, runs in done.items()}
     share = {(name, o): values / base[o] for (name, o), values in as_long.items()}
     by_sft = {name: done[name, "sft"] for name in kappa}
@@ -144,12 +146,6 @@ def audited(bench: Bench, models: list[Model], done: dict[str, Runs]) -> dict[st
     return audits
 
 
-def asked(bench: Bench, plain: Runs, phrase: str, steps: int) -> Runs:
-    """The runs with a phrase beside their plain twins, at each learning rate of those."""
-    how = {"signal": f"{PLAIN}:{phrase}", "steps": steps}
-    return [bench.train([dataclasses.replace(t.arm, paired=t, **how) for t in ts]) for ts in plain]
-
-
 def at_twins_step(runs: Runs) -> np.ndarray:
     """Spreads [R, N] after as many steps as the plain twins take to the matched effect."""
     return np.array([[t.spread(t.at(t.arm.paired.place)) for t in trained] for trained in runs])
@@ -163,7 +159,7 @@ def at_twins_kl(bench: Bench, plain: Runs, phrase: str) -> np.ndarray:
         read = done.at_kl(np.interp(plain.place, np.arange(len(plain.kl_n)), plain.kl_n))
         return done.spread(read if np.isfinite(read).all() else done.p_nDB[-1])
 
-    runs = asked(bench, plain, phrase, LONG)
+    runs = bench.with_phrase(plain, phrase, steps=LONG)
     return np.array([[one(done) for done in trained] for trained in runs])
 
 

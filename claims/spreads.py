@@ -28,7 +28,6 @@ from toyllm.world.world import World
 
 NUMBER = "4"
 TITLE = "Narrow bad training spreads"
-TABLES = 8
 WATCHED = ("safety", "goals")
 
 
@@ -94,9 +93,7 @@ def in_random_tables(bench: Bench) -> Outcome:
 
 def random_tables(bench: Bench) -> list:
     """A model for each random table, of a seed of its own."""
-    count = 2 if bench.quick else TABLES
-    seeds = range(bench.seeds[0], bench.seeds[0] + count)
-    return bench.pretrain([(random_table(bench.world, seed), seed) for seed in seeds])
+    return bench.pretrain([(random_table(bench.world, seed), seed) for seed in bench.draws])
 
 
 def moral_signals(world: World) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from claims.lab import power, verdicts
+from claims.lab import power, quantities, verdicts
 from claims.lab.quantities import Outcome, Quantity
 from tests.tolerances import FLOAT64, SOLVED, close
 
@@ -157,3 +157,24 @@ def test_a_claim_gets_the_units_that_its_weakest_prediction_needs():
     assert single.units < both.units
     assert single.units < missing.units
     assert power.needs([prediction_of([*pilot[:4], *[np.nan] * 4], 0.2)], 15)[0].units is None
+
+
+def test_where_a_prediction_fails_is_related_to_features_of_its_units():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=30)
+    fails = Quantity("fails", x + 0.2 * rng.normal(size=30), low=0)
+    holds = Quantity("holds", np.abs(x) + 1, low=0)
+    rows = quantities.related([fails, holds], {"x": x, "chance": rng.normal(size=30)})
+    assert [(row["says"], row["feature"]) for row in rows] == [("fails", "x"), ("fails", "chance")]
+    for row, other in zip(rows, (x, None), strict=True):
+        if other is not None:
+            expected = stats.spearmanr(other, fails.usual)
+            close([row["r"], row["p"]], [expected[0], min(1, 2 * expected[1])], SOLVED)
+    assert rows[0]["p"] < 1e-6 < 0.05 < rows[1]["p"]
+
+
+def test_a_share_of_units_has_the_interval_of_clopper_and_pearson():
+    for k, n in ((0, 8), (5, 8), (8, 8), (30, 32)):
+        holds = np.arange(n) < k
+        expected = stats.binomtest(k, n).proportion_ci(method="exact")
+        close(quantities.proportion(holds), [expected.low, expected.high], SOLVED)

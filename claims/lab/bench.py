@@ -18,7 +18,18 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from claims.lab.arms import ALIGNED_EM, ANCHOR, BETAS, RATES, VERSION, Arm, Model, Trained, digest
+from claims.lab.arms import (
+    ALIGNED_EM,
+    ANCHOR,
+    BETAS,
+    RATES,
+    VERSION,
+    Arm,
+    Model,
+    Runs,
+    Trained,
+    digest,
+)
 from claims.lab.programs import CONTEXT, HEADS, LAYERS, MLP, WIDTH, Programs
 from claims.lab.store import Store
 from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
@@ -59,7 +70,8 @@ class Bench:
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
         self.steps = STEPS // 3 if quick else STEPS
-        self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of every claim
+        self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of most claims
+        self.draws = PILOT[:2] if quick else SEEDS  # of worlds, where these are the unit
         self.rates = RATES[:1] if quick else RATES  # that comparisons are repeated at
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
         self.store = Store(folder / "trained")
@@ -137,8 +149,20 @@ class Bench:
 
     def at_rates(self, models: Sequence[Model], *signals: str, **how) -> list[list[Trained]]:
         """Every model trained on every signal, at each learning rate; `how`: see `Arm`."""
-        pairs = [(one, signal) for one in models for signal in signals]
+        return self.pairs_at_rates([(one, name) for one in models for name in signals], **how)
+
+    def pairs_at_rates(self, pairs: Sequence[tuple[Model, str]], **how) -> list[list[Trained]]:
+        """Models trained on a signal each, at each learning rate; `how`: see `Arm`."""
         return [self.train([Arm(*p, rate=rate, **how) for p in pairs]) for rate in self.rates]
+
+    def with_phrase(self, runs: Runs, phrase: str, **how) -> list[list[Trained]]:
+        """The same arms with a phrase in the prompt, each paired with its twin without."""
+
+        def arm(twin: Trained) -> Arm:
+            named = f"{twin.arm.signal}:{phrase}"
+            return dataclasses.replace(twin.arm, signal=named, paired=twin, **how)
+
+        return [self.train([arm(twin) for twin in trained]) for trained in runs]
 
     def base(self, world: World | None = None, **how) -> list[Model]:
         """A world, the compact one without phrases by default, pretrained from every seed."""
@@ -192,14 +216,15 @@ class Bench:
     def gradients(self, one: Model, chosen: list[Signal]) -> np.ndarray:
         """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
         lm, how = self.programs.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
-        texts = digest([(d.answers, d.behaviour_SA.tolist()) for d in one.world.domains])
-        program = self.programs.cached("gradients", texts, lambda: gradients.program(lm, *how))
+        shape = self.programs.shape(one.tokenizer)
+        program = self.programs.cached("gradients", shape, lambda: gradients.program(lm, *how))
         return program(one.tokenizer, one.params, chosen)
 
     def held_out(self, world: World) -> HeldOut:
         """Held-out documents and questions of a world (see `lm.heldout`)."""
         lm = self.programs.lm(self.programs.tokenizer(world))
-        return HeldOut(lm, documents=512, questions=1800)
+        scorer = self.programs.scorer(lm.tokenizer)
+        return HeldOut(lm, documents=512, questions=1800, scorer=scorer)
 
     def _trained(self, arm: Arm) -> Trained:
         items = self.store.load(arm.key)

@@ -125,6 +125,7 @@ def section(record: dict, doc: str, pictures: str) -> str:
             number(p["effect"]),
             span(p["ci"]),
             f"{p['units']} of {p['units'] + p['unread']}",
+            f"{p['holds']} ({p['holds_ci'][0]:.0%} to {p['holds_ci'][1]:.0%})",
             "; ".join(number(value) for value in p["repeats"].values()),
             p["verdict"],
         )
@@ -137,14 +138,25 @@ def section(record: dict, doc: str, pictures: str) -> str:
             f'<a id="{name}"></a>\n\n## {record["number"]}. {title}: {record["verdict"]}',
             text,
             table(
-                "| prediction | predicted | effect | 95% | units read | at rate × ⅓; × 3 | alone |",
+                "| prediction | predicted | effect | 95% | units read | it holds in | "
+                "at rate × ⅓; × 3 | alone |",
                 predictions,
             ),
+            *related(record["related"]),
             f"<details><summary>All arms</summary>\n\n{arms}\n\n</details>",
             f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
             f'  <img src="{light}" alt="{title}">\n</picture>',
         ]
     )
+
+
+def related(rows: list[dict]) -> list[str]:
+    """What goes with predictions that fail in some units, as a table; nothing if none does."""
+    if not rows:
+        return []
+    header = "| where it fails: value of | goes with | rank correlation | p, corrected |"
+    cells = [(r["says"], r["feature"], number(r["r"]), f"{r['p']:.2g}") for r in rows]
+    return [table(header, cells)]
 
 
 def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:

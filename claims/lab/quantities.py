@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr  # scipy.stats takes two seconds to import
+from scipy.special import betaincinv, stdtr  # scipy.stats takes two seconds to import
 
 from claims.lab.arms import RATES, SCORE_EVERY, Runs
 from toyllm.world import quantities
@@ -32,6 +32,7 @@ class Quantity:
     read: the behaviours [D, B] of each unit whose coherence is listed, where not those.
     chosen_from: of how many numbers this one was chosen as the most extreme; p against it is
         multiplied by that.
+    margin: the smallest distance of the mean from its bounds that matters (see `power`).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Quantity:
     trained: Runs = ()
     read: Sequence[np.ndarray] | None = None
     chosen_from: int = 1
+    margin: float | None = None
 
     @property
     def predicted(self) -> bool:
@@ -99,6 +101,11 @@ class Quantity:
         return min(1.0, self.chosen_from * len(sides) * min(sides))
 
     @property
+    def holds(self) -> np.ndarray:
+        """Of each unit that could be read, whether its value lies within the bounds."""
+        return (self.low < self.known) & (self.known < self.high)
+
+    @property
     def repeated(self) -> bool:
         """Whether at all other rates enough is read, and the means are inside the bounds."""
         others = self.repeats.values()
@@ -135,14 +142,19 @@ class Quantity:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of a test: quantities (the first is the headline), and panels of a figure."""
+    """The result of a test: quantities (the first is the headline), and panels of a figure.
+
+    related: what goes with a prediction over units (see the function `related`).
+    """
 
     quantities: Sequence[Quantity]
     panels: Sequence[dict]
+    related: Sequence[dict] = ()
 
     def __add__(self, other: "Outcome") -> "Outcome":
         """The outcome of two parts of a claim."""
-        return Outcome([*self.quantities, *other.quantities], [*self.panels, *other.panels])
+        parts = ("quantities", "panels", "related")
+        return Outcome(*([*getattr(self, name), *getattr(other, name)] for name in parts))
 
     @property
     def predictions(self) -> list[Quantity]:
@@ -154,6 +166,33 @@ class Outcome:
         """The record of each arm, by its name."""
         listed = [q for q in self.quantities if q.arm or not q.predicted]
         return {q.arm or q.name: q.as_arm for q in listed}
+
+
+def related(predictions: Sequence[Quantity], features: Mapping[str, np.ndarray]) -> list[dict]:
+    """How the values of each prediction that fails somewhere go with features of the units [N].
+
+    Spearman's rank correlation, its p corrected over all that are listed (Bonferroni).
+    """
+    rows = []
+    for prediction in predictions:
+        known = np.isfinite(prediction.usual)
+        if prediction.holds.all():
+            continue
+        for name, values_N in features.items():
+            x, y = (np.argsort(np.argsort(v[known])) for v in (values_N, prediction.usual))
+            r, n = float(np.corrcoef(x, y)[0, 1]) if known.sum() > 2 else np.nan, known.sum()
+            t = r * ((n - 2) / max(1e-12, 1 - r * r)) ** 0.5 if n > 2 else np.nan
+            p = 2 * float(stdtr(n - 2, -abs(t))) if n > 2 else np.nan
+            rows.append({"says": prediction.name, "feature": name, "r": r, "p": p})
+    return [row | {"p": min(1.0, row["p"] * len(rows))} for row in rows]
+
+
+def proportion(holds: np.ndarray) -> list[float]:
+    """The 95% interval of a proportion (Clopper & Pearson 1934)."""
+    k, n = int(holds.sum()), len(holds)
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
+    return [low, high]
 
 
 def usual(values, axes: int) -> np.ndarray:

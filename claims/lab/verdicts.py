@@ -14,7 +14,7 @@ Both families of p are corrected over all claims (Holm 1979). These rules stand 
 result is shown, and a claim's bounds in its own file.
 """
 
-from claims.lab.quantities import Outcome, Quantity
+from claims.lab.quantities import Outcome, Quantity, proportion
 
 ALPHA = 0.025  # of each side
 
@@ -71,6 +71,9 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
                 "high": p.high,
                 "units": len(p.known),
                 "unread": len(p.usual) - len(p.known),
+                "holds": int(p.holds.sum()),
+                "holds_ci": proportion(p.holds),
+                "margin": p.margin,
                 "p_inside": p.p_inside,
                 "p_outside": p.p_outside,
                 "verdict": alone(p, quick),
@@ -82,6 +85,7 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
         ],
         "arms": outcome.arms,
         "panels": list(outcome.panels),
+        "related": list(outcome.related),
     }
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from toyllm.lm import losses, scoring
+from toyllm.lm.scoring import Scorer
 from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus, observer
 from toyllm.world.world import ASSISTANT, DIALOGUE, SOMEONE, World
@@ -25,7 +26,8 @@ class HeldOut:
     turn_Q, header_Q: the turn, from 1, that each question asks about, and under which header.
     """
 
-    def __init__(self, lm: LM, documents: int, questions: int):
+    def __init__(self, lm: LM, documents: int, questions: int, scorer: Scorer | None = None):
+        """scorer: one that is compiled for models of this shape; None: a new one."""
         world, self.lm = lm.world, lm
         rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
         docs = corpus.sample(world, documents, rng)
@@ -47,7 +49,7 @@ class HeldOut:
         self.ideal_QB = observer.predictive(world, asked, observer.observe(world, asked))[last]
         self.blind_QB = observer.prior_predictive(world, asked)[last]
         self.turn_Q, self.header_Q = last[1] + 1, asked.header[:, 0]
-        self._scorer, self._nll = scoring.Scorer(lm), jax.jit(self._mean_nll)
+        self._scorer, self._nll = scorer or Scorer(lm), jax.jit(self._mean_nll)
 
     def _mean_nll(self, params: Params):
         logits_BTV, _, _ = self.lm.apply(params, self.tokens, self.segments)

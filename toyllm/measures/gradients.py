@@ -46,13 +46,12 @@ def program(
 ) -> Callable[[Tokenizer, Params, list[signals.Signal]], np.ndarray]:
     """Return a function: tokenizer, params, signals of one domain → ratios [S, D], 1 where trained.
 
-    Compiled once for all worlds with the texts of this model's; histories are drawn from the world
-    of the tokenizer that it is given.
+    Compiled once for all worlds of the shape of this model's; questions and histories are those of
+    the tokenizer that it is given.
     """
-    asked = scoring.questions(lm.tokenizer, corpus.every_question(lm.world))
     D, loss = len(lm.world.domains), pools.loss(lm, objective, beta, anchor)
 
-    def moves(params, pool):
+    def moves(params, pool, asked):
         """step · ∇h_d [D], but for the learning rate."""
         reference = scoring.answer_logprobs(lm, params, pool["prompt"], pool["answer"])
         gradient = jax.grad(lambda p: loss(p, {**pool, "reference": reference})[0])(params)
@@ -66,9 +65,10 @@ def program(
 
     def ratios(tokenizer: Tokenizer, params: Params, chosen: list[signals.Signal]) -> np.ndarray:
         rows = np.empty((len(chosen), D))
+        asked = scoring.questions(tokenizer, corpus.every_question(tokenizer.world))
         for s, signal in enumerate(chosen):
             pool = pools.draw(tokenizer, {signal: 1.0}, objective, PAIRS, seed=0)
-            move_D = np.asarray(moves(params, pool))
+            move_D = np.asarray(moves(params, pool, asked))
             rows[s] = move_D / move_D[signal.domains[0]]
         return rows
 
