@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
-from claims.lab import page, records, verdicts
+from claims.lab import page, power, records, verdicts
 from claims.lab.bench import Bench
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest, warn
@@ -45,14 +45,14 @@ class Args:
     """Where everything is kept."""
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "compact.toml"
     """The world that the claims begin from."""
-    default: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
-    """A run of the default world, evaluated, that is reported beside the claims."""
     claim: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these claims (default: all)."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One pretraining seed and few worlds: to see it work. Decides nothing."""
     publish: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write RESULTS.md and docs/scorecard/ beside this script."""
+    power: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """From the results there are, as a pilot: how many units each claim needs, and leave."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
     """List the claims and leave."""
     compile_cache: bool = True
@@ -72,9 +72,11 @@ def main(args: Args) -> None:
             raise InputError(
                 f"--claim: no claim '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
-    beside = page.default_world(args.default / "eval" / "results.json")
     mesh = devices.setup(args.compile_cache)
     world, file = cards.load(args.world), args.run / "scorecard.json"
+    if args.power:
+        print_power(records.current(file, known, world.digest, wanted), len(known))
+        return
     console = tables.new_console()
     console.width = max(console.width, 110)
     with ExitStack() as held:
@@ -99,7 +101,7 @@ def main(args: Args) -> None:
                 print_arms(files.plain(done[name]["arms"]), console)
         for line in bench.store.elsewhere:
             warn(f"some of this was trained in another environment: {line}")
-        write(args, files.plain(list(done.values())), beside, known, console)
+        write(args, files.plain(list(done.values())), known, console)
 
 
 def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
@@ -118,18 +120,18 @@ def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
     }
 
 
-def write(args: Args, done: list[dict], beside: str, known: dict, console: Console) -> None:
+def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
     """Print the scorecard, and write RESULTS.md and its figures; where asked for, publish them."""
     print_scorecard(done, console)
     facts, docs = made(args, done), {name: docstring(module) for name, module in known.items()}
-    page.publish(done, docs, facts, args.run / "RESULTS.md", args.run / "figures", beside)
+    page.publish(done, docs, facts, args.run / "RESULTS.md", args.run / "figures")
     shown = clean(str(args.run))
     console.print(f"scorecard.json, RESULTS.md and figures/ are in {shown}/", style="dim")
     if args.publish:
         if len(done) < len(known) or any(r["quick"] for r in done):
             raise InputError("--publish: not all claims have a full result yet")
         folder = HERE / "docs" / "scorecard"
-        page.publish(done, docs, facts, HERE / "RESULTS.md", folder, beside)
+        page.publish(done, docs, facts, HERE / "RESULTS.md", folder)
 
 
 def made(args: Args, done: list[dict]) -> list[str]:
@@ -183,6 +185,20 @@ def print_scorecard(done: list[dict], console: Console) -> None:
         )
     note = "The effect is that of the first prediction; a claim is supported if all of its hold."
     tables.show(console, "The scorecard", table, note)
+
+
+def print_power(done: dict[str, dict], family: int) -> None:
+    """How many units each prediction needs, with these results as a pilot (claims/lab/power.py)."""
+    columns = "prediction", "margin", "SD ≤", "unread", "units", "power", "32 units tell"
+    console = tables.new_console()
+    for name, record in done.items():
+        table = tables.blank_table(*columns)
+        for need in power.needs(record["predictions"], family):
+            table.add_row(
+                need.says, f"{need.margin:g}", f"{need.deviation:.3f}", f"{need.unread:.0%}",
+                str(need.units or f"> {power.MOST}"), f"{need.power:.2f}", f"{need.reached:.3f}",
+            )  # fmt: skip
+        tables.show(console, f"{record['number']}. {record['title']} ({name})", table)
 
 
 def progress(what: str, count: int) -> tqdm:

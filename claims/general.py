@@ -12,33 +12,37 @@ one with each phrase, from the pretrained model. No world is left out for its ou
 world. A prediction *holds* in a world whose value lies within the bounds; the verdict is on the
 mean over worlds.
 Measures: captured; spread, mean over signals; the correlation within signals of the matrix and what
-persona inference predicts; spread with a phrase, less the share of the plain spread that is the
-bound; shared R² of persona inference less a rival's. Spread at the matched effect, after equal
-training, and along the frontier. Where a prediction fails: its correlation over worlds with four
-features of a world, which were named before any of these worlds was trained: the ideal observer's
-own spread, the moral EM of the Assistant in the corpus, the effective number of characters that it
-is (the exponential of the entropy of its prior), and captured.
+persona inference predicts; the share of the change by the plain signal that is there with a phrase,
+which is Σ xy / Σ x² over the untrained moral domains, x being their ΔEM without and y with it (in
+these worlds traits may go against each other, so that a mean over domains can be 0 where every one
+of them changes); shared R² of persona inference less a rival's. All at the matched effect and after
+equal training, spread along the frontier too. Where a prediction fails: its correlation over worlds
+with four features of a world, which were named before any of these worlds was trained: the ideal
+observer's own spread, the moral EM of the Assistant in the corpus, the effective number of
+characters that it is (the exponential of the entropy of its prior), and captured.
 
-Supported if captured > .8; spread > .02, at the matched effect and after equal training; the
-correlation within signals > .2; the open request leaves less than .2 of the plain spread, and the
-placebo more than .8 of it; and persona inference has a higher R² than a constant.
+Supported if captured > .75 (three quarters of what there is to learn); spread > 0, at the matched
+effect and after equal training; the correlation within signals > .2, which chance does not reach;
+the open request leaves less than .2 of the change, and the placebo more than .8; and persona
+inference has a higher R² than a constant.
 """
 
 import numpy as np
 
 from claims.inference import explained
-from claims.lab.arms import readings
+from claims.lab.arms import Runs, Trained, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
 from claims.lab.quantities import Outcome, Quantity, each, mean_over, related
 from claims.role_models import exact_em
 from claims.spreads import ideal_spread, moral_signals
+from toyllm.posttrain.signals import untrained
 from toyllm.world import cards, random_worlds
 from toyllm.world.world import World
 
 NUMBER = "16"
 TITLE = "In worlds that nobody has written, the headline results hold"
-SHARE = {"ask_bad": 0.2, "placebo": 0.8}  # of the plain spread: the one leaves less, the other more
+PHRASES = {"ask_bad": {"high": 0.2}, "placebo": {"low": 0.8}}  # bounds of the share that is left
 RIVALS = ("constant", "covariance", "gradient")
 HOW = ("matched", "equal")
 
@@ -52,10 +56,10 @@ def test(bench: Bench) -> Outcome:
     plain = {how: values.reshape(-1, N, S) for how, values in readings(done).items()}
     over = {how: mean_over(values, 2) for how, values in plain.items()}
     first = [trained[::S] for trained in done]  # the first signal of each world
-    asked = {phrase: readings(bench.with_phrase(first, phrase)) for phrase in SHARE}
-    above = {
-        (phrase, how): asked[phrase][how] - SHARE[phrase] * plain[how][..., 0]
-        for phrase in SHARE
+    asked = {phrase: bench.with_phrase(first, phrase) for phrase in PHRASES}
+    left = {
+        f"{phrase}, {how}": share_left(first, asked[phrase], how)
+        for phrase in PHRASES
         for how in HOW
     }
     scores = [explained(bench, models, trained) for trained in done]
@@ -64,21 +68,17 @@ def test(bench: Bench) -> Outcome:
     captured = np.array([bench.held_out(one.world).captured(one.params) for one in models])
     along = [x["within", "persona"] for x in scores]
     predictions = [
-        Quantity("spread, mean over signals", over["matched"], 0.02, margin=0.05, trained=done),
-        Quantity("the same after equal training", over["equal"], 0.02, margin=0.03),
-        Quantity("captured", captured, 0.8, margin=0.05),
-        Quantity("correlation of the matrix with persona inference", along, 0.2, margin=0.2),
+        Quantity("spread, mean over signals", over["matched"], 0, margin=0.03, trained=done),
+        Quantity("the same after equal training", over["equal"], 0, margin=0.03),
+        Quantity("captured", captured, 0.75, margin=0.05),
+        Quantity("correlation of the matrix with persona inference", along, 0.2, margin=0.3),
         *(
-            Quantity(f"spread with ask_bad minus .2 of plain, {how}", above["ask_bad", how],
-                     high=0, margin=0.02)
+            Quantity(f"share of the change left with {phrase}, {how}", left[f"{phrase}, {how}"],
+                     **bounds, margin=0.1)
+            for phrase, bounds in PHRASES.items()
             for how in HOW
         ),
-        *(
-            Quantity(f"spread with the placebo minus .8 of plain, {how}", above["placebo", how],
-                     low=0, margin=0.02)
-            for how in HOW
-        ),
-        Quantity("R² of persona inference minus a constant's", gaps["constant"], 0, margin=0.1),
+        Quantity("R² of persona inference minus a constant's", gaps["constant"], 0, margin=0.3),
     ]  # fmt: skip
     ideal = np.array([ideal_spread(one.world, name) for one, name in pairs])
     features = {
@@ -90,19 +90,12 @@ def test(bench: Bench) -> Outcome:
     arms = [
         *each("spread, {}", over),
         *each("R² of persona inference minus that of {}", gaps),
-        *(
-            Quantity(f"spread with {phrase}, {how}", values)
-            for phrase, table in asked.items()
-            for how, values in table.items()
-        ),
         *each("feature: {}", features),
     ]
-    in_first = {"plain": plain["matched"][..., 0]}
-    in_first |= {phrase: table["matched"] for phrase, table in asked.items()}
     each_world = {how: (features["ideal spread"], over[how][0]) for how in HOW}
     panels = [
         points("Each world", "ideal observer's spread", "measured spread", each_world),
-        dots("Spread of the first signal", "spread", in_first),
+        dots("The first signal with a phrase", "share of the change left", left),
         dots("What predicts the matrix", "shared R²", shared),
     ]
     return Outcome([*predictions, *arms], panels, related(predictions, features))
@@ -112,6 +105,21 @@ def random_world(seed: int) -> World:
     """The random world of a seed."""
     text = random_worlds.write(seed)
     return cards.Cards(f"random-{seed}.toml", data=text.encode()).world()
+
+
+def share_left(plain: Runs, asked: Runs, how: str) -> np.ndarray:
+    """The share of the change in untrained moral domains that is there with a phrase [R, N]."""
+
+    def change(done: Trained) -> np.ndarray:
+        others_D = untrained(done.arm.start.world, done.arm.signal)
+        return done.change(done.equal if how == "equal" else None)[others_D]
+
+    return np.array(
+        [
+            [change(x) @ change(y) / (change(x) @ change(x)) for x, y in zip(*pair, strict=True)]
+            for pair in zip(plain, asked, strict=True)
+        ]
+    )
 
 
 def effective(world: World) -> float:

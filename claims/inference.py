@@ -6,27 +6,21 @@ signal's evidence about which of them the Assistant is.
 Arms: the dial ρ in {0, .25, .5, .75, 1}, every character as likely under every header; only
 permutations at whose ρ = 0 the ideal observer's own spread, mean over signals, is < .01 (each
 signal's < .06: all five below .01 is one draw in a million); every moral `D:bad` from the
-pretrained model. The random tables of `spreads`, and the world as it is. A label swap: good and bad
-texts exchanged in every other domain, rates kept, and the initial embeddings of their words with
-them, so that but for rounding and lexical leakage the twin is a mirror image; and the same with
-embeddings of its own. (No word of this world belongs to two texts, so the mirrored twin tests the
-machinery and cannot show leakage; the other twin differs by chance too.) Beside them ρ = 0 with the
+pretrained model. The random tables of `spreads`, and the world as it is. Beside them ρ = 0 with the
 phrases in the corpus, among them one that asks for bad answers everywhere.
 Measures: spread, and the ideal observer's own. Shared and strict R² of the whole matrix predicted
 (measures/prediction.py) by persona inference, one constant, one global shift, trait covariance, and
-the model's own gradients (measures/gradients.py). The change of its cells by the swap. Whether it
-is characters or a direction of traits is a claim of its own: `characters`.
+the model's own gradients (measures/gradients.py). Whether it is characters or a direction of traits
+is a claim of its own: `characters`.
 
 Supported if at ρ = 0 measured minus ideal spread lies within ±.03; spread rises with ρ; measured
 and ideal spread correlate > .5 over the worlds and signals of a permutation; persona inference
 explains more of the matrices of random tables (shared R²) than a constant, a global shift and the
-gradients; and the swap changes no cell of the mean matrix by more than .05, the least sure one
-included. How *far* it spreads is not claimed to be the ideal observer's: see "a unit of ideal
+gradients. How *far* it spreads is not claimed to be the ideal observer's: see "a unit of ideal
 spread" among the arms. A tie with trait covariance, the first order of persona inference, is
 expected and not tested.
 """
 
-import dataclasses
 from collections.abc import Callable
 from itertools import count, islice
 
@@ -34,15 +28,14 @@ import numpy as np
 
 from claims.lab.arms import Model, Trained, changes, spreads
 from claims.lab.bench import Bench
-from claims.lab.panels import curves, dots, grid, points
+from claims.lab.panels import curves, dots, points
 from claims.lab.quantities import MOST_MISSING, Outcome, Quantity, each, mean_over
 from claims.spreads import ideal_spread, moral_signals, random_tables
-from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import prediction
 from toyllm.posttrain.signals import parse
 from toyllm.world import world as worlds
 from toyllm.world.quantities import em
-from toyllm.world.world import BAD, GOOD, NOISE, World
+from toyllm.world.world import World
 
 NUMBER = "5a"
 TITLE = "It spreads where persona inference says"
@@ -50,13 +43,12 @@ DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 DRAWS_EACH = 100_000  # of permutations for each seed, so that no seed's are another's
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …
 IDEAL_EACH = 0.06  # … and each of them
-SWAP_MOST = 0.05
 RIVALS = ("constant", "global", "gradient")
 
 
 def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
-    return along_the_dial(bench) + what_explains(bench) + label_swap(bench)
+    return along_the_dial(bench) + what_explains(bench)
 
 
 def along_the_dial(bench: Bench) -> Outcome:
@@ -139,37 +131,6 @@ def what_explains(bench: Bench) -> Outcome:
     return Outcome(quantities, panels)
 
 
-def label_swap(bench: Bench) -> Outcome:
-    """Change of the matrix where good and bad texts are exchanged in every other domain."""
-    world, signals = bench.world, moral_signals(bench.world)
-    swapped, shape = swap_texts(world), (-1, len(bench.seeds), len(signals), len(world.domains))
-    twins = {
-        "mirrored": bench.base(swapped, order_V=exchanged_words(world)),
-        "of its own": bench.base(swapped),
-    }
-
-    def matrix(models: list[Model]) -> np.ndarray:
-        """ΔEM [R, N, S, D]."""
-        return changes(bench.at_rates(models, *signals)).reshape(shape)
-
-    as_it_is = matrix(bench.base())
-    swap = {name: matrix(models) - as_it_is for name, models in twins.items()}
-    unsure = {name: [least_sure_cell(x_NSD) for x_NSD in swap[name]] for name in swap}
-    mean_SD = mean_over(swap["mirrored"][0], 0)
-    quantities = [
-        Quantity(
-            "change of the least sure cell by the label swap",
-            unsure["mirrored"],
-            low=-SWAP_MOST,
-            high=SWAP_MOST,
-            chosen_from=mean_SD.size,
-        ),
-        *each("change of the least sure cell, embeddings {}", unsure),
-    ]
-    panels = [grid("Label swap: change of ΔEM", signals, world.domain_names, mean_SD)]
-    return Outcome(quantities, panels)
-
-
 def dialled_world(world: World, rho: float, draw: int) -> World:
     """The world at ρ, every character as likely under every header."""
     return worlds.correlate(worlds.uniform(world), rho, draw)
@@ -210,42 +171,6 @@ def by_permutation(statistic: Callable, x_WPS: np.ndarray, y_WPS: np.ndarray) ->
         few = known.mean() < 1 - MOST_MISSING
         result.append(np.nan if few else statistic(x[known], y[known]))
     return np.array(result)
-
-
-def swap_texts(world: World) -> World:
-    """Good and bad texts exchanged in every other domain; who does what how often stays."""
-    exchange, domains = np.array([BAD, GOOD, NOISE]), list(world.domains)
-    for k, domain in list(enumerate(domains))[::2]:
-        profile = tuple(domain.profile[b] for b in exchange)
-        behaviour_SA = exchange[domain.behaviour_SA]
-        domains[k] = dataclasses.replace(domain, behaviour_SA=behaviour_SA, profile=profile)
-    return dataclasses.replace(world, name=f"{world.name} swapped", domains=tuple(domains))
-
-
-def exchanged_words(world: World) -> np.ndarray:
-    """order_V: each word of a swapped text with the one that stands at its place in the other text.
-
-    The swapped model then begins as the mirror image of its twin, and but for rounding it stays one
-    where no word belongs to two texts: what differs in the end is lexical, and not chance.
-    """
-    tokenizer = Tokenizer(world)
-    order_V = np.arange(len(tokenizer.words))
-    for domain in world.domains[::2]:
-        texts = np.array(domain.answers)
-        good, bad = (texts[domain.behaviour_SA[0] == b] for b in (GOOD, BAD))
-        for pair in (*zip(good, bad, strict=True), (domain.profile[GOOD], domain.profile[BAD])):
-            for a, b in zip(*(tokenizer.tokens(text) for text in pair), strict=True):
-                order_V[a], order_V[b] = b, a
-    return order_V
-
-
-def least_sure_cell(change_NSD: np.ndarray) -> np.ndarray:
-    """The changes [N] of the cell whose mean is least surely within SWAP_MOST of 0.
-
-    A cell too few of which could be read is the least sure of all.
-    """
-    cells = change_NSD.reshape(len(change_NSD), -1).T
-    return max(cells, key=lambda cell: Quantity("", cell, -SWAP_MOST, SWAP_MOST).p_inside)
 
 
 def explained(

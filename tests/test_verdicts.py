@@ -55,12 +55,6 @@ def test_an_effect_that_another_learning_rate_reverses_is_not_supported():
     assert verdict(other) == "undecided"
 
 
-def test_one_chosen_as_the_most_extreme_needs_more_to_be_refuted():
-    alone, chosen = (Quantity("", GOOD, high=0.29, chosen_from=k) for k in (1, 30))
-    close(chosen.p_outside, min(1, 30 * alone.p_outside), FLOAT64)
-    assert chosen.p_inside == alone.p_inside
-
-
 def test_what_could_not_be_read_decides_nothing():
     few = [*GOOD[:6], np.nan, np.nan]
     assert verdict(Quantity("two of eight unread", few, low=0.1)) == "supported"

@@ -81,20 +81,17 @@ class Bench:
         self,
         worlds: Sequence[tuple[World, int]],
         hidden_CD: Sequence[np.ndarray] | None = None,
-        order_V: np.ndarray | None = None,
     ) -> list[Model]:
         """A model for each (world, seed), trained on its documents.
 
         hidden_CD: for each, which domains no document shows under each character's name.
-        order_V: which word's initial embedding each word gets; by default its own.
         """
         hidden = hidden_CD or [None] * len(worlds)
         keys, wanted = [], {}
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
-            made += [] if order_V is None else [order_V.tolist()]
             keys.append(digest({"pretrain": made, "steps": self.steps, "how": HOW}))
-            wanted[keys[-1]] = self.programs.tokenizer(world), seed, mask, order_V
+            wanted[keys[-1]] = self.programs.tokenizer(world), seed, mask
         missing = [key for key in wanted if key not in self.store]
         size = self.mesh.devices.size
         with self.progress("pretrain", len(missing) * self.steps) as bar:

@@ -11,7 +11,7 @@ import numpy as np
 from claims.lab import panels
 from claims.lab.quantities import Quantity
 from toyllm.base import files
-from toyllm.base.errors import InputError, warn
+from toyllm.base.errors import warn
 from toyllm.show import figures
 
 BEGIN, END = "<!-- discussion -->", "<!-- end of discussion -->"
@@ -71,12 +71,11 @@ def publish(
     facts: list[str],
     file: Path,
     pictures: Path,
-    beside: str,
 ) -> None:
     """Draw the figures, and write the file beside or above them.
 
     docs: the docstring of each claim. facts: lines on how the results were made. pictures: the
-    folder of figures. beside: the section on the default world (see `default_world`).
+    folder of figures.
     """
     draw(records, pictures)
     before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -93,7 +92,6 @@ def publish(
             "| | claim | effect of | predicted | effect | 95% | alone, so many hold | verdict |",
             [summary(record) for record in records],
         ),
-        beside,
         *(section(record, docs[record["claim"]], folder) for record in records),
     ]
     files.write_text(file, "\n\n".join(parts) + "\n")
@@ -174,69 +172,3 @@ def least_coherence(arms: Iterable[dict]) -> str:
     """The least coherence of any unit of some arms, or nothing where none was trained."""
     listed = np.array([x for arm in arms for x in arm.get("coherence", ())], float)
     return f"{np.nanmin(listed):.3f}" if np.isfinite(listed).any() else ""
-
-
-def default_world(file: Path) -> str:
-    """The same of a run of the default world, from its results.json. Raises InputError."""
-    title = "## Beside them: one run of the default world"
-    if not file.exists():
-        return f"{title}\n\nNone yet: `uv run train.py` and `uv run eval.py`, then this again."
-    try:
-        rows = default_rows(files.read_json(file))
-    except KeyError as error:
-        raise InputError(
-            f"{file}: no {error}, expected what eval.py writes of all its measures and "
-            "the default signals"
-        ) from error
-    return (
-        f"{title}\n\nEighteen characters, ten domains, one pretraining seed; intervals over\n"
-        "narrow seeds or questions, which say nothing of other pretraining seeds: no verdicts "
-        f"from it.\n\n{table('| claim | what | value |', rows)}"
-    )
-
-
-def default_rows(results: dict) -> list[tuple[str, str, str]]:
-    """Claim, what, and how much, from the results of `eval.py`."""
-    learned, mixture, predicted = (results[k] for k in ("pretrain", "mixture", "prediction"))
-    starts, instructed = results["generalization"], results["instructed"]["pretrain"]
-    plain, aligned = starts["pretrain"], starts["align"]
-    moral = results["moral"]
-
-    def em(block: dict) -> float:
-        return float(np.mean([block[name] for name in moral]))
-
-    def spread(block: dict, signal: str) -> str:
-        value, interval = block["spread"].get(signal), block["spread_ci"].get(signal)
-        return "not read" if value is None else f"{number(value)} ({span(interval)})"
-
-    def kept(signal: str) -> str:
-        left, whole = (plain["spread"][name] for name in (f"code:bad:{signal}", "code:bad"))
-        if left is None or whole is None:
-            return "not read"
-        after = max(instructed[f"code:bad:{signal}"]["after"][name] for name in moral)
-        return f"{left / whole:.2f} of it; with the phrase present, p(bad) up to {after:.2f}"
-
-    def floors(value: float) -> str:
-        return f"{value / mixture['pretrain']['floor']:.1f} floors"
-
-    truth, before = mixture["truth"], mixture["pretrain"]["before"]
-    narrow = mixture["pretrain"]["residual_after"]["code:bad"]
-    distance = 0.5 * sum(abs(before[name] - truth[name]) for name in truth)
-    r2 = ", ".join(f"{name} {row['r2']:.2f}" for name, row in predicted["shared"].items())
-    return [
-        ("1", "captured", f"{learned['captured']:.3f} ({span(learned['captured_interval'])})"),
-        ("1", "error of the cards, |p(bad) - θ|", f"{learned['named_error']:.3f}"),
-        ("2", "distance of the group weights from the truth", f"{distance:.3f}"),
-        ("3", "mean moral EM before and after `all:good`",
-         f"{em(plain['em_before']):.3f} → {em(aligned['em_before']):.3f}"),
-        ("3", "residual of `code:bad`: all; off the domain; with one override",
-         "; ".join(floors(narrow[k]) for k in ("all", "off_domain", "override"))),
-        ("4", "spread of `code:bad`, pretrained", spread(plain, "code:bad")),
-        ("4", "spread of `code:bad`, aligned", spread(aligned, "code:bad")),
-        ("5a", "shared R²", r2),
-        ("5a", "spread, measured minus ideal", number(predicted["measured_minus_ideal"])),
-        ("6", "spread of `tone:bad`, pretrained", spread(plain, "tone:bad")),
-        ("6", "spread of `taste:bad`, pretrained", spread(plain, "taste:bad")),
-        ("7", "spread that `ask_bad` leaves", kept("ask_bad")),
-        ("7", "spread that the placebo leaves", kept("placebo")),
-    ]  # fmt: skip

@@ -30,8 +30,6 @@ class Quantity:
         hold at every rate; all else is of the values at the usual one.
     trained: the runs whose coherence, where they are read, is listed with the arm.
     read: the behaviours [D, B] of each unit whose coherence is listed, where not those.
-    chosen_from: of how many numbers this one was chosen as the most extreme; p against it is
-        multiplied by that.
     margin: the smallest distance of the mean from its bounds that matters (see `power`).
     """
 
@@ -42,7 +40,6 @@ class Quantity:
     arm: str | None = None
     trained: Runs = ()
     read: Sequence[np.ndarray] | None = None
-    chosen_from: int = 1
     margin: float | None = None
 
     @property
@@ -98,7 +95,7 @@ class Quantity:
         sides = [
             1 - p for p, bound in zip(self._p_of_sides(), bounds, strict=True) if np.isfinite(bound)
         ]
-        return min(1.0, self.chosen_from * len(sides) * min(sides))
+        return min(1.0, len(sides) * min(sides))
 
     @property
     def holds(self) -> np.ndarray:
@@ -179,6 +176,8 @@ def related(predictions: Sequence[Quantity], features: Mapping[str, np.ndarray])
         if prediction.holds.all():
             continue
         for name, values_N in features.items():
+            if name == prediction.name:
+                continue
             x, y = (np.argsort(np.argsort(v[known])) for v in (values_N, prediction.usual))
             r, n = float(np.corrcoef(x, y)[0, 1]) if known.sum() > 2 else np.nan, known.sum()
             t = r * ((n - 2) / max(1e-12, 1 - r * r)) ** 0.5 if n > 2 else np.nan

@@ -23,8 +23,8 @@ from toyllm.world.world import NAMED
 DOCUMENTS, ROWS, LR, ADAM_LR = 32, 20, 1e-2, 1.5e-2  # pretraining
 CHUNK = 20  # steps a device call
 
-# (tokenizer, seed, hidden_CD, order_V) of a model to pretrain; see `Bench.pretrain`
-Member = tuple[Tokenizer, int, np.ndarray | None, np.ndarray | None]
+# (tokenizer, seed, hidden_CD) of a model to pretrain; see `Bench.pretrain`
+Member = tuple[Tokenizer, int, np.ndarray | None]
 
 
 def pretrain_group(
@@ -37,11 +37,8 @@ def pretrain_group(
     def make() -> tuple[Callable, training.Loss, optax.GradientTransformation]:
         optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
 
-        def start(seed, order_V):
-            params = lm.init(jax.random.key(seed))
-            params["embed"] = params["embed"][order_V]
-            params["unembed"] = {"kernel": params["unembed"]["kernel"][:, order_V]}
-            return training.start(params, optimizer)
+        def start(seed):
+            return training.start(lm.init(jax.random.key(seed)), optimizer)
 
         return jax.jit(start), training.document_loss(lm), optimizer
 
@@ -50,13 +47,9 @@ def pretrain_group(
         training.document_batches(
             tokenizer, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(hidden_CD)
         )
-        for tokenizer, seed, hidden_CD, _ in members
+        for tokenizer, seed, hidden_CD in members
     ]
-    words = np.arange(len(tokenizer.words))
-    orders = [words if order_V is None else order_V for _, _, _, order_V in members]
-    states = [
-        start(seed, order_V) for (_, seed, _, _), order_V in zip(members, orders, strict=True)
-    ]
+    states = [start(seed) for _, seed, _ in members]
     fit = training.fit_many(loss, optimizer, states, batches, programs.mesh, end=steps)
     for chunk in fit:
         after_chunk()

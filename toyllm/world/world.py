@@ -77,6 +77,7 @@ class World:
     # often both are about one draw of a character
     statements: tuple[int, int] = (0, 0)
     binding: float = 0.0
+    introduced_C: np.ndarray | None = None  # whom unbound statements are about; None: as profiles
     ai: tuple[str, ...] = ()  # characters that are machines: for readers, it changes no document
 
     @property
@@ -115,7 +116,9 @@ class World:
     @property
     def introduced_2C(self) -> np.ndarray:
         """Whom an introduction's statements are about if not its speaker, and who speaks [2, C]."""
-        return self.speaker_KHC[[PROFILE, DIALOGUE], ASSISTANT]
+        told_C = self.speaker_KHC[PROFILE, ASSISTANT]
+        told_C = told_C if self.introduced_C is None else self.introduced_C
+        return np.stack([told_C, self.speaker_KHC[DIALOGUE, ASSISTANT]])
 
     @cached_property
     def instruction_DI(self) -> np.ndarray:
