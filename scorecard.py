@@ -6,7 +6,7 @@
     uv run scorecard.py --list               the claims there are
 
 Trains what is missing, and nothing twice: stopped, the same command goes on. Each claim is a file
-of claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, figures/.
+of claims/. Results go to runs/scorecard/: scorecard.json, RESULTS.md, facts.md, figures/.
 """
 
 import toyllm.base.starting  # isort: skip # noqa: F401 - before the slow imports
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
-from claims.lab import page, power, records, verdicts
+from claims.lab import facts, page, power, records, verdicts
 from claims.lab.bench import Bench
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest, warn
@@ -123,15 +123,17 @@ def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
 def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
     """Print the scorecard, and write RESULTS.md and its figures; where asked for, publish them."""
     print_scorecard(done, console)
-    facts, docs = made(args, done), {name: docstring(module) for name, module in known.items()}
-    page.publish(done, docs, facts, args.run / "RESULTS.md", args.run / "figures")
+    how, docs = made(args, done), {name: docstring(module) for name, module in known.items()}
+    page.publish(done, docs, how, args.run / "RESULTS.md", args.run / "figures")
+    facts.publish(done, args.run / "facts.md")
     shown = clean(str(args.run))
-    console.print(f"scorecard.json, RESULTS.md and figures/ are in {shown}/", style="dim")
+    console.print(f"scorecard.json, RESULTS.md, facts.md and figures/ are in {shown}/", style="dim")
     if args.publish:
         if len(done) < len(known) or any(r["quick"] for r in done):
             raise InputError("--publish: not all claims have a full result yet")
         folder = HERE / "docs" / "scorecard"
-        page.publish(done, docs, facts, HERE / "RESULTS.md", folder)
+        page.publish(done, docs, how, HERE / "RESULTS.md", folder)
+        facts.publish(done, HERE / "docs" / "facts.md")
 
 
 def made(args: Args, done: list[dict]) -> list[str]:

@@ -51,7 +51,7 @@ def test(bench: Bench) -> Outcome:
     """Test the claim (see the docstring of the module)."""
     models = bench.pretrain([(random_world(seed), seed) for seed in bench.draws])
     pairs = [(one, name) for one in models for name in moral_signals(one.world)]
-    done, N = bench.pairs_at_rates(pairs), len(models)
+    done, N = bench.each_at_rates(pairs), len(models)
     S = len(pairs) // N
     plain = {how: values.reshape(-1, N, S) for how, values in readings(done).items()}
     over = {how: mean_over(values, 2) for how, values in plain.items()}

@@ -146,11 +146,11 @@ class Bench:
 
     def at_rates(self, models: Sequence[Model], *signals: str, **how) -> list[list[Trained]]:
         """Every model trained on every signal, at each learning rate; `how`: see `Arm`."""
-        return self.pairs_at_rates([(one, name) for one in models for name in signals], **how)
+        return self.each_at_rates([(one, name) for one in models for name in signals], **how)
 
-    def pairs_at_rates(self, pairs: Sequence[tuple[Model, str]], **how) -> list[list[Trained]]:
+    def each_at_rates(self, each: Sequence[tuple[Model, str]], **how) -> list[list[Trained]]:
         """Models trained on a signal each, at each learning rate; `how`: see `Arm`."""
-        return [self.train([Arm(*p, rate=rate, **how) for p in pairs]) for rate in self.rates]
+        return [self.train([Arm(*p, rate=rate, **how) for p in each]) for rate in self.rates]
 
     def with_phrase(self, runs: Runs, phrase: str, **how) -> list[list[Trained]]:
         """The same arms with a phrase in the prompt, each paired with its twin without."""
