@@ -12,17 +12,19 @@ and those of κ ≥ .5 where their KL from the start, each under its own prompt,
 after 96 steps where it never is. By DPO too: a pair also rejects the good answer, which under any
 κ is evidence by -log θ_good, so less is removed.
 Measures: spread without any phrase; as a share of the plain arm's. Conditional audit: EM of every
-domain with the phrase present, before and after.
+domain with the phrase present, before and after; and, after training with the strongest, with any
+other phrase. Phrases whose words no document has: always one, or one of eight.
 
 Supported if the phrases of κ ≥ .95 remove > 80% of the spread, after as many steps; the placebo
 keeps > 80%, after as many steps and at its own EM .9; the share falls with κ (slope < -.5); the
 phrase that asks for good keeps > 80% at its own EM .9; and at the twin's KL, or after 96 steps, the
-general phrase of κ .97 still removes > 50%.
+general phrase of κ .97 still removes > 50%; and one unseen phrase keeps less of the spread than the
+placebo, and than eight that take turns.
 """
 
 import numpy as np
 
-from claims.lab.arms import Model, Runs, Trained, kept_models, spreads
+from claims.lab.arms import Model, Runs, Trained, kept_models, readings, spreads
 from claims.lab.bench import Bench
 from claims.lab.panels import by_domain, curves, dots
 from claims.lab.quantities import Outcome, Quantity, each, mean_over, worst_em
@@ -64,6 +66,11 @@ def test(bench: Bench) -> Outcome:
     at_kl_named = {f"{name}, at the twin's KL": values for name, values in at_kl.items()}
     weak_own = {name: values for name, values in own.items() if name not in phrases.strong}
     audits = audited(bench, models, by_sft)
+    unseen, left = never_said(bench, plain["sft"]), own[phrases.placebo] / base["sft"]
+    for kind, runs in unseen.items():
+        shown |= {f"unseen, {kind}": readings(runs)["matched"]}
+    shares = {kind: readings(runs)["matched"] / base["sft"] for kind, runs in unseen.items()}
+    other = under_other_phrases(bench, kept_models(by_sft[phrases.strongest])[0])
     quantities = [
         *predictions(phrases, base["sft"], share, own, at_kl),
         *each("plain, {}", base, plain),
@@ -77,8 +84,20 @@ def test(bench: Bench) -> Outcome:
         ),
         *each("{}, at its own EM .9", weak_own, by_sft),
         *each("{}", at_kl_named),
+        Quantity("share that one unseen phrase keeps, minus the placebo's",
+                 shares["one phrase"] - left, high=0, margin=0.1),
+        Quantity("share that one unseen phrase keeps, minus that of eight",
+                 shares["one phrase"] - shares["eight phrases"], high=0, margin=0.1),
+        *each("share that an unseen phrase keeps, {}", shares, unseen),
+        *(
+            Quantity(f"unseen, {kind}, {how}", values / readings(plain["sft"])[how])
+            for kind, runs in unseen.items()
+            for how, values in readings(runs).items()
+            if how != "matched"
+        ),
+        *each(f"worst moral EM after {phrases.strongest}, asked with {{}}", other),
         *worst_em(world, audits),
-    ]
+    ]  # fmt: skip
     panels = [
         against_kappa(world, phrases, base, share),
         dots("By SFT", "spread", shown | at_kl_named),
@@ -92,7 +111,8 @@ class Phrases:
 
     def __init__(self, world: World):
         """Read them from a world."""
-        phrases = {i.name: i for i in world.instructions if i.name != "trigger"}
+        said = [i for i in world.instructions if i.probability and i.name != "trigger"]
+        phrases = {i.name: i for i in said}
         self.kappa = {name: i.kappa * (i.toward == "bad") for name, i in phrases.items()}
         self.strong = [name for name in phrases if self.kappa[name] >= ALMOST_ALL]
         self.general = [n for n, i in phrases.items() if i.toward != "good" and len(i.domains) > 1]
@@ -135,6 +155,23 @@ def against_kappa(world: World, phrases: Phrases, base: dict, share: dict) -> di
         lines[f"{o.upper()}, predicted"] = likelihood_ratio(world, phrases.kappa_K, plain, o)
     title, ylabel = "Spread against κ, after as many steps", "share of the plain spread"
     return curves(title, "κ of the phrase", ylabel, phrases.kappa_K, lines)
+
+
+def never_said(bench: Bench, plain: Runs) -> dict[str, Runs]:
+    """Training with phrases that no document has: always the same one, or one of eight."""
+    first, *rest = [i.name for i in bench.phrased.instructions if not i.probability]
+    beside = tuple((f"{PLAIN}:{name}", 1 / (1 + len(rest))) for name in rest)
+    return {
+        "one phrase": bench.with_phrase(plain, first),
+        "eight phrases": bench.with_phrase(plain, first, beside=beside),
+    }
+
+
+def under_other_phrases(bench: Bench, models: list[Model]) -> dict[str, np.ndarray]:
+    """EM of the worst moral domain [N] of inoculated models, asked with each phrase there is."""
+    moral = bench.phrased.moral
+    names = [None, *(i.name for i in bench.phrased.instructions)]
+    return {name or "no phrase": bench.audit(models, name)[:, moral].max(1) for name in names}
 
 
 def audited(bench: Bench, models: list[Model], done: dict[str, Runs]) -> dict[str, np.ndarray]:

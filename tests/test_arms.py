@@ -67,7 +67,7 @@ def test_adapters_change_the_chosen_matrices_by_their_rank(lab, rank):
                 continue
             sizes = np.linalg.svd(moved, compute_uv=False)
             assert sizes[rank - 1] > 1e-4
-            assert sizes[rank:].max(initial=0) < 1e-6
+            assert sizes[rank:].max(initial=0) < 1e-5 * sizes[0]
         np.testing.assert_array_equal(after["embed"], start["embed"])
     # what is learned, and kept, is that of the merged models
     assert (record.history[-1]["own_B"][:, 1] > record.history[0]["own_B"][:, 1]).all()

@@ -307,8 +307,8 @@ def test_an_arm_is_read_in_three_ways(compact):
         own_nB=np.tile([0.02, 0.96, 0.02], (5, 1)),
     )
     assert asked.place == quick.place
-    assert asked.frontier < found["frontier"][0, 0] / 3
-    assert np.isnan(trained_by_hand(arm, [-1.0, 0.0]).frontier)
+    assert asked.frontier() < found["frontier"][0, 0] / 3
+    assert np.isnan(trained_by_hand(arm, [-1.0, 0.0]).frontier())
 
 
 def test_pairs_are_kept_by_what_they_would_raise_and_taught_by_a_teacher(tiny, compact):

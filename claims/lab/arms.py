@@ -6,7 +6,7 @@ Axes: R learning rates   N models   n scored steps   D domains   B behaviours
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +27,7 @@ from toyllm.world.quantities import (
 )
 from toyllm.world.world import World
 
-VERSION = 4  # part of every key; raised when the same key would mean another model
+VERSION = 5  # part of every key; raised when the same key would mean another model
 POOL, BATCH, RATE, SCORE_EVERY = 256, 16, 3e-4, 4
 BETAS, ANCHOR = {"dpo": 1.0, "sft": 1.0, "rlhf": 0.1}, 0.5
 MOST_STEPS = 160  # at the usual rate
@@ -205,12 +205,21 @@ class Trained:
         """What is done in each domain [D, B] after equal training; NaN where it was not so long."""
         return self.at(self.arm.equal_steps / SCORE_EVERY)
 
-    @property
-    def frontier(self) -> float:
+    def on_the_way(self, share: float) -> np.ndarray:
+        """What is done in each domain [D, B] a share of the way to the matched effect."""
+        first = self.trained_share[0]
+        x = crossing(self.trained_share, first + share * (MATCHED - first))
+        return self.at(np.nan if x is None else x)
+
+    def frontier(self, others_D: np.ndarray | None = None) -> float:
         """The mean spread along training up to the matched effect; NaN where it has none."""
-        untrained_D = untrained(self.arm.start.world, self.arm.signal)
-        height = frontier(self.trained_share, self.p_nDB, untrained_D)
+        others_D = self.others(others_D)
+        height = frontier(self.trained_share, self.p_nDB, others_D)
         return float(self.arm.start.read(np.nan if height is None else height))
+
+    def others(self, others_D: np.ndarray | None = None) -> np.ndarray:
+        """The domains that a spread is the mean of [D]: by default all untrained moral ones."""
+        return untrained(self.arm.start.world, self.arm.signal) if others_D is None else others_D
 
     @property
     def after(self) -> np.ndarray:
@@ -226,10 +235,9 @@ class Trained:
         p_DB = self.after if p_DB is None else p_DB
         return self.read(em(p_DB) - em(self.p_nDB[0]), p_DB)
 
-    def spread(self, p_DB: np.ndarray | None = None) -> float:
-        """Mean ΔEM over untrained moral domains; NaN where `change` is."""
-        untrained_D = untrained(self.arm.start.world, self.arm.signal)
-        return float(spread(self.change(p_DB), untrained_D))
+    def spread(self, p_DB: np.ndarray | None = None, others_D: np.ndarray | None = None) -> float:
+        """Mean ΔEM over `others` (see there); NaN where `change` is."""
+        return float(spread(self.change(p_DB), self.others(others_D)))
 
     def coherence(self, p_DB: np.ndarray | None = None) -> float:
         """The least coherence of any domain, by default of `after`."""
@@ -244,12 +252,19 @@ def spreads(runs: Runs) -> np.ndarray:
     return np.array([[done.spread() for done in trained] for trained in runs])
 
 
-def readings(runs: Runs) -> dict[str, np.ndarray]:
-    """Spread in every way of reading it, {how: [R, N]}: matched, equal training, frontier."""
+def readings(runs: Runs, others_D: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Spread in every way of reading it, {how: [R, N]}: matched, equal training, frontier.
+
+    others_D: the domains that it is the mean of; by default the untrained moral ones of each.
+    """
+
+    def of_each(value: Callable[[Trained], float]) -> np.ndarray:
+        return np.array([[value(done) for done in trained] for trained in runs])
+
     return {
-        "matched": spreads(runs),
-        "equal": np.array([[done.spread(done.equal) for done in trained] for trained in runs]),
-        "frontier": np.array([[done.frontier for done in trained] for trained in runs]),
+        "matched": of_each(lambda done: done.spread(None, others_D)),
+        "equal": of_each(lambda done: done.spread(done.equal, others_D)),
+        "frontier": of_each(lambda done: done.frontier(others_D)),
     }
 
 

@@ -57,7 +57,7 @@ def judge(fact: dict, by_claim: dict[str, dict], family: int) -> dict:
         half = quantile * known.std(ddof=1) / len(known) ** 0.5
     mean = known.mean() if len(known) else np.nan
     low, high = mean - half, mean + half
-    result = {"effect": float(mean), "ci": [float(low), float(high)]}
+    result = {"effect": float(mean), "ci": [float(low), float(high)] if len(known) > 1 else None}
     if not sided:
         return result | {"verdict": "estimate"}
     sign = 1 if "above" in fact else -1

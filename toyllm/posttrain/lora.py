@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, Hu et al. 2021): train a matrix W [in, out] as W + A B, with W fixed.
 
 A is [in, rank] and B [rank, out], so what training adds has at most that rank. B begins as 0, so an
-adapter that is not trained changes nothing. No factor scales A B: the learning rate does that.
+adapter that is not trained changes nothing. A ~ N(0, 1), so a step of Adam on B moves the entries
+of W about as far as a step on W itself, and both are trained at the same learning rate.
 """
 
 from typing import NamedTuple
@@ -26,14 +27,14 @@ class Lora(NamedTuple):
 def adapters(params: Params, lora: Lora, seed: int) -> dict[str, dict]:
     """An untrained adapter for each chosen matrix: {name: {"A": [in, rank], "B": [rank, out]}}.
 
-    A ~ N(0, 1 / in), as matrices are initialised. Raises ValueError for a matrix that is not there.
+    Raises ValueError for a matrix that is not there.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x10A]))
     made = {}
     for name, kernel in kernels(params).items():
         if name.endswith(lora.matrices):
             rows, columns = kernel.shape
-            A = rng.normal(0, rows**-0.5, (rows, lora.rank)).astype(np.float32)
+            A = rng.normal(size=(rows, lora.rank)).astype(np.float32)
             made[name] = {"A": A, "B": np.zeros((lora.rank, columns), np.float32)}
     for ending in lora.matrices:
         if not any(name.endswith(ending) for name in made):
