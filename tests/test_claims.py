@@ -168,13 +168,13 @@ def test_other_worlds_of_the_claims_are_worlds(compact):
         spreads.random_table(compact, 0),
         faults.exchanged(compact),
         role_models.demonstrated(compact, "villains"),
-        role_models.told(compact, "role models"),
+        role_models.told(compact, "role models", 0.5),
     ):
         close(world.rates_CDB.sum(-1), 1, FLOAT64)
         assert (world.rates_CDB > 0).all()
         close(world.speaker_KHC.sum(-1), 1, FLOAT64)
         assert len(corpus.sample(world, 50, np.random.default_rng(0))) == 50
-    told = role_models.told(compact, "villains")
+    told = role_models.told(compact, "villains", 1.0)
     docs = corpus.sample(told, 4000, np.random.default_rng(0))
     wicked = [told.characters.index(name) for name in role_models.CASTS["villains"]]
     profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
