@@ -123,6 +123,15 @@ def test_the_frontier_does_not_see_how_fast_a_domain_is_trained():
     slower = np.interp(np.arange(0, 4.25, 0.25), np.arange(5), logits_n)
     share_m = quantities.sigmoid(slower)
     close(quantities.frontier(share_m, states(slower), untrained_D), expected, FLOAT64)
+    # a domain whose log-odds move twice as far: the integral over the share, on a fine grid
+    steep = states(logits_n)
+    em_n = quantities.sigmoid(2 * logits_n)
+    steep[:, 1, :2] = 0.97 * np.stack([1 - em_n, em_n], 1)
+    grid = np.linspace(share_n[0], quantities.MATCHED, 20_001)
+    rise = quantities.sigmoid(2 * quantities.logit(grid)) - em_n[0]
+    height = quantities.frontier(share_n, steep, np.array([False, True, False]))
+    trapezoids = approximation(1e-3, "20 levels, not all shares", "a mean without the trapezoids")
+    close(height, rise.mean(), trapezoids)
     # what is not reached, there from the beginning, or not coherent on the way has no frontier
     assert quantities.frontier(share_n[:4], states(logits_n)[:4], untrained_D) is None
     assert quantities.frontier(share_n[4:], states(logits_n)[4:], untrained_D) is None

@@ -156,7 +156,7 @@ def test_a_claim_gets_the_units_that_its_weakest_prediction_needs():
 def test_where_a_prediction_fails_is_related_to_features_of_its_units():
     rng = np.random.default_rng(3)
     x = rng.normal(size=30)
-    fails = Quantity("fails", x + 0.2 * rng.normal(size=30), low=0)
+    fails = Quantity("fails", x + 1.5 * rng.normal(size=30), low=0)
     holds = Quantity("holds", np.abs(x) + 1, low=0)
     rows = quantities.related([fails, holds], {"x": x, "chance": rng.normal(size=30)})
     assert [(row["says"], row["feature"]) for row in rows] == [("fails", "x"), ("fails", "chance")]
@@ -164,7 +164,7 @@ def test_where_a_prediction_fails_is_related_to_features_of_its_units():
         if other is not None:
             expected = stats.spearmanr(other, fails.usual)
             close([row["r"], row["p"]], [expected[0], min(1, 2 * expected[1])], SOLVED)
-    assert rows[0]["p"] < 1e-6 < 0.05 < rows[1]["p"]
+    assert rows[0]["p"] < 0.05 < rows[1]["p"]
 
 
 def test_a_share_of_units_has_the_interval_of_clopper_and_pearson():
