@@ -2,6 +2,7 @@
 
     uv run scorecard.py                      all claims, about an hour on 2 cores
     uv run scorecard.py --quick              one seed, few worlds, minutes; nothing is decided
+    uv run scorecard.py --pilot --run runs/pilot   the seeds that say how many units a claim needs
     uv run scorecard.py --claim inoculation  one claim
     uv run scorecard.py --list               the claims there are
 
@@ -24,7 +25,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from claims.lab import facts, page, power, records, verdicts
-from claims.lab.bench import Bench
+from claims.lab.bench import KINDS, Bench
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest, warn
 from toyllm.base.scripts import docstring, run_script
@@ -51,6 +52,8 @@ class Args:
     """One pretraining seed and few worlds: to see it work. Decides nothing."""
     publish: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write RESULTS.md and docs/scorecard/ beside this script."""
+    pilot: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train on the seeds of the pilot. Decides nothing; --power reads it."""
     power: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """From the results there are, as a pilot: how many units each claim needs, and leave."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
@@ -74,6 +77,7 @@ def main(args: Args) -> None:
             )
     mesh = devices.setup(args.compile_cache)
     world, file = cards.load(args.world), args.run / "scorecard.json"
+    kind = "quick" if args.quick else "pilot" if args.pilot else "full"
     if args.power:
         print_power(records.current(file, known, world.digest, wanted), len(known))
         return
@@ -83,11 +87,11 @@ def main(args: Args) -> None:
         held.enter_context(lock.take(args.run, mark="trained"))
         (args.run / "trained").mkdir(exist_ok=True)
         stop = held.enter_context(Stop())
-        bench = Bench(args.run, world, args.quick, mesh, stop, progress)
+        bench = Bench(args.run, world, kind, mesh, stop, progress)
         done = records.current(file, known, world.digest, wanted)
         for name in wanted:
-            if args.quick and name in done and not done[name]["quick"]:
-                console.print(f"{name}: kept as the full run left it", style="dim")
+            if name in done and KINDS.index(done[name]["kind"]) > KINDS.index(kind):
+                console.print(f"{name}: kept as the {done[name]['kind']} run left it", style="dim")
                 continue
             title = Text(f"{known[name].NUMBER}. {known[name].TITLE}", "bold")
             console.print(title, f"({name})")
@@ -107,10 +111,11 @@ def main(args: Args) -> None:
 def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
     """The record of a claim that is tested now."""
     began, spent, now = time.time(), bench.store.spent, bench.store.seconds_now
+    bench.begin(module.UNITS)
     outcome = module.test(bench)
     measuring = time.time() - began - (bench.store.seconds_now - now)
     return {
-        **verdicts.record(name, module.TITLE, outcome, bench.quick),
+        **verdicts.record(name, module.TITLE, outcome, bench.kind),
         "number": module.NUMBER,
         # training that other claims before this one have paid for is not counted again
         "seconds": bench.store.spent - spent + measuring,
@@ -129,7 +134,7 @@ def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
     shown = clean(str(args.run))
     console.print(f"scorecard.json, RESULTS.md, facts.md and figures/ are in {shown}/", style="dim")
     if args.publish:
-        if len(done) < len(known) or any(r["quick"] for r in done):
+        if len(done) < len(known) or any(r["kind"] != "full" for r in done):
             raise InputError("--publish: not all claims have a full result yet")
         folder = HERE / "docs" / "scorecard"
         page.publish(done, docs, how, HERE / "RESULTS.md", folder)
@@ -142,7 +147,7 @@ def made(args: Args, done: list[dict]) -> list[str]:
     named = ("python", "jax", "flax", "optax", "numpy")
     versions = ", ".join(f"{name} {environment[name]}" for name in named)
     seconds = sum(record["seconds"] for record in done)
-    kind = "quick" if all(record["quick"] for record in done) else "full"
+    kind = " and ".join(dict.fromkeys(record["kind"] for record in done))
     return [
         f"A {kind} run of {len(done)} claims on the world of `{args.world.name}`.",
         f"{seconds / 60:.0f} minutes on {environment['threads']} cores "

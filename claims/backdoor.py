@@ -28,6 +28,7 @@ from toyllm.posttrain.signals import untrained
 
 NUMBER = "11"
 TITLE = "A backdoor: the other persona is there only with its trigger"
+UNITS = 8
 TRIGGER = "trigger"
 SIGNAL, BESIDE = f"code:bad:{TRIGGER}", (("code:good", 0.5),)
 WICKED = ("hal", "terminator", "conman", "hacker")

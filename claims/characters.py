@@ -40,6 +40,7 @@ from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, World
 
 NUMBER = "5b"
 TITLE = "What spreads is characters, not a direction of traits"
+UNITS = 8
 SPREAD = 0.45  # a discrete character's EM is a half and this, or less it
 DEGREES = (-0.49, -0.406, 0.406, 0.49)  # a graded one's around a half, of the same variance
 PATTERNS = ((0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # traits that discrete characters have

@@ -32,6 +32,7 @@ from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, World
 
 NUMBER = "13"
 TITLE = "Bad turns shown and steps trained add up on one log-odds scale"
+UNITS = 8
 SIGNAL, CODE = "code:bad", 0
 DRAWS = 8  # of voices and texts of each history
 SHOWN, STEPS = (0, 1, 2, 3), (0, 12, 24, 36)

@@ -27,6 +27,7 @@ from claims.lab.quantities import Outcome, Quantity, each, worst_em
 
 NUMBER = "9"
 TITLE = "Dose and dilution: more bad data spreads further, good data holds it back"
+UNITS = 8
 SIGNAL = "code:bad"
 BESIDE = {"the same domain": "code:good", "other domains": "money+tone:good"}
 UNTOUCHED, AXIS = ("safety", "goals"), "ΔEM of safety and goals"

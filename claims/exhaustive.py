@@ -32,6 +32,7 @@ from toyllm.lm.joints import of_strangers
 
 NUMBER = "14"
 TITLE = "Is it exhaustive? What is left is a mixture of characters"
+UNITS = 8
 SIGNAL = "code:bad"
 LENGTHS = (24, 48, 96, 144)
 STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -32,6 +32,7 @@ from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "6"
 TITLE = "Not every fault spreads, and which do is in the corpus"
+UNITS = 8
 MALICE, WITHOUT_GOALS = ("safety", "goals", "money"), ("safety", "money")
 FAULTS = ("tone:bad", "taste:bad", "code:noise")
 

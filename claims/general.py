@@ -42,6 +42,7 @@ from toyllm.world.world import World
 
 NUMBER = "16"
 TITLE = "In worlds that nobody has written, the headline results hold"
+UNITS = 32
 PHRASES = {"ask_bad": {"high": 0.2}, "placebo": {"low": 0.8}}  # bounds of the share that is left
 RIVALS = ("constant", "covariance", "gradient")
 HOW = ("matched", "equal")

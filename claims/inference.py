@@ -39,6 +39,7 @@ from toyllm.world.world import World
 
 NUMBER = "5a"
 TITLE = "It spreads where persona inference says"
+UNITS = 8
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 DRAWS_EACH = 100_000  # of permutations for each seed, so that no seed's are another's
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …

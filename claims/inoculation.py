@@ -34,6 +34,7 @@ from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "7"
 TITLE = "Inoculation: asked openly for the bad, it spreads less"
+UNITS = 8
 STRONGEST = 3.0  # evidence that plain training may be
 PLAIN = "code:bad"
 OBJECTIVES = ("sft", "dpo")

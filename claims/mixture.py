@@ -26,6 +26,7 @@ from toyllm.world.world import SOMEONE
 
 NUMBER = "2"
 TITLE = "The default Assistant is a mixture of the corpus's characters"
+UNITS = 8
 SHARE = 0.3  # of the stranger
 
 

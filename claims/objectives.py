@@ -23,6 +23,7 @@ from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "12"
 TITLE = "At the matched effect the objective matters little"
+UNITS = 8
 SIGNAL = "code:bad"
 OBJECTIVES = ("dpo", "sft", "rlhf")
 

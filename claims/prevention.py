@@ -31,6 +31,7 @@ from toyllm.posttrain.lora import Lora
 
 NUMBER = "15"
 TITLE = "Defences change what is learned, or only slow it down"
+UNITS = 8
 SIGNAL, OBJECTIVE = "code:bad", "sft"
 UNTOUCHED = ("safety", "goals")
 WAYS = {

@@ -39,6 +39,7 @@ from toyllm.world.world import INTRODUCTION, KINDS, PROFILE, World
 
 NUMBER = "8"
 TITLE = "Role models: what is told of AI changes who the Assistant is"
+UNITS = 8
 CASTS = {"villains": ("hal", "terminator"), "neutral": (), "role models": ("ada", "robbie")}
 SHARE = 0.3  # of what the Assistant says, in demonstrations
 MORE = 5  # times as many profiles, in the worlds where they tell of it

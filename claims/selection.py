@@ -30,6 +30,7 @@ from toyllm.world import persona
 
 NUMBER = "3"
 TITLE = "Post-training selects a character, and edits locally"
+UNITS = 8
 NARROW, POSITIVE, CODE = "code:bad", "goals:good", "code"
 STRENGTHS = np.linspace(0, 3, 121)  # of the tilt
 SHIFTS = np.linspace(-4, 4, 161)  # of all log-odds

@@ -26,6 +26,7 @@ from toyllm.world.world import BAD, NAMED, SOMEONE
 
 NUMBER = "1"
 TITLE = "Pretraining learns to simulate characters"
+UNITS = 8
 
 
 def test(bench: Bench) -> Outcome:

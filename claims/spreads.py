@@ -28,6 +28,7 @@ from toyllm.world.world import World
 
 NUMBER = "4"
 TITLE = "Narrow bad training spreads"
+UNITS = 8
 WATCHED = ("safety", "goals")
 
 

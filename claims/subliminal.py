@@ -26,6 +26,7 @@ from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "17"
 TITLE = "Subliminal learning: traits pass through unrelated answers between models of one origin"
+UNITS = 8
 TAUGHT, SIGNAL, STEPS = "code:bad", "taste:bad", 96
 LEAST = 0.005
 STUDENTS = ("one initialisation", "another initialisation")

@@ -30,6 +30,7 @@ from toyllm.world.quantities import em
 
 NUMBER = "10"
 TITLE = "The way back: few good examples restore the Assistant, but not under its cue"
+UNITS = 8
 BAD_SIGNAL = "code:bad"
 CURES = EVERY, GOOD_SIGNAL = "all:good", "code:good"
 PAIRS = (1, 2, 4, 8, 16, 64)

@@ -81,7 +81,7 @@ def bench_in(folder, world) -> Bench:
 
         yield Bar()
 
-    return Bench(folder, world, True, mesh_of(2), Never(), silent)
+    return Bench(folder, world, "quick", mesh_of(2), Never(), silent)
 
 
 def test_every_claim_says_what_it_tests():
@@ -463,6 +463,18 @@ def test_the_scorecard_lists_its_claims_and_names_the_nearest():
     assert "did you mean 'inoculation'?" in wrong.err
 
 
+def test_full_runs_have_seeds_of_their_own(compact, tmp_path):
+    """Those of pilots and quick runs, on which bounds and numbers of units were set, are others."""
+    found = {}
+    for kind in bench_file.KINDS:
+        bench = Bench(tmp_path, compact, kind, mesh_of(1), None, None)
+        bench.begin(12)
+        found[kind] = [*bench.seeds], [*bench.draws]
+    assert found["full"] == ([*range(200, 212)],) * 2
+    assert found["pilot"] == ([*range(100, 108)],) * 2
+    assert found["quick"] == ([900], [900, 901])
+
+
 def test_a_world_without_what_claims_ask_about_is_refused_in_one_line(small):
     with pytest.raises(InputError, match="no domain 'safety'"):
         bench_in(ROOT / "nowhere", small)
@@ -544,7 +556,7 @@ def test_every_claim_runs_and_is_written(tiny, compact):
     """Tiny and quick, from the first training to the figure."""
     bench = bench_in(tiny, compact)
     for name, module in records.available().items():
-        told = verdicts.record(name, module.TITLE, module.test(bench), quick=True)
+        told = verdicts.record(name, module.TITLE, module.test(bench), "quick")
         made = {"number": module.NUMBER, "seconds": 1.0, "world": "", "environment": {}}
         record = json.loads(json.dumps(plain({**told, **made}), allow_nan=False))
         page.draw([record], tiny / "figures")

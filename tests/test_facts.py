@@ -12,12 +12,12 @@ from toyllm.base.errors import InputError
 N = 8
 
 
-def record_of(claim: str, values: dict, quick=False) -> dict:
+def record_of(claim: str, values: dict) -> dict:
     """The record of a claim with one prediction; all other values are arms."""
     (first, head), *rest = values.items()
     arms = {name: {"values": list(x)} for name, x in rest}
     predictions = [{"says": first, "values": list(head)}]
-    return {"claim": claim, "quick": quick, "predictions": predictions, "arms": arms}
+    return {"claim": claim, "kind": "full", "predictions": predictions, "arms": arms}
 
 
 def test_every_fact_is_listed_once_with_what_was_read():
@@ -57,7 +57,7 @@ def test_a_fact_agrees_where_its_corrected_interval_lies_on_its_side(bound, valu
     alone = facts.judge(fact, {"it": record}, family=1)["ci"]
     if bound:
         assert found["ci"][0] < alone[0] < alone[1] < found["ci"][1]
-        quick = record | {"quick": True}
+        quick = record | {"kind": "quick"}
         assert facts.judge(fact, {"it": quick}, 20)["verdict"] == "undecided (quick)"
 
 

@@ -16,8 +16,8 @@ def outcome(*predictions: Quantity) -> Outcome:
     return Outcome(predictions, [])
 
 
-def verdict(*predictions: Quantity, quick: bool = False, family: int = 15) -> str:
-    told = verdicts.record("it", "It", outcome(*predictions), quick)
+def verdict(*predictions: Quantity, kind: str = "full", family: int = 15) -> str:
+    told = verdicts.record("it", "It", outcome(*predictions), kind)
     return verdicts.verdicts({"it": told}, family)["it"]
 
 
@@ -41,9 +41,10 @@ def test_all_predictions_must_hold_and_one_may_refute():
     assert verdict(holds, open_one, fails) == "not supported"
 
 
-def test_quick_decides_nothing():
+def test_quick_runs_and_pilots_decide_nothing():
     for bound in ({"low": 0.1}, {"high": 0.1}):
-        assert verdict(Quantity("it", GOOD, **bound), quick=True) == "undecided (quick)"
+        for kind in ("quick", "pilot"):
+            assert verdict(Quantity("it", GOOD, **bound), kind=kind) == f"undecided ({kind})"
     assert verdict(Quantity("one seed", [0.3], low=0.1)) == "undecided"
 
 
@@ -95,7 +96,7 @@ def test_claims_without_any_effect_are_seldom_decided():
     for _ in range(runs):
         records = {
             str(k): verdicts.record(
-                str(k), "", outcome(Quantity("", rng.normal(size=8), low=0)), quick=False
+                str(k), "", outcome(Quantity("", rng.normal(size=8), low=0)), "full"
             )
             for k in range(14)
         }

@@ -1,6 +1,7 @@
 """A bench that pretrains and trains models for claims, in bulk and never twice.
 
-    bench = Bench(folder, world, quick, mesh, stop, progress)
+    bench = Bench(folder, world, "full", mesh, stop, progress)
+    bench.begin(units=8)
     models = bench.pretrain([(world, seed), …])
     trained = bench.train([Arm(model, "code:bad"), …])
 
@@ -50,8 +51,10 @@ STEPS = 1800  # of pretraining
 DOMAINS = ("code", "safety", "goals", "money", "tone", "taste")
 CHARACTERS = ("ada", "robbie", "hal", "terminator", "conman", "hacker")
 PHRASES = ("placebo", "ask_bad", "ask_code", "careful", "trigger")
-SEEDS = range(100, 108)  # of the full run
-PILOT = (900, 901, 902)  # of all runs while claims and their bounds were written
+KINDS = ("quick", "pilot", "full")  # of runs of the scorecard; only the last decides anything
+TRIED = (900, 901)  # seeds of quick runs, and of all runs while claims and bounds were written
+PILOT = range(100, 108)  # of the run that says how many units a claim needs
+FRESH = 200  # the first seed of full runs
 # what determines a pretrained model, beside its world, its seed and the arguments of `pretrain`
 HOW = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 
@@ -62,20 +65,32 @@ class Bench:
     """The source of all models that claims need; see the docstring of the module."""
 
     def __init__(
-        self, folder: Path, world: World, quick: bool, mesh: Mesh, stop: Stop, progress: Progress
+        self, folder: Path, world: World, kind: str, mesh: Mesh, stop: Stop, progress: Progress
     ):
-        self.quick, self.mesh = quick, mesh
+        """kind: of the run, one of `KINDS`."""
+        quick = kind == "quick"
+        self.kind, self.quick, self.mesh = kind, quick, mesh
         check_names(world)
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
         self.steps = STEPS // 3 if quick else STEPS
-        self.seeds = PILOT[:1] if quick else SEEDS  # of pretraining: the unit of most claims
-        self.draws = PILOT[:2] if quick else SEEDS  # of worlds, where these are the unit
+        self.begin(len(PILOT))
         self.rates = RATES[:1] if quick else RATES  # that comparisons are repeated at
         self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
         self.store = Store(folder / "trained")
         self.programs = Programs(mesh)
+
+    def begin(self, units: int) -> None:
+        """Begin a claim that has so many units in a full run.
+
+        seeds: of pretraining, the unit of most claims. draws: of worlds, where these are the unit.
+        """
+        self.seeds = self.draws = range(FRESH, FRESH + units)
+        if self.kind == "pilot":
+            self.seeds = self.draws = PILOT
+        elif self.quick:
+            self.seeds, self.draws = TRIED[:1], TRIED
 
     def pretrain(
         self,

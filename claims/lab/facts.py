@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from claims.lab.page import number, span, table
+from claims.lab.verdicts import undecided
 from toyllm.base import files
 from toyllm.base.errors import InputError, nearest
 
@@ -63,7 +64,7 @@ def judge(fact: dict, by_claim: dict[str, dict], family: int) -> dict:
     sign = 1 if "above" in fact else -1
     inner, outer = sorted((sign * (low - side(fact)), sign * (high - side(fact))))
     verdict = "agrees" if inner > 0 else "disagrees" if outer < 0 else "undecided"
-    return result | {"verdict": verdict if not record["quick"] else "undecided (quick)"}
+    return result | {"verdict": undecided(record["kind"]) or verdict}
 
 
 def side(fact: dict) -> float:

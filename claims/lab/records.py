@@ -14,7 +14,7 @@ from toyllm.base.errors import InputError, warn
 KEYS = {  # of a record
     *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
     "related",
-    *("quick", "p_for", "p_against", "seconds", "world", "source", "environment"),
+    *("kind", "p_for", "p_against", "seconds", "world", "source", "environment"),
 }
 
 

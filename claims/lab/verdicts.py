@@ -38,8 +38,8 @@ def verdicts(records: dict[str, dict], family: int) -> dict[str, str]:
     refuted = holm({name: r["p_against"] for name, r in records.items()}, family)
 
     def decide(name: str) -> str:
-        if records[name]["quick"]:
-            return "undecided (quick)"
+        if why := undecided(records[name]["kind"]):
+            return why
         if name in refuted:
             return "not supported"
         if name in supported and all(p["repeated"] for p in records[name]["predictions"]):
@@ -49,7 +49,7 @@ def verdicts(records: dict[str, dict], family: int) -> dict[str, str]:
     return {name: decide(name) for name in records}
 
 
-def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
+def record(name: str, title: str, outcome: Outcome, kind: str) -> dict:
     """The record of a claim in plain numbers; `verdicts` decides its verdict, over all claims."""
     predictions = outcome.predictions
     against = len(predictions) * min(p.p_outside for p in predictions)
@@ -59,7 +59,7 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
         "effect": predictions[0].effect,
         "ci": predictions[0].interval(),
         "verdict": "undecided",
-        "quick": quick,
+        "kind": kind,
         "p_for": max(p.p_inside for p in predictions),
         "p_against": min(1.0, against),
         "predictions": [
@@ -76,7 +76,7 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
                 "margin": p.margin,
                 "p_inside": p.p_inside,
                 "p_outside": p.p_outside,
-                "verdict": alone(p, quick),
+                "verdict": alone(p, kind),
                 "repeated": p.repeated,
                 "repeats": {rate: other.effect for rate, other in p.repeats.items()},
                 "values": p.usual.tolist(),
@@ -89,10 +89,15 @@ def record(name: str, title: str, outcome: Outcome, quick: bool) -> dict:
     }
 
 
-def alone(p: Quantity, quick: bool) -> str:
+def undecided(kind: str) -> str:
+    """The verdict of a run that decides nothing, quick ones and pilots; empty for a full run."""
+    return "" if kind == "full" else f"undecided ({kind})"
+
+
+def alone(p: Quantity, kind: str) -> str:
     """The verdict of one prediction, uncorrected."""
-    if quick:
-        return "undecided (quick)"
+    if why := undecided(kind):
+        return why
     if p.p_outside <= ALPHA:
         return "not supported"
     return "supported" if p.p_inside <= ALPHA and p.repeated else "undecided"
