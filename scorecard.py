@@ -77,6 +77,8 @@ def main(args: Args) -> None:
             )
     mesh = devices.setup(args.compile_cache)
     world, file = cards.load(args.world), args.run / "scorecard.json"
+    if args.quick and args.pilot:
+        raise InputError("--quick and --pilot: found both, expected one of them")
     kind = "quick" if args.quick else "pilot" if args.pilot else "full"
     if args.power:
         print_power(records.current(file, known, world.digest, wanted), len(known))
@@ -201,10 +203,16 @@ def print_power(done: dict[str, dict], family: int) -> None:
     for name, record in done.items():
         table = tables.blank_table(*columns)
         for need in power.needs(record["predictions"], family):
+            known = need.margin is not None
             table.add_row(
-                need.says, f"{need.margin:g}", f"{need.deviation:.3f}", f"{need.unread:.0%}",
-                str(need.units or f"> {power.MOST}"), f"{need.power:.2f}", f"{need.reached:.3f}",
-            )  # fmt: skip
+                need.says,
+                f"{need.margin:g}" if known else "none stated",
+                f"{need.deviation:.3f}",
+                f"{need.unread:.0%}",
+                str(need.units or f"> {power.MOST}") if known else "–",
+                f"{need.power:.2f}" if known else "–",
+                f"{need.reached:.3f}",
+            )
         tables.show(console, f"{record['number']}. {record['title']} ({name})", table)
 
 

@@ -105,7 +105,7 @@ def test_claims_without_any_effect_are_seldom_decided():
     assert wrong / runs < 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
 
 
-def prediction_of(values, margin: float, low=0.1, high=None) -> dict:
+def prediction_of(values, margin: float | None, low=0.1, high=None) -> dict:
     """A prediction as a record of the scorecard has it."""
     return {"says": "it", "values": list(values), "low": low, "high": high, "margin": margin}
 
@@ -145,6 +145,10 @@ def test_a_claim_gets_the_units_that_its_weakest_prediction_needs():
     alone, (first, second) = power.needs([easy], 15)[0], power.needs([easy, hard], 15)
     assert alone.units <= first.units < second.units <= power.MOST
     assert power.needs([hard, none], 15)[1].units is None
+    # without a stated margin there is no number of units, only what the most units can tell
+    unstated = power.needs([prediction_of(pilot, None)], 15)[0]
+    assert (unstated.units, unstated.power) == (None, 0.0)
+    assert unstated.reached == power.needs([hard], 15)[0].reached
     # both sides of an interval, and units that cannot be read, cost more
     both = power.needs([prediction_of(pilot, 0.15, 0.2, 0.6)], 15)[0]
     missing = power.needs([prediction_of([*pilot, np.nan], 0.15)], 15)[0]

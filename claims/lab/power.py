@@ -25,12 +25,13 @@ MOST = 32  # units that a claim may have
 class Need:
     """What a prediction needs, from the values of a pilot.
 
-    units: that must be trained so that enough can be read; None: more than MOST. power: with those,
-    or with MOST. reached: the smallest margin that MOST units could tell.
+    margin: None where the claim has not stated one yet; its power is 0 then. units: that must be
+    trained so that enough can be read; None: more than MOST. power: with those, or with MOST.
+    reached: the smallest margin that MOST units could tell.
     """
 
     says: str
-    margin: float
+    margin: float | None
     deviation: float
     unread: float
     units: int | None
@@ -55,10 +56,10 @@ def need(prediction: dict, level: float, goal: float) -> Need:
     sides = sum(prediction[side] is not None for side in ("low", "high"))
     deviation, margin = upper_deviation(known), prediction["margin"]
 
-    def power(units: int, margin: float = margin) -> float:
+    def power(units: int, margin: float | None = margin) -> float:
         """With so many units, of which as many as in the pilot cannot be read."""
         read = int(units * (1 - unread))
-        if read < FEWEST or unread > MOST_MISSING:
+        if margin is None or read < FEWEST or unread > MOST_MISSING:
             return 0.0
         # both sides of an interval must be passed
         return max(0.0, 1 - sides * (1 - power_of(read, margin, deviation, level)))

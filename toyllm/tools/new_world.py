@@ -44,7 +44,7 @@ def main(args: Args) -> None:
     if args.random is not None:
         text = random_worlds.write(args.random, args.shape, name)
     elif args.shape != random_worlds.USUAL:
-        raise InputError("--characters and its like are for random worlds, expected --random SEED")
+        raise InputError("flags of a random world without its seed, expected --random SEED too")
     else:
         text = STARTER.read_text(encoding="utf-8").replace('name = "starter"', f'name = "{name}"')
     files.write_text(args.file, text)
