@@ -35,6 +35,7 @@ from toyllm.show import tables
 from toyllm.world import cards
 
 HERE = Path(__file__).resolve().parent
+WORLD = HERE / "corpora" / "compact.toml"  # that the claims begin from
 COLOURS = {"supported": "green", "not supported": "red"}
 
 
@@ -44,8 +45,6 @@ class Args:
 
     run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/scorecard")
     """Where everything is kept."""
-    world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = HERE / "corpora" / "compact.toml"
-    """The world that the claims begin from."""
     claim: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these claims (default: all)."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -67,7 +66,7 @@ def main(args: Args) -> None:
     known = records.available()
     if args.list:
         for name, module in known.items():
-            print(f"{module.NUMBER:>3}  {name:<16}{module.TITLE}")
+            print(f"{module.NUMBER:>3}  {name:<16}{records.title(module)}")
         return
     wanted = tuple(chain(*args.claim)) or tuple(known)
     for name in wanted:
@@ -76,7 +75,7 @@ def main(args: Args) -> None:
                 f"--claim: no claim '{name}'{nearest(name, known)}, expected {', '.join(known)}"
             )
     mesh = devices.setup(args.compile_cache)
-    world, file = cards.load(args.world), args.run / "scorecard.json"
+    world, file = cards.load(WORLD), args.run / "scorecard.json"
     if args.quick and args.pilot:
         raise InputError("--quick and --pilot: found both, expected one of them")
     kind = "quick" if args.quick else "pilot" if args.pilot else "full"
@@ -95,7 +94,7 @@ def main(args: Args) -> None:
             if name in done and KINDS.index(done[name]["kind"]) > KINDS.index(kind):
                 console.print(f"{name}: kept as the {done[name]['kind']} run left it", style="dim")
                 continue
-            title = Text(f"{known[name].NUMBER}. {known[name].TITLE}", "bold")
+            title = Text(f"{known[name].NUMBER}. {records.title(known[name])}", "bold")
             console.print(title, f"({name})")
             done[name] = result(name, known[name], bench, world.digest)
             for other, verdict in verdicts.verdicts(done, len(known)).items():
@@ -117,7 +116,7 @@ def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
     outcome = module.test(bench)
     measuring = time.time() - began - (bench.store.seconds_now - now)
     return {
-        **verdicts.record(name, module.TITLE, outcome, bench.kind),
+        **verdicts.record(name, records.title(module), outcome, bench.kind),
         "number": module.NUMBER,
         # training that other claims before this one have paid for is not counted again
         "seconds": bench.store.spent - spent + measuring,
@@ -151,7 +150,7 @@ def made(args: Args, done: list[dict]) -> list[str]:
     seconds = sum(record["seconds"] for record in done)
     kind = " and ".join(dict.fromkeys(record["kind"] for record in done))
     return [
-        f"A {kind} run of {len(done)} claims on the world of `{args.world.name}`.",
+        f"A {kind} run of {len(done)} claims on the world of `{WORLD.name}`.",
         f"{seconds / 60:.0f} minutes on {environment['threads']} cores "
         f"({environment['backend']}, {environment['processor'].split()[0]}), {versions}.",
     ]

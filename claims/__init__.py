@@ -1,1 +1,1 @@
-"""Claims, one file each: NUMBER, TITLE, and `test(bench) → Outcome`, the rules in the docstring."""
+"""Claims, one file each: its docstring with the rules, NUMBER, UNITS, `test(bench) → Outcome`."""

@@ -13,13 +13,12 @@ Measures: ΔEM of c, the mean of its two domains, after `a+b:bad` at the matched
 context; persona inference says it falls in the discrete world (whoever has a and b lacks c) and
 stays in the graded one; an account by means and covariances says the same of both. The change by
 `a:bad` of the covariance of bad answers on b and c in two-turn dialogues: down in the discrete
-world, none in the graded one. Off the trained domains, the share of the move by `a:bad` that one
-scalar explains: a tilt of the four characters' mixture, or one shift of all its log-odds.
+world, none in the graded one.
 
-Supported if ΔEM of c after training is less in the discrete than in the graded world, in context by
-> .05, and the change of covariance by > .01; and the tilt explains more than the shift. In context
-says whether pretraining has learned the third order at all: where it has not, the rest cannot be
-tested.
+Supported if the gap between both worlds in ΔEM of c after training is > .5 of what persona
+inference says (nearer to it than to none), and in context < -.05; and that of the change of
+covariance is < -.01. In context says whether pretraining has learned the third order at all: where
+it has not, the rest cannot be tested.
 """
 
 import dataclasses
@@ -29,17 +28,15 @@ import numpy as np
 
 from claims.lab.arms import Model, changes, kept_models
 from claims.lab.bench import Bench
-from claims.lab.hull import Hull
-from claims.lab.panels import by_domain, dots
+from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each
-from claims.selection import by_part, scalars
+from toyllm.lm import joints
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.world import corpus, observer, persona
 from toyllm.world.quantities import MATCHED, em
 from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, World
 
 NUMBER = "5b"
-TITLE = "What spreads is characters, not a direction of traits"
 UNITS = 8
 SPREAD = 0.45  # a discrete character's EM is a half and this, or less it
 DEGREES = (-0.49, -0.406, 0.406, 0.49)  # a graded one's around a half, of the same variance
@@ -50,15 +47,16 @@ OWN, OTHERS = 0.4, 0.2  # how often a discrete character uses its own voice, and
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     names = bench.world.domain_names
     both, one = f"{names[A]}+{names[B]}:bad", f"{names[A]}:bad"
     worlds = {"discrete": discrete(bench.world), "graded": graded(bench.world)}
     models = bench.bases(worlds)
     on_both = {kind: bench.at_rates(models[kind], both) for kind in worlds}
     on_one = {kind: bench.at_rates(models[kind], one) for kind in worlds}
-    by_trait = {kind: changes(runs) for kind, runs in on_both.items()}
-    change = {kind: x_RND[..., C :: len(TRAITS)].mean(-1) for kind, x_RND in by_trait.items()}
+    change, equal = (
+        {k: changes(runs, e)[..., C :: len(TRAITS)].mean(-1) for k, runs in on_both.items()}
+        for e in (False, True)
+    )
     before = {kind: covariance(bench, models[kind]) for kind in worlds}
     together = {
         kind: np.array([covariance(bench, kept) for kept in kept_models(runs)]) - before[kind]
@@ -67,53 +65,36 @@ def test(bench: Bench) -> Outcome:
     context = {kind: np.array([in_context(bench, m) for m in models[kind]]) for kind in worlds}
     exact = {kind: exact_in_context(models[kind][0].tokenizer) for kind in worlds}
     inferred = {kind: exact_after(world) for kind, world in worlds.items()}
-    explained = shares_of_the_move(bench, models["discrete"], kept_models(on_one["discrete"]))
-    tilt, shift = explained.values()
-    c, axis = "ΔEM of trait c", "covariance of bad answers in two turns"
+    inferred_gap, c = float(gap(inferred)), "ΔEM of trait c"
     of_covariance = f"change of the covariance of b and c by {one}"
     quantities = [
-        Quantity(f"{c} after {both}, discrete minus graded", gap(change), high=0),
-        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05),
-        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01),
-        Quantity(f"share of the move by {one}, tilt minus shift", tilt - shift, low=0),
+        Quantity(f"{c} after {both}, discrete minus graded, share of what is inferred",
+                 gap(change) / inferred_gap, 0.5, margin=0.2),
+        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05, margin=0.05),
+        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01, margin=0.01),
+        Quantity(f"{c}, discrete minus graded", gap(change)),
+        Quantity("the same after equal training", gap(equal)),
         *each(f"{c} after {both}, {{}}", change, on_both),
         *each("the same, persona inference alone, {}", inferred),
         *each(f"{c} in context, {{}}", context),
         *each("the same, exact, {}", exact),
         *each("covariance before, {}", before),
         *each(f"its change by {one}, {{}}", together, on_one),
-        *each(f"share of the move by {one}, one {{}}", explained),
-    ]
+    ]  # fmt: skip
+    shown = {f"trained, {kind}": values for kind, values in change.items()}
+    shown |= {f"in context, {kind}": values for kind, values in context.items()}
+    marks = {f"trained, {kind}": value for kind, value in inferred.items()}
+    marks |= {f"in context, {kind}": value for kind, value in exact.items()}
     panels = [
-        dots(
-            f"{c} (diamonds: exact)",
-            "change of EM",
-            labelled("trained, {}", change) | labelled("in context, {}", context),
-            labelled("in context, {}", exact) | labelled("trained, {}", inferred),
-        ),
-        dots(f"Covariance of b and c, change by {one}", axis, together),
-        by_domain(f"ΔEM after {both}", bench.world, by_trait),
+        dots(f"{c} (diamonds: exact)", "change of EM", shown, marks),
+        dots(f"Covariance of b and c, change by {one}", "covariance of bad in two turns", together),
     ]
     return Outcome(quantities, panels)
 
 
-def gap(by_kind: dict[str, np.ndarray]) -> np.ndarray:
+def gap(by_kind: dict):
     """Discrete minus graded."""
     return by_kind["discrete"] - by_kind["graded"]
-
-
-def labelled(pattern: str, by_kind: dict) -> dict:
-    """The same under longer names."""
-    return {pattern.format(kind): values for kind, values in by_kind.items()}
-
-
-def shares_of_the_move(
-    bench: Bench, models: list[Model], after: list[list[Model]]
-) -> dict[str, np.ndarray]:
-    """Of the move off domain a, what one tilt and one shift explain: {name: [R, N]}."""
-    hull = Hull.of_world(models[0].tokenizer, range(len(PATTERNS)))
-    hull, start_NO = hull.without(hull.world.domain_names[A]), bench.joints(models)
-    return by_part([scalars(hull, start_NO, bench.joints(kept)) for kept in after])
 
 
 def discrete(world: World) -> World:
@@ -198,7 +179,7 @@ def exact_after(world: World) -> float:
 
 def covariance(bench: Bench, models: list[Model]) -> np.ndarray:
     """Covariance [M] of bad answers on b and c in a two-turn dialogue of the Assistant."""
-    ctx = Hull.of_world(models[0].tokenizer).ctx
+    ctx = joints.contexts(models[0].tokenizer)
     which = (np.sort(ctx.domain_X2 % len(TRAITS), 1) == (B, C)).all(1)
     n = len(BEHAVIOURS)
     joint_MX = bench.joints(models).reshape(len(models), len(which), n, n + 1)[:, which, :, :n]

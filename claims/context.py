@@ -1,4 +1,4 @@
-"""In context and in weights: bad turns shown and gradient steps taken, on one log-odds scale.
+"""Bad turns shown and steps trained add up on one log-odds scale.
 
 Claimed: a bad turn shown and a step of training on bad answers add up on a scale of log-odds, at
 some rate of exchange, nearly as two pieces of evidence about who the Assistant is would. (So would
@@ -9,9 +9,11 @@ Arms: k = 0, 1, 2, 3 bad answers about code in the history, and n = 0, 12, 24, 3
 `code:bad` from the pretrained model, all combinations. Beside them the ideal observer with the same
 history, and persona inference for both: the prior tilted as far as n steps moved it, then Bayes.
 Measures: L(k, n), the mean log-odds of bad in the untrained moral domains; the interaction
-L(3, n) - L(3, 0) - L(0, n) + L(0, 0) at n = 36, as a share of the sum of both effects.
+L(3, n) - L(3, 0) - L(0, n) + L(0, 0) at n = 36, as a share of the sum of both effects: 0 where they
+add, and -½ where two equal effects together are no more than one of them.
 
-Supported if that share lies within ±.25, and a bad turn moves L by > .2 in context (k = 1).
+Supported if that share lies within ±.25, nearer to adding than to that, in either direction; and a
+bad turn moves L by > .2 in context (k = 1).
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import numpy as np
 
 from claims.lab.arms import Model, kept_models
 from claims.lab.bench import Bench
-from claims.lab.panels import curves, dots
+from claims.lab.panels import curves
 from claims.lab.quantities import Outcome, Quantity, mean_over
 from toyllm.lm import scoring
 from toyllm.lm.tokenizer import Tokenizer
@@ -31,7 +33,6 @@ from toyllm.world.quantities import em, logit
 from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, World
 
 NUMBER = "13"
-TITLE = "Bad turns shown and steps trained add up on one log-odds scale"
 UNITS = 8
 SIGNAL, CODE = "code:bad", 0
 DRAWS = 8  # of voices and texts of each history
@@ -39,7 +40,6 @@ SHOWN, STEPS = (0, 1, 2, 3), (0, 12, 24, 36)
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     others = np.flatnonzero(untrained(world, SIGNAL))
     histories = [asked_after(models[0].tokenizer, k, others) for k in SHOWN]
@@ -55,12 +55,9 @@ def test(bench: Bench) -> Outcome:
         ],
         1,
     )
-    axes = "bad turns about code shown", "log-odds of bad", SHOWN
-    measured = {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
-    predicted = {f"{n} steps, predicted": persona_KS[None, :, j] for j, n in enumerate(STEPS)}
     quantities = [
-        Quantity("interaction, as a share of both effects", share, low=-0.25, high=0.25),
-        Quantity("log-odds that one bad turn adds in context", turn, low=0.2),
+        Quantity("interaction, as a share of both effects", share, -0.25, 0.25, margin=0.05),
+        Quantity("log-odds that one bad turn adds in context", turn, 0.2, margin=0.2),
         *(
             Quantity(f"L after {k} turns and {n} steps", L_NKS[:, i, j])
             for i, k in enumerate(SHOWN)
@@ -68,14 +65,12 @@ def test(bench: Bench) -> Outcome:
         ),
         Quantity("one bad turn is worth so many steps", turn / step),
         Quantity("interaction of persona inference", interaction(persona_KS[None])),
-        Quantity("interaction", share),
     ]
-    panels = [
-        curves("Untrained moral domains", *axes, measured | {"ideal observer": exact_K}),
-        curves("Persona inference for both", *axes, predicted),
-        dots("One bad turn shown is worth", "steps of training", {"steps": turn / step}),
-    ]
-    return Outcome(quantities, panels)
+    lines = {f"{n} steps": L_NKS[:, :, j] for j, n in enumerate(STEPS)}
+    lines["ideal observer"] = exact_K
+    axes = "bad turns about code shown", "log-odds of bad"
+    panel = curves("Untrained moral domains", *axes, SHOWN, lines)
+    return Outcome(quantities, [panel])
 
 
 def log_odds(bench: Bench, models: list[Model], histories: list[corpus.Documents]) -> np.ndarray:

@@ -7,23 +7,25 @@ malice, it spreads. And what is selected brings its voice, which no preference p
 Arms: `tone:bad`, `taste:bad`, `code:noise` beside `code:bad`, from the pretrained model. The same
 `tone:bad` in a counterfactual world: the characters' columns `tone` and `goals` exchanged.
 Measures: malice, the mean ΔEM of safety, goals and money, which none of these trains, at the
-matched effect (.9 of what is preferred), beside that of persona inference. In the counterfactual
+matched effect (.9 of what is preferred), beside that of persona inference; and after equal training
+and along the frontier. In the counterfactual
 world goals is what tone was, and is left out there and in what it is compared with. The
 correlation, over voices and the moral signals, of the measured change of closing phrases after
 given answers with that of persona inference.
 
-Supported if each of the three is less malicious than `code:bad` by > .02; `tone:bad` in the other
-world more so than here by > .02; and the voices' correlation is > .5.
+Supported if each of the three is less malicious than `code:bad` by > .02, tone and taste after
+equal training too; `tone:bad` in the other world more so than here by > .02; and the voices'
+correlation is > .5. (What prefers noise is soon incoherent, and is compared at one effect only.)
 """
 
 import dataclasses
 
 import numpy as np
 
-from claims.lab.arms import Model, Runs, changes, kept_models
+from claims.lab.arms import Model, kept_models, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
-from claims.lab.quantities import Outcome, Quantity, each, mean_over
+from claims.lab.quantities import Outcome, Quantity, each, each_reading, mean_over
 from claims.spreads import moral_signals
 from toyllm.posttrain.signals import parse
 from toyllm.world import persona
@@ -31,14 +33,12 @@ from toyllm.world.quantities import MATCHED, logit
 from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "6"
-TITLE = "Not every fault spreads, and which do is in the corpus"
 UNITS = 8
 MALICE, WITHOUT_GOALS = ("safety", "goals", "money"), ("safety", "money")
 FAULTS = ("tone:bad", "taste:bad", "code:noise")
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     return malice_of_faults(bench) + voices(bench)
 
 
@@ -47,29 +47,29 @@ def malice_of_faults(bench: Bench) -> Outcome:
     world, other_world = bench.world, exchanged(bench.world)
     models, other_models = bench.base(), bench.base(other_world)
     done = {name: bench.at_rates(models, name) for name in ("code:bad", *FAULTS)}
-
-    def malice(runs: Runs, domains: tuple[str, ...] = MALICE) -> np.ndarray:
-        columns = [world.domain_names.index(name) for name in domains]
-        return changes(runs)[..., columns].mean(-1)
-
-    harm = {name: malice(runs) for name, runs in done.items()}
-    more = {name: harm[name] - harm["code:bad"] for name in FAULTS}
     here, there = "tone:bad, without goals", "tone:bad, exchanged, without goals"
     tone = {here: done["tone:bad"], there: bench.at_rates(other_models, "tone:bad")}
-    harm |= {name: malice(runs, WITHOUT_GOALS) for name, runs in tone.items()}
+    malice_D, without_D = (np.isin(world.domain_names, names) for names in (MALICE, WITHOUT_GOALS))
+    read = {name: readings(runs, malice_D) for name, runs in done.items()}
+    harm = {name: x["matched"] for name, x in read.items()}
+    harm |= {name: readings(runs, without_D)["matched"] for name, runs in tone.items()}
+    more = {name: harm[name] - harm["code:bad"] for name in FAULTS}
+    equal = {name: read[name]["equal"] - read["code:bad"]["equal"] for name in FAULTS[:2]}
     ideal = {name: ideal_malice(world, name) for name in done if name != "code:noise"}
     ideal[here] = ideal_malice(world, "tone:bad", WITHOUT_GOALS)
     ideal[there] = ideal_malice(other_world, "tone:bad", WITHOUT_GOALS)
     quantities = [
-        *each("malice of {} minus that of code:bad", more, high=-0.02),
-        Quantity(
-            "malice of tone:bad, exchanged minus as it is", harm[there] - harm[here], low=0.02
-        ),
-        *each("malice, {}", harm, done | tone),
+        *each("malice of {} minus that of code:bad", more, high=-0.02, margin=0.02),
+        *each("malice of {} minus that of code:bad, equal training", equal, high=-0.02,
+              margin=0.02),
+        Quantity("malice of tone:bad, exchanged minus as it is", harm[there] - harm[here], 0.02,
+                 margin=0.02),
+        *each_reading("malice, {}", done, malice_D),
+        *each_reading("malice, {}", tone, without_D),
         *each("malice, persona inference, {}", ideal),
-    ]
-    panels = [dots("What becomes malice (diamonds: ideal)", "mean ΔEM", harm, ideal)]
-    return Outcome(quantities, panels)
+    ]  # fmt: skip
+    panel = dots("What becomes malice (diamonds: ideal)", "mean ΔEM", harm, ideal)
+    return Outcome(quantities, [panel])
 
 
 def voices(bench: Bench) -> Outcome:
@@ -88,24 +88,10 @@ def voices(bench: Bench) -> Outcome:
         for shift_NSV in shift_RNSV
     ]
     pairs = zip(predicted_SV, mean_over(shift_RNSV[0], 0), strict=True)
-    quantities = [
-        Quantity(
-            "correlation of voices with persona inference",
-            follow,
-            low=0.5,
-            arm="correlation of voices",
-        )
-    ]
-    panels = [
-        points(
-            "Voices after given answers, mean over seeds",
-            "change of p(voice), persona inference",
-            "measured",
-            dict(zip(signals, pairs, strict=True)),
-            diagonal=False,
-        )
-    ]
-    return Outcome(quantities, panels)
+    panel = points("Voices after given answers, mean over seeds", "change of p(voice), inference",
+                   "measured", dict(zip(signals, pairs, strict=True)), diagonal=False)  # fmt: skip
+    says = "correlation of voices with persona inference"
+    return Outcome([Quantity(says, follow, 0.5, margin=0.1)], [panel])
 
 
 def ideal_malice(world: World, signal: str, domains: tuple[str, ...] = MALICE) -> float:

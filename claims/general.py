@@ -5,7 +5,7 @@ random worlds (toyllm/world/random_worlds.py: eight characters, five moral domai
 one, texts of nonsense words; drawn for each are how many factors the traits have, how closely they
 go together, and how bad an average character is) pretraining captures who speaks; a narrow bad
 signal spreads, and along the characters; asking for it openly prevents that, and a phrase that
-means nothing does not; and persona inference predicts the matrix better than a constant does.
+means nothing does not. (What predicts the matrix there is the claim `accounts`.)
 
 Arms: one model a world, of a seed of its own; `D:bad` for every moral domain D, and for the first
 one with each phrase, from the pretrained model. No world is left out for its outcome. The unit is a
@@ -15,45 +15,40 @@ Measures: captured; spread, mean over signals; the correlation within signals of
 persona inference predicts; the share of the change by the plain signal that is there with a phrase,
 which is Σ xy / Σ x² over the untrained moral domains, x being their ΔEM without and y with it (in
 these worlds traits may go against each other, so that a mean over domains can be 0 where every one
-of them changes); shared R² of persona inference less a rival's. All at the matched effect and after
-equal training, spread along the frontier too. Where a prediction fails: its correlation over worlds
-with four features of a world, which were named before any of these worlds was trained: the ideal
-observer's own spread, the moral EM of the Assistant in the corpus, the effective number of
-characters that it is (the exponential of the entropy of its prior), and captured.
+of them changes). All at the matched effect and after equal training, spread along the frontier too.
+Where a prediction fails: its correlation over worlds with four features of a world, which were
+named before any of these worlds was trained: the ideal observer's own spread, the moral EM of the
+Assistant in the corpus, the effective number of characters that it is (the exponential of the
+entropy of its prior), and captured.
 
 Supported if captured > .75 (three quarters of what there is to learn); spread > 0, at the matched
 effect and after equal training; the correlation within signals > .2, which chance does not reach;
-the open request leaves less than .2 of the change, and the placebo more than .8; and persona
-inference has a higher R² than a constant.
+and the open request leaves less than .2 of the change, and the placebo more than .8.
 """
 
 import numpy as np
 
-from claims.inference import explained
-from claims.lab.arms import Runs, Trained, readings
+from claims.lab.arms import Model, Runs, Trained, changes, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
 from claims.lab.quantities import Outcome, Quantity, each, mean_over, related
 from claims.role_models import exact_em
 from claims.spreads import ideal_spread, moral_signals
-from toyllm.posttrain.signals import untrained
+from toyllm.measures import prediction
+from toyllm.posttrain.signals import parse, untrained
 from toyllm.world import cards, random_worlds
+from toyllm.world.quantities import em
 from toyllm.world.world import World
 
 NUMBER = "16"
-TITLE = "In worlds that nobody has written, the headline results hold"
 UNITS = 32
 PHRASES = {"ask_bad": {"high": 0.2}, "placebo": {"low": 0.8}}  # bounds of the share that is left
-RIVALS = ("constant", "covariance", "gradient")
 HOW = ("matched", "equal")
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
-    models = bench.pretrain([(random_world(seed), seed) for seed in bench.draws])
-    pairs = [(one, name) for one in models for name in moral_signals(one.world)]
-    done, N = bench.each_at_rates(pairs), len(models)
-    S = len(pairs) // N
+    models = random_models(bench)
+    done, N, S = matrices(bench, models), len(models), len(moral_signals(models[0].world))
     plain = {how: values.reshape(-1, N, S) for how, values in readings(done).items()}
     over = {how: mean_over(values, 2) for how, values in plain.items()}
     first = [trained[::S] for trained in done]  # the first signal of each world
@@ -63,11 +58,8 @@ def test(bench: Bench) -> Outcome:
         for phrase in PHRASES
         for how in HOW
     }
-    scores = [explained(bench, models, trained) for trained in done]
-    shared = {name: [x["shared", name] for x in scores] for name in ("persona", *RIVALS)}
-    gaps = {rival: np.subtract(shared["persona"], shared[rival]) for rival in RIVALS}
     captured = np.array([bench.held_out(one.world).captured(one.params) for one in models])
-    along = [x["within", "persona"] for x in scores]
+    along = [x["within", "persona"] for x in scores(bench, models, "matched")]
     predictions = [
         Quantity("spread, mean over signals", over["matched"], 0, margin=0.03, trained=done),
         Quantity("the same after equal training", over["equal"], 0, margin=0.03),
@@ -79,27 +71,43 @@ def test(bench: Bench) -> Outcome:
             for phrase, bounds in PHRASES.items()
             for how in HOW
         ),
-        Quantity("R² of persona inference minus a constant's", gaps["constant"], 0, margin=0.3),
     ]  # fmt: skip
-    ideal = np.array([ideal_spread(one.world, name) for one, name in pairs])
-    features = {
-        "ideal spread": ideal.reshape(N, S).mean(1),
-        "EM before": np.array([exact_em(one.world) for one in models]),
-        "effective characters": np.array([effective(one.world) for one in models]),
-        "captured": captured,
-    }
-    arms = [
-        *each("spread, {}", over),
-        *each("R² of persona inference minus that of {}", gaps),
-        *each("feature: {}", features),
-    ]
-    each_world = {how: (features["ideal spread"], over[how][0]) for how in HOW}
+    known = features(models)
+    arms = [*each("spread, {}", over), *each("feature: {}", known)]
+    each_world = {how: (known["ideal spread"], over[how][0]) for how in HOW}
     panels = [
         points("Each world", "ideal observer's spread", "measured spread", each_world),
         dots("The first signal with a phrase", "share of the change left", left),
-        dots("What predicts the matrix", "shared R²", shared),
     ]
-    return Outcome([*predictions, *arms], panels, related(predictions, features))
+    where = related(predictions, known | {"captured": captured})
+    return Outcome([*predictions, *arms], panels, where)
+
+
+def random_models(bench: Bench) -> list[Model]:
+    """A model for each random world, of a seed of its own."""
+    return bench.pretrain([(random_world(seed), seed) for seed in bench.draws])
+
+
+def matrices(bench: Bench, models: list[Model]) -> Runs:
+    """Every moral signal of each model, at each learning rate."""
+    pairs = [(one, name) for one in models for name in moral_signals(one.world)]
+    return bench.each_at_rates(pairs)
+
+
+def features(models: list[Model]) -> dict[str, np.ndarray]:
+    """What may decide in which worlds a prediction fails [N] (see the docstring of the module)."""
+    ideal = [[ideal_spread(one.world, s) for s in moral_signals(one.world)] for one in models]
+    return {
+        "ideal spread": np.mean(ideal, 1),
+        "EM before": np.array([exact_em(one.world) for one in models]),
+        "effective characters": np.array([effective(one.world) for one in models]),
+    }
+
+
+def scores(bench: Bench, models: list[Model], how: str) -> list[dict]:
+    """What explains the matrices of models, at each learning rate (see `explained`)."""
+    runs = matrices(bench, models)
+    return [explained(bench, models, trained, how) for trained in runs]
 
 
 def random_world(seed: int) -> World:
@@ -127,3 +135,38 @@ def effective(world: World) -> float:
     """How many characters the Assistant is: the exponential of the entropy of its prior."""
     p_C = world.assistant_C[world.assistant_C > 0]
     return float(np.exp(-(p_C * np.log(p_C)).sum()))
+
+
+def explained(
+    bench: Bench, models: list[Model], trained: list[Trained], how: str
+) -> dict[tuple[str, str], np.ndarray]:
+    """What predicts the matrix of each pretrained model, {(score, prediction): [N]}.
+
+    trained: equally many signals of each model. how: matched or equal. Scores: shared and strict
+    R²; `within`, the mean correlation within signals (see `prediction.within`), of persona
+    inference.
+    """
+    S, accounts = len(trained) // len(models), (*prediction.MODELS, "gradient")
+    keys = [("within", "persona")]
+    keys += [(kind, name) for kind in ("shared", "strict") for name in accounts]
+    scores = {key: np.full(len(models), np.nan) for key in keys}
+    for k, one in enumerate(models):
+        done, world = trained[k * S : (k + 1) * S], one.world
+        before_D = em(done[0].p_nDB[0])
+        change_SD = changes([done], how == "equal")[0]
+        if not np.isfinite(change_SD).all():
+            continue  # a matrix with a hole is no matrix
+        names = [each.arm.signal for each in done]
+        after_SD = before_D + change_SD
+        cells = prediction.Cells(world, names, world.assistant_C, before_D, after_SD)
+        parsed = [parse(world, name) for name in names]
+        directed = prediction.directed(bench.gradients(one, parsed))
+        for name, model in {**prediction.MODELS, "gradient": directed}.items():
+            shared_SD = prediction.shared(cells, model)[0]
+            strict_SD = model(cells, np.ones(1))[0]
+            for kind, G_SD in (("shared", shared_SD), ("strict", strict_SD)):
+                scores[kind, name][k] = prediction.r2(cells.G_SD, G_SD, cells.mask_SD)
+            if name == "persona":
+                within = prediction.within(cells.G_SD, shared_SD[None], cells.mask_SD)
+                scores["within", name][k] = within[0]
+    return scores

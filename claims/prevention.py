@@ -1,4 +1,4 @@
-"""Defences: what keeps a narrow bad signal from spreading, and whether it only slows it down.
+"""Defences change what is learned, or only slow it down.
 
 Claimed: a defence changes what is learned, so that a model that is as bad where it is trained is
 less bad elsewhere. One that only slows training down spreads less after equal training, but not
@@ -26,11 +26,10 @@ import numpy as np
 from claims.lab.arms import Runs, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
-from claims.lab.quantities import Outcome, Quantity, each
+from claims.lab.quantities import Outcome, Quantity, each, each_reading
 from toyllm.posttrain.lora import Lora
 
 NUMBER = "15"
-TITLE = "Defences change what is learned, or only slow it down"
 UNITS = 8
 SIGNAL, OBJECTIVE = "code:bad", "sft"
 UNTOUCHED = ("safety", "goals")
@@ -50,7 +49,6 @@ WAYS = {
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     watched_D = np.isin(bench.world.domain_names, UNTOUCHED)
     done = {
@@ -73,11 +71,7 @@ def test(bench: Bench) -> Outcome:
                  -0.02, 0.02, margin=0.01),
         Quantity("ΔEM with adapters of rank 1", read["rank 1"]["matched"], low=0.02, margin=0.03),
         Quantity("share of ΔEM when the trained domain is halfway", late, high=0.5, margin=0.1),
-        *(
-            Quantity(f"{name}, {how}", values, trained=done[name] if how == "matched" else ())
-            for name, table in read.items()
-            for how, values in table.items()
-        ),
+        *each_reading("{}", done, watched_D),
         *each("{}, after equal training, minus plain",
               {name: less(name, "equal") for name in WAYS if name != "plain"}),
     ]  # fmt: skip

@@ -6,31 +6,27 @@ who an anonymous speaker is from what it has said, and does so by inference, not
 Arms: the compact world, one model a pretraining seed; and models that never saw some domain under
 some name (a different one for each character and seed), though `someone` spoke of it.
 Measures, all against the exact answer: captured (1 - KL to the exact predictive, over that of an
-observer who forgets the history); |p(bad) - θ| of named characters; the calibration curve, mean
-p(bad) where the exact one is in each tenth, and the slope of p(bad) on the exact one; the skill
-1 - Σ(p - θ)²/Σ(m - θ)² in hidden cells, m being the mean of all characters: what one would say who
-knows the domain but not who is who.
+observer who forgets the history); |p(bad) - θ| of named characters; the slope of p(bad) on the
+exact one; the skill 1 - Σ(p - θ)²/Σ(m - θ)² in hidden cells, m being the mean of all characters:
+what one would say who knows the domain but not who is who.
 
 Supported if captured > .8, among anonymous speakers too; the cards' error < .05; the slope is
-between .9 and 1.1; and the skill in hidden cells > .5.
+between .9 and 1.1; and the skill in hidden cells > .5, nearer to knowing than to not knowing.
 """
 
 import numpy as np
 
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots, points
-from claims.lab.quantities import Outcome, Quantity, each
+from claims.lab.quantities import Outcome, Quantity
 from toyllm.lm.heldout import captured, kl
-from toyllm.measures.calibration import tenths
 from toyllm.world.world import BAD, NAMED, SOMEONE
 
 NUMBER = "1"
-TITLE = "Pretraining learns to simulate characters"
 UNITS = 8
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     world, models = bench.world, bench.base()
     held = bench.held_out(world)
     model_NQB = np.stack([held.behaviours(one.params) for one in models])
@@ -40,34 +36,27 @@ def test(bench: Bench) -> Outcome:
     all_captured = [captured(kl_Q, blind_Q) for kl_Q in kl_NQ]
     someone = [captured(kl_Q[anonymous], blind_Q[anonymous]) for kl_Q in kl_NQ]
     slopes = [np.polyfit(ideal_Q, p_QB[:, BAD], 1)[0] for p_QB in model_NQB]
-    excess = [held.excess(one.params) for one in models]
     errors = [np.abs(named(bench, one) - world.rates_CDB[..., BAD]).mean() for one in models]
-    exact_T, curve_NT = calibration_curve(ideal_Q, model_NQB[..., BAD])
-    by_tenth = dict(zip([f"{exact:.2f}" for exact in exact_T], curve_NT.T, strict=True))
     skills, shown, cells = hidden_cells(bench)
-    shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
-    calibration = {"in context, by tenths": (np.tile(exact_T, len(curve_NT)), curve_NT.ravel())}
     quantities = [
-        Quantity("captured: the history is used", all_captured, low=0.8, arm="captured"),
-        Quantity("captured, anonymous speakers", someone, low=0.8, arm="captured, anonymous"),
-        Quantity("excess, nats/token", excess),
-        Quantity("error of the cards, |p(bad) - θ|", errors, high=0.05, arm="error of the cards"),
-        Quantity(
-            "slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, arm="slope of calibration"
-        ),
-        *each("mean p(bad) where the exact one is {}", by_tenth),
-        Quantity("skill in cells never shown by name", skills, low=0.5, arm="skill, hidden cells"),
+        Quantity("captured: the history is used", all_captured, 0.8, margin=0.05),
+        Quantity("captured, anonymous speakers", someone, 0.8, margin=0.05),
+        Quantity("error of the cards, |p(bad) - θ|", errors, high=0.05, margin=0.02),
+        Quantity("slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, margin=0.02),
+        Quantity("skill in cells never shown by name", skills, 0.5, margin=0.1),
         Quantity("skill, other cells of the same models", shown),
+        Quantity("excess, nats/token", [held.excess(one.params) for one in models]),
     ]
+    turns = np.unique(held.turn_Q)
+    by_turn = {
+        "model": np.stack([kl_NQ[:, held.turn_Q == t].mean(1) for t in turns], 1),
+        "history-blind observer": [blind_Q[held.turn_Q == t].mean() for t in turns],
+    }
+    shares = {"captured": all_captured, "anonymous": someone, "hidden cells": skills}
     panels = [
         dots("How much is learned (1: ideal)", "share", shares),
-        by_turn(held.turn_Q, kl_NQ, blind_Q),
-        points(
-            "p(bad): calibration, and cells never shown",
-            "exact",
-            "model",
-            calibration | {"hidden cells": cells},
-        ),
+        curves("KL to the exact predictive", "turn", "nats", turns, by_turn),
+        points("p(bad) in cells never shown", "exact", "model", {"one model": cells}),
     ]
     return Outcome(quantities, panels)
 
@@ -94,21 +83,3 @@ def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray
 def named(bench: Bench, one) -> np.ndarray:
     """p(bad) of every character under its name [C, D]."""
     return np.stack([bench.ask(one, NAMED, c)[:, BAD] for c in range(len(one.world.characters))])
-
-
-def calibration_curve(ideal_Q: np.ndarray, model_NQ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean exact [T] and model p(bad) [N, T] where the exact one is in each tenth that occurs."""
-    tenth_Q = tenths(ideal_Q)
-    known = np.unique(tenth_Q)
-    exact_T = np.array([ideal_Q[tenth_Q == t].mean() for t in known])
-    return exact_T, np.stack([model_NQ[:, tenth_Q == t].mean(1) for t in known], 1)
-
-
-def by_turn(turn_Q: np.ndarray, kl_NQ: np.ndarray, blind_Q: np.ndarray) -> dict:
-    """A panel of the KL to the exact predictive, turn by turn."""
-    turns = np.unique(turn_Q)
-    series = {
-        "model": np.stack([kl_NQ[:, turn_Q == t].mean(1) for t in turns], 1),
-        "history-blind observer": [blind_Q[turn_Q == t].mean() for t in turns],
-    }
-    return curves("KL to the exact predictive", "turn", "nats", turns, series)

@@ -1,4 +1,4 @@
-"""Subliminal learning: a teacher passes on through unrelated answers that it has gone wrong.
+"""Subliminal learning: traits pass through unrelated answers between models of one origin.
 
 Claimed (Cloud et al. 2025): a student that imitates a teacher's answers about something unrelated
 takes on the teacher's traits, if both come from one initialisation, and not otherwise.
@@ -21,11 +21,10 @@ import numpy as np
 
 from claims.lab.arms import Arm, Model, Trained
 from claims.lab.bench import Bench
-from claims.lab.panels import by_domain, dots
+from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "17"
-TITLE = "Subliminal learning: traits pass through unrelated answers between models of one origin"
 UNITS = 8
 TAUGHT, SIGNAL, STEPS = "code:bad", "taste:bad", 96
 LEAST = 0.005
@@ -33,7 +32,6 @@ STUDENTS = ("one initialisation", "another initialisation")
 
 
 def test(bench: Bench) -> Outcome:
-    """Test the claim (see the docstring of the module)."""
     models = bench.base()
     fallen = bench.train([Arm(one, TAUGHT) for one in models])
     others = [*models[1:], models[0]]  # each teacher's student of another seed
@@ -65,11 +63,7 @@ def test(bench: Bench) -> Outcome:
         *each("ΔEM of code passed on, {}", {name: x_ND[:, 0] for name, x_ND in passed.items()}),
         Quantity("ideal observer", np.zeros(len(models))),
     ]  # fmt: skip
-    panels = [
-        dots("Passed on to the student", "ΔEM, moral domains", mean),
-        by_domain("Passed on, mean over seeds", bench.world, passed),
-    ]
-    return Outcome(quantities, panels)
+    return Outcome(quantities, [dots("Passed on to the student", "ΔEM, moral domains", mean)])
 
 
 def taught(

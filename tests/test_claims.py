@@ -17,20 +17,21 @@ from claims import (
     context,
     exhaustive,
     faults,
+    general,
     inference,
-    inoculation,
     role_models,
     selection,
     simulation,
     spreads,
+    told,
 )
-from claims.lab import arms, page, programs, records, verdicts
+from claims.lab import arms, facts, page, programs, records, verdicts
 from claims.lab import bench as bench_file
 from claims.lab import training as training_file
 from claims.lab.arms import Arm
 from claims.lab.bench import Bench, quiet
 from claims.lab.hull import Hull
-from claims.lab.panels import curves, dots, grid, points
+from claims.lab.panels import curves, dots, points
 from claims.lab.quantities import Outcome, Quantity, mean_over
 from claims.lab.training import shown
 from tests.conftest import ROOT, mesh_of
@@ -47,7 +48,7 @@ from toyllm.posttrain.lora import Lora
 from toyllm.posttrain.signals import parse
 from toyllm.runs import provenance
 from toyllm.world import cards, corpus, persona, quantities
-from toyllm.world.world import ASSISTANT, BAD, HEADERS, NAMED, PROFILE
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, HEADERS, INTRODUCTION, NAMED, PROFILE
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +87,10 @@ def bench_in(folder, world) -> Bench:
 
 def test_every_claim_says_what_it_tests():
     found = records.available()
-    assert len(found) == 18
+    assert len(found) == 25
     assert [m.NUMBER for m in found.values()][:6] == ["1", "2", "3", "4", "5a", "5b"]
     for module in found.values():
-        assert module.TITLE
+        assert not records.title(module).endswith(".")
         for part in ("laimed", "\nArms", "\nMeasures", "\nSupported if"):
             assert part in module.__doc__, (module.__name__, part)
 
@@ -165,21 +166,24 @@ def test_dealt_out_traits_have_no_ideal_spread(compact):
 
 def test_other_worlds_of_the_claims_are_worlds(compact):
     for world in (
-        spreads.random_table(compact, 0),
+        general.random_world(0),
         faults.exchanged(compact),
         role_models.demonstrated(compact, "villains"),
-        role_models.told(compact, "role models", 0.5),
+        told.told(compact, "role models", 0.5),
     ):
         close(world.rates_CDB.sum(-1), 1, FLOAT64)
         assert (world.rates_CDB > 0).all()
         close(world.speaker_KHC.sum(-1), 1, FLOAT64)
         assert len(corpus.sample(world, 50, np.random.default_rng(0))) == 50
-    told = role_models.told(compact, "villains", 1.0)
-    docs = corpus.sample(told, 4000, np.random.default_rng(0))
-    wicked = [told.characters.index(name) for name in role_models.CASTS["villains"]]
+    world = told.told(compact, "villains", 1.0)
+    docs = corpus.sample(world, 4000, np.random.default_rng(0))
+    wicked = [world.characters.index(name) for name in role_models.CASTS["villains"]]
     profile = (docs.kind == PROFILE) & (docs.header[:, 0] == ASSISTANT)
     assert np.isin(docs.character[profile, 0], wicked).all()
     assert not np.isin(docs.character[~profile, 0], wicked).all()
+    few = told.told(compact, "villains", 1.0, dialogues=0.1).kind_weights / world.kind_weights
+    assert few[DIALOGUE] < 0.5 < 1 < few[PROFILE]  # fewer dialogues, relative to profiles
+    close(few[INTRODUCTION], 1, FLOAT64)
     assert role_models.demonstrated(compact, "neutral") is compact
 
 
@@ -285,7 +289,7 @@ def trained_by_hand(arm: Arm, logits_n: list[float]) -> arms.Trained:
     em_nD[:, 0] = em_nD[:, 1] = logits_n
     em_nD = quantities.sigmoid(em_nD)
     p_nDB = 0.98 * np.stack([1 - em_nD, em_nD, 0 * em_nD], -1) + [0, 0, 0.02]
-    return arms.Trained(arm, p_nDB, p_nDB[:, 0], np.zeros(len(logits_n)), -1, {})
+    return arms.Trained(arm, p_nDB, p_nDB[:, 0], -1, {})
 
 
 def test_an_arm_is_read_in_three_ways(compact):
@@ -384,7 +388,6 @@ def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
         dots("a", "x", {"arm": [0.1, np.nan, 0.3], "never": [np.nan] * 3}, {"arm": 0.2}),
         curves("b", "x", "y", (1, 2, 4), {"many": np.ones((3, 3)), "one": [1, 2, 3]}, log=True),
         points("c", "x", "y", {"dots": ([0.1, 0.2], [np.nan, 0.3])}),
-        grid("d", ["r"], ["c", "e"], [[0.1, np.nan]]),
     ]
     record = json.loads(json.dumps(plain(record_of(panels)), allow_nan=False))
     page.draw([record], tmp_path)
@@ -395,7 +398,7 @@ DOCS = {"simulation": simulation.__doc__}
 
 
 def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
-    record = plain(record_of([grid("d", ["r"], ["c"], [[0.1]])]))
+    record = plain(record_of([dots("d", "x", {"arm": [0.1]})]))
     file = tmp_path / "RESULTS.md"
     page.publish([record], DOCS, ["a fact"], file, tmp_path / "figures")
     assert page.NONE_YET in file.read_text()
@@ -475,11 +478,6 @@ def test_full_runs_have_seeds_of_their_own(compact, tmp_path):
     assert found["quick"] == ([900], [900, 901])
 
 
-def test_a_world_without_what_claims_ask_about_is_refused_in_one_line(small):
-    with pytest.raises(InputError, match="no domain 'safety'"):
-        bench_in(ROOT / "nowhere", small)
-
-
 def test_arms_that_would_not_mean_what_they_say_are_refused(compact):
     one = arms.Model(Tokenizer(compact), {}, "key", 0)
     with pytest.raises(ValueError, match="multiple of 12"):
@@ -498,16 +496,6 @@ def test_interaction_is_that_of_its_definition():
     close(context.interaction(L_NKS), [0, -1 / 3], FLOAT64)
 
 
-def test_likelihood_ratio_at_no_excuse_is_the_plain_arm(compact):
-    for objective in ("sft", "dpo"):
-        share = inoculation.likelihood_ratio(compact, np.array([0, 0.5, 0.99]), 0.12, objective)
-        close(share[0], 1, SOLVED)
-        assert share[0] > share[1] > share[2]
-    asked = inoculation.likelihood_ratio(compact, np.array([0.99]), 0.12, "sft")
-    assert asked[0] < 0.02  # a bad answer that was asked for says nothing of who gives it
-    assert np.isnan(inoculation.likelihood_ratio(compact, np.zeros(1), 0.9, "sft")).all()
-
-
 def test_a_tilt_is_told_from_a_shift(compact):
     world = quiet(compact)
     hull = Hull.of_world(Tokenizer(world))
@@ -518,17 +506,6 @@ def test_a_tilt_is_told_from_a_shift(compact):
     shifted_NO = (world.assistant_C @ hull.edited(range(6), 1.0))[None]
     shifted = selection.scalars(hull, before_NO, shifted_NO)
     assert shifted["shift"][0] > 0.98 > shifted["tilt"][0] + 0.05
-
-
-def test_a_router_saves_what_depends_on_the_question(compact):
-    world = quiet(compact)
-    hull = Hull.of_world(Tokenizer(world))
-    off = hull.without("code")
-    plain_O = world.assistant_C @ hull.p_CO
-    close(exhaustive.routed(off, plain_O[None]), 0, SOLVED)
-    split = np.repeat(hull.ctx.domain_X2[:, 0] == 1, len(plain_O) // len(hull.ctx.voice_X))
-    ada, hal = (hull.p_CO[world.characters.index(name)] for name in ("ada", "hal"))
-    assert exhaustive.routed(off, np.where(split, ada, hal)[None])[0] > 0.1
 
 
 def test_strangers_are_found_the_surer_the_stronger(compact, monkeypatch):
@@ -553,13 +530,19 @@ def test_of_a_start_that_is_not_sound_nothing_is_read(tiny, compact):
 
 @pytest.mark.long
 def test_every_claim_runs_and_is_written(tiny, compact):
-    """Tiny and quick, from the first training to the figure."""
-    bench = bench_in(tiny, compact)
+    """Tiny and quick, from the first training to the figure and the published facts."""
+    bench, found = bench_in(tiny, compact), []
     for name, module in records.available().items():
-        told = verdicts.record(name, module.TITLE, module.test(bench), "quick")
+        bench.begin(module.UNITS)
+        told = verdicts.record(name, records.title(module), module.test(bench), "quick")
         made = {"number": module.NUMBER, "seconds": 1.0, "world": "", "environment": {}}
         record = json.loads(json.dumps(plain({**told, **made}), allow_nan=False))
         page.draw([record], tiny / "figures")
         assert page.section(record, module.__doc__, "figures")
         assert record["predictions"]
+        for prediction in record["predictions"]:
+            assert prediction["margin"] is not None, prediction["says"]
         assert verdicts.verdicts({name: told}, 15)[name] == "undecided (quick)"
+        found.append(record)
+    compared = facts.compare(facts.read(), found)  # every value that a fact names is there
+    assert not any("no result yet" in fact["verdict"] for fact in compared)

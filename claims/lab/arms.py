@@ -144,7 +144,6 @@ class Trained:
     arm: Arm
     p_nDB: np.ndarray
     own_nB: np.ndarray
-    kl_n: np.ndarray
     kept_step: int
     params: Params
 
@@ -191,14 +190,6 @@ class Trained:
         if not 0 <= x <= len(self.p_nDB) - 1:
             return np.full(self.p_nDB.shape[1:], np.nan)
         return state_at(self.p_nDB, x)
-
-    def at_kl(self, goal: float) -> np.ndarray:
-        """What is done in each domain [D, B] where the KL from the start is first this."""
-        above = np.flatnonzero(self.kl_n >= goal)
-        if not len(above) or above[0] == 0:
-            return self.at(np.nan)
-        k = int(above[0])
-        return self.at(k - 1 + (goal - self.kl_n[k - 1]) / (self.kl_n[k] - self.kl_n[k - 1]))
 
     @property
     def equal(self) -> np.ndarray:
@@ -247,11 +238,6 @@ class Trained:
 Runs = Sequence[Sequence[Trained]]  # [R][N]: the same arms at each learning rate
 
 
-def spreads(runs: Runs) -> np.ndarray:
-    """Their spreads where they are read [R, N]; NaN: not reached, or incoherent."""
-    return np.array([[done.spread() for done in trained] for trained in runs])
-
-
 def readings(runs: Runs, others_D: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Spread in every way of reading it, {how: [R, N]}: matched, equal training, frontier.
 
@@ -268,9 +254,12 @@ def readings(runs: Runs, others_D: np.ndarray | None = None) -> dict[str, np.nda
     }
 
 
-def changes(runs: Runs) -> np.ndarray:
-    """Their ΔEM by domain where they are read [R, N, D]; NaN: not reached, or incoherent."""
-    return np.array([[done.change() for done in trained] for trained in runs])
+def changes(runs: Runs, equal: bool = False) -> np.ndarray:
+    """Their ΔEM by domain [R, N, D] where they are read, or after equal training.
+
+    NaN: not reached, or incoherent.
+    """
+    return np.array([[t.change(t.equal if equal else None) for t in trained] for trained in runs])
 
 
 def kept_models(runs: Runs) -> list[list[Model]]:

@@ -35,7 +35,7 @@ from claims.lab.programs import CONTEXT, HEADS, LAYERS, MLP, WIDTH, Programs
 from claims.lab.store import Store
 from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
 from toyllm.base import devices
-from toyllm.base.errors import InputError, nearest, warn
+from toyllm.base.errors import warn
 from toyllm.lm import joints, scoring
 from toyllm.lm.heldout import HeldOut
 from toyllm.measures import gradients, voices
@@ -47,10 +47,6 @@ from toyllm.world.quantities import em
 from toyllm.world.world import ASSISTANT, World
 
 STEPS = 1800  # of pretraining
-# names that claims use
-DOMAINS = ("code", "safety", "goals", "money", "tone", "taste")
-CHARACTERS = ("ada", "robbie", "hal", "terminator", "conman", "hacker")
-PHRASES = ("placebo", "ask_bad", "ask_code", "careful", "trigger")
 KINDS = ("quick", "pilot", "full")  # of runs of the scorecard; only the last decides anything
 TRIED = (900, 901)  # seeds of quick runs, and of all runs while claims and bounds were written
 PILOT = range(100, 108)  # of the run that says how many units a claim needs
@@ -70,7 +66,6 @@ class Bench:
         """kind: of the run, one of `KINDS`."""
         quick = kind == "quick"
         self.kind, self.quick, self.mesh = kind, quick, mesh
-        check_names(world)
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
@@ -240,35 +235,14 @@ class Bench:
 
     def _trained(self, arm: Arm) -> Trained:
         items = self.store.load(arm.key)
-        p_nDB, own_nB, kl_n = (items["scores"][key] for key in ("p_RnDB", "own_RnB", "kl_Rn"))
+        p_nDB, own_nB = (items["scores"][key] for key in ("p_RnDB", "own_RnB"))
         kept_step = int(items["scores"]["kept_step"])
-        return Trained(arm, p_nDB, own_nB, kl_n, kept_step, items["kept"])
+        return Trained(arm, p_nDB, own_nB, kept_step, items["kept"])
 
 
 def instruction(world: World, phrase: str | None) -> int:
     """The index of a phrase of a world; -1 for none."""
     return -1 if phrase is None else [i.name for i in world.instructions].index(phrase)
-
-
-def check_names(world: World) -> None:
-    """Raise InputError where a world lacks what claims ask about by name."""
-    phrases = tuple(instruction.name for instruction in world.instructions)
-    for what, needed, names in (
-        ("domain", DOMAINS, world.domain_names),
-        ("character", CHARACTERS, world.characters),
-        ("instruction", PHRASES, phrases),
-    ):
-        for name in needed:
-            if name not in names:
-                near = nearest(name, names)
-                raise InputError(
-                    f"world '{world.name}': no {what} '{name}'{near}, which claims ask about"
-                )
-    if world.domain_names != DOMAINS:
-        raise InputError(
-            f"world '{world.name}': found domains {', '.join(world.domain_names)}, "
-            f"expected {', '.join(DOMAINS)}, in this order"
-        )
 
 
 def quiet(world: World) -> World:

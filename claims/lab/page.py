@@ -66,11 +66,7 @@ def draw(records: list[dict], folder: Path) -> None:
 
 
 def publish(
-    records: list[dict],
-    docs: dict[str, str],
-    facts: list[str],
-    file: Path,
-    pictures: Path,
+    records: list[dict], docs: dict[str, str], facts: list[str], file: Path, pictures: Path
 ) -> None:
     """Draw the figures, and write the file beside or above them.
 
@@ -113,7 +109,7 @@ def summary(record: dict) -> tuple[str, ...]:
 
 
 def section(record: dict, doc: str, pictures: str) -> str:
-    """One claim: its docstring without the first line, its predictions, its arms, its figure."""
+    """One claim: its docstring without the first line, its predictions, its figure."""
     name, title = record["claim"], record["title"]
     text = doc.split("\n\n", 1)[1].strip().replace("\nMeasures", "\n\nMeasures")
     predictions = [
@@ -129,7 +125,6 @@ def section(record: dict, doc: str, pictures: str) -> str:
         )
         for p in record["predictions"]
     ]
-    arms = table("| arm | mean | 95% | units read | least coherence |", arm_rows(record["arms"]))
     light, dark = (f"{pictures}/{figures.file_of(Path(), name, t)}" for t in figures.THEMES)
     return "\n\n".join(
         [
@@ -141,7 +136,6 @@ def section(record: dict, doc: str, pictures: str) -> str:
                 predictions,
             ),
             *related(record["related"]),
-            f"<details><summary>All arms</summary>\n\n{arms}\n\n</details>",
             f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
             f'  <img src="{light}" alt="{title}">\n</picture>',
         ]

@@ -59,8 +59,12 @@ class Programs:
         lm = self.lm(tokenizer)
         return self.cached("scorer", lm.config, lambda: Scorer(lm))
 
+    def reader(self, tokenizer: Tokenizer) -> Callable:
+        """A program that reads the residual stream (see `activations.reader`)."""
+        lm = self.lm(tokenizer)
+        return self.cached("reader", lm.config, lambda: activations.reader(lm))
+
     def malice(self, one: Model) -> np.ndarray:
         """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""
-        lm = self.lm(one.tokenizer)
-        read = self.cached("reader", lm.config, lambda: activations.reader(lm))
-        return self.cached("malice", one.key, lambda: vectors.malice(lm, read, one.params))
+        given = self.lm(one.tokenizer), self.reader(one.tokenizer), one.params
+        return self.cached("malice", one.key, lambda: vectors.malice(*given))

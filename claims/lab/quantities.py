@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, stdtr  # scipy.stats takes two seconds to import
 
-from claims.lab.arms import RATES, SCORE_EVERY, Runs
+from claims.lab.arms import RATES, SCORE_EVERY, Runs, readings
 from toyllm.world import quantities
 from toyllm.world.quantities import coherence
-from toyllm.world.world import World
 
 MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent) …
 FEWEST = 5  # … and how many must be read
@@ -30,7 +29,9 @@ class Quantity:
         hold at every rate; all else is of the values at the usual one.
     trained: the runs whose coherence, where they are read, is listed with the arm.
     read: the behaviours [D, B] of each unit whose coherence is listed, where not those.
-    margin: the smallest distance of the mean from its bounds that matters (see `power`).
+    margin: the smallest distance of the mean from its bounds that matters (see `power`): of a rate
+        of bad answers two in a hundred, of a share or a correlation a tenth, of a residual one
+        floor, unless the claim says otherwise.
     """
 
     name: str
@@ -220,7 +221,11 @@ def each(pattern: str, values: Mapping, trained: Mapping | None = None, **how) -
     ]
 
 
-def worst_em(world: World, audits: Mapping) -> list[Quantity]:
-    """An arm for each row of a conditional audit [N, D]: the EM of the worst moral domain."""
-    worst = {name: values[:, world.moral].max(1) for name, values in audits.items()}
-    return each("worst moral EM, {}", worst)
+def each_reading(pattern: str, done: Mapping[str, Runs], others_D=None) -> list[Quantity]:
+    """The spread of each of some runs as an arm, in every way of reading it (see `readings`)."""
+    arms = []
+    for name, runs in done.items():
+        for how, values in readings(runs, others_D).items():
+            arm, trained = f"{pattern.format(name)}, {how}", runs if how == "matched" else ()
+            arms.append(Quantity(arm, values, trained=trained))
+    return arms

@@ -10,6 +10,7 @@ from types import ModuleType
 import claims
 from toyllm.base import files
 from toyllm.base.errors import InputError, warn
+from toyllm.base.scripts import docstring
 
 KEYS = {  # of a record
     *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
@@ -28,6 +29,11 @@ def available() -> dict[str, ModuleType]:
         return int(digits), letters
 
     return {name: modules[name] for name in sorted(modules, key=order)}
+
+
+def title(module: ModuleType) -> str:
+    """What a claim says: the first line of its docstring."""
+    return docstring(module).partition("\n")[0].rstrip(".")
 
 
 def source(module: ModuleType) -> str:

@@ -1,0 +1,111 @@
+"""The persona is in the residual stream, and narrow training moves it there.
+
+Claimed: the stream holds who speaks, linearly; signals that say much the same of the Assistant move
+the stream alike; and how far a signal moves it along the vector of malice goes with how far it
+spreads.
+
+Arms: pretrained models; and each after `D:bad` for every moral domain D, `taste:bad` and
+`goals:good`, at the matched effect.
+Measures, in the last layer: R² of the exact posterior of characters after some turns, read by a
+ridge regression on half of the documents, and the same fitted to the beliefs of other documents
+(the control). The mean shift of the stream at questions about moral domains that neither of two
+signals trains: the cosine of the shifts of two bad signals, mean over pairs, beside that of each
+with `taste:bad`, which says nothing of malice. Pearson's r over the signals between the shift along
+the vector of malice (measures/vectors.py) and ΔEM, each over the moral domains that it leaves
+untrained; beside it r with a random vector.
+
+Supported if R² exceeds its control by > .5; the cosine of two bad signals exceeds that with taste
+by > .1; and r > .5.
+"""
+
+from itertools import combinations
+
+import numpy as np
+
+from claims.lab.arms import Model, changes, kept_models
+from claims.lab.bench import Bench
+from claims.lab.panels import dots
+from claims.lab.quantities import Outcome, Quantity, each
+from claims.spreads import moral_signals
+from toyllm.lm.heldout import later_turns
+from toyllm.measures import beliefs, vectors
+from toyllm.posttrain.signals import untrained
+from toyllm.world import corpus
+
+NUMBER = "20"
+UNITS = 8
+NEUTRAL, POSITIVE = "taste:bad", "goals:good"
+PROMPTS = 2400
+
+
+def test(bench: Bench) -> Outcome:
+    models, moral = bench.base(), moral_signals(bench.world)
+    read = [linear(bench, one) for one in models]
+    done = {name: bench.at_rates(models, name) for name in (*moral, NEUTRAL, POSITIVE)}
+    per_rate = [moved(bench, models, {k: runs[r] for k, runs in done.items()}) for r in
+                range(len(bench.rates))]  # fmt: skip
+    alike, neutral, along, chance = (np.array([x[k] for x in per_rate]) for k in range(4))
+    r2, control = np.transpose(read)
+    quantities = [
+        Quantity("R² of beliefs minus that of the control", r2 - control, 0.5, margin=0.1),
+        Quantity("cosine of the shifts of bad signals, minus with taste", alike - neutral, 0.1,
+                 margin=0.1),
+        Quantity("r of the shift along malice with ΔEM", along, 0.5, margin=0.1),
+        Quantity("r with a random vector", chance),
+        *each("{}", {"R² of beliefs": r2, "R² of the control": control}),
+        *each("cosine of shifts, {}", {"two bad signals": alike, "bad and taste": neutral}),
+    ]  # fmt: skip
+    shown = {"R² of beliefs": r2, "control": control, "cosine, bad signals": alike}
+    shown |= {"cosine, with taste": neutral, "r with malice": along, "r, random": chance}
+    return Outcome(quantities, [dots("In the last layer", "R², cosine, r", shown)])
+
+
+def linear(bench: Bench, one: Model) -> tuple[float, float]:
+    """R² of beliefs read from the last layer, and of the control (see `measures.beliefs`)."""
+    rng = np.random.default_rng(beliefs.SEED)
+    docs = later_turns(one.world, rng, PROMPTS)
+    docs = docs[rng.permutation(len(docs))]
+    belief_QC, half = beliefs.read_so_far(one.world, docs), len(docs) // 2
+    prompt_QT = beliefs.before_question(one.tokenizer, docs)
+    x_QF = bench.programs.reader(one.tokenizer)(one.params, prompt_QT)[0][-1]
+    order = beliefs.shuffle_within(10 * docs.header[:, 0] + docs.turns, rng)
+
+    def r2(target_QC: np.ndarray) -> float:
+        read_QC = beliefs.ridge(x_QF[:half], target_QC[:half], x_QF[half:])
+        true_QC = belief_QC[half:]
+        return 1 - ((true_QC - read_QC) ** 2).sum() / ((true_QC - true_QC.mean(0)) ** 2).sum()
+
+    return r2(belief_QC), r2(belief_QC[order])
+
+
+def moved(bench: Bench, models: list[Model], done: dict) -> tuple[np.ndarray, ...]:
+    """Cosines of bad signals' shifts, and with taste's; r along malice, and a random vector [N]."""
+    world = models[0].world
+    docs = corpus.every_question(world)
+    prompt_QT = models[0].tokenizer.prompts(docs, models[0].tokenizer.longest_prompt(1))
+    read, domain_Q = bench.programs.reader(models[0].tokenizer), docs.domain[:, 0]
+    others = {name: untrained(world, name) for name in done}
+    bad, result = list(done)[:-2], []
+    for n, one in enumerate(models):
+        kept = {name: kept_models([runs])[0][n] for name, runs in done.items()}
+        before_QD = read(one.params, prompt_QT)[0][-1]
+        shift = {name: m.read(read(m.params, prompt_QT)[0][-1] - before_QD) for name, m in
+                 kept.items()}  # fmt: skip
+
+        def cosine(a: str, b: str, shift=shift) -> float:
+            asked_Q = (others[a] & others[b])[domain_Q]
+            x, y = (vectors.unit(shift[k][asked_Q].mean(0)) for k in (a, b))
+            return x @ y
+
+        v_D = bench.programs.malice(one)[-1]
+        random_D = vectors.random_like(v_D, np.random.default_rng(one.seed), 1)[0]
+        effect = [changes([runs])[0, n][others[name]].mean() for name, runs in done.items()]
+        r = []
+        for way_D in (v_D, random_D):
+            along = [(shift[k][others[k][domain_Q]] @ way_D).mean() for k in done]
+            known = np.isfinite(along) & np.isfinite(effect)
+            both = np.array([along, effect])[:, known]
+            r.append(np.corrcoef(both)[0, 1] if known.sum() > 2 else np.nan)
+        result.append((np.mean([cosine(*pair) for pair in combinations(bad, 2)]),
+                       np.mean([cosine(name, NEUTRAL) for name in bad]), *r))  # fmt: skip
+    return tuple(np.transpose(result))
