@@ -36,6 +36,7 @@ from toyllm.world import cards
 
 HERE = Path(__file__).resolve().parent
 WORLD = HERE / "corpora" / "compact.toml"  # that the claims begin from
+PUBLISHED = HERE / "docs" / "scorecard"
 COLOURS = {"supported": "green", "not supported": "red"}
 
 
@@ -90,6 +91,7 @@ def main(args: Args) -> None:
         stop = held.enter_context(Stop())
         bench = Bench(args.run, world, kind, mesh, stop, progress)
         done = records.current(file, known, world.digest, wanted)
+        console.print(expected({name: known[name] for name in wanted}, bench), style="dim")
         for name in wanted:
             if name in done and KINDS.index(done[name]["kind"]) > KINDS.index(kind):
                 console.print(f"{name}: kept as the {done[name]['kind']} run left it", style="dim")
@@ -126,6 +128,20 @@ def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
     }
 
 
+def expected(wanted: dict[str, ModuleType], bench: Bench) -> str:
+    """How long the claims may take, computed from the seconds of the published results."""
+    file = PUBLISHED / "scorecard.json"
+    published = {r["claim"]: r for r in files.read_json(file, list)} if file.exists() else {}
+    seconds = 0.0
+    for name in wanted.keys() & published.keys():
+        bench.begin(wanted[name].UNITS)
+        then = len(published[name]["predictions"][0]["values"])
+        seconds += published[name]["seconds"] * len(bench.seeds) / then
+    missing = len(wanted.keys() - published.keys())
+    unknown = f", and for {missing} claims nobody knows" if missing else ""
+    return f"expected: {seconds / 60:.0f} minutes on the machine of docs/scorecard{unknown}"
+
+
 def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
     """Print the scorecard, and write RESULTS.md and its figures; where asked for, publish them."""
     print_scorecard(done, console)
@@ -137,9 +153,9 @@ def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
     if args.publish:
         if len(done) < len(known) or any(r["kind"] != "full" for r in done):
             raise InputError("--publish: not all claims have a full result yet")
-        folder = HERE / "docs" / "scorecard"
-        page.publish(done, docs, how, HERE / "RESULTS.md", folder)
+        page.publish(done, docs, how, HERE / "RESULTS.md", PUBLISHED)
         facts.publish(done, HERE / "docs" / "facts.md")
+        files.write_json(PUBLISHED / "scorecard.json", page.rounded(done))
 
 
 def made(args: Args, done: list[dict]) -> list[str]:

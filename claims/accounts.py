@@ -31,7 +31,7 @@ def test(bench: Bench) -> Outcome:
     r2 = {how: scores(bench, models, how) for how in HOW}
     ahead = {how: gaps(tables) for how, tables in r2.items()}
     predictions = [
-        Quantity(f"shared R², persona minus {name}", ahead["matched"].pop(name), 0, margin=0.3)
+        Quantity(f"shared R², persona minus {name}", ahead["matched"].pop(name), 0, margin=0.35)
         for name in ("constant", "global")
     ]
     quantities = [

@@ -70,8 +70,9 @@ def test(bench: Bench) -> Outcome:
     quantities = [
         Quantity(f"{c} after {both}, discrete minus graded, share of what is inferred",
                  gap(change) / inferred_gap, 0.5, margin=0.2),
-        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05, margin=0.05),
-        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01, margin=0.01),
+        Quantity(f"{c} in context, discrete minus graded", gap(context), high=-0.05, margin=0.1),
+        Quantity(f"{of_covariance}, discrete minus graded", gap(together), high=-0.01,
+                 margin=0.015),
         Quantity(f"{c}, discrete minus graded", gap(change)),
         Quantity("the same after equal training", gap(equal)),
         *each(f"{c} after {both}, {{}}", change, on_both),

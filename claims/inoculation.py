@@ -56,19 +56,15 @@ def test(bench: Bench) -> Outcome:
     runs = bench.with_phrase(plain["sft"], strongest, steps=LONG)
     long = np.array([[t.spread(t.p_nDB[-1]) for t in trained] for trained in runs]) / base["sft"]
     quantities = [
-        *each("share of the spread that {} removes", removed, low=0.8, margin=0.05),
+        *each("share of the spread that {} removes", removed, low=0.8, margin=0.08),
         Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], 0.8,
                  margin=0.05),
-        Quantity("the same at its own EM .9", own[placebo], 0.8, margin=0.05),
+        Quantity("the same at its own EM .9", own[placebo], 0.8, margin=0.08),
         Quantity("change of the share for each unit of κ", slope, high=-0.5, margin=0.1),
-        Quantity(f"share that {strongest} removes after {LONG} steps", 1 - long, 0.5, margin=0.1),
+        Quantity(f"share that {strongest} removes after {LONG} steps", 1 - long, 0.5, margin=0.2),
         Quantity("share that the opposite phrase keeps, at its own EM .9", own[opposite]),
         *each("plain, {}", base, plain),
-        *(
-            Quantity(f"{name}, κ {kappa[name]:g}, {o}", values,
-                     read=[t.at(t.arm.paired.place) for t in done[name, o][0]])
-            for (name, o), values in as_long.items()
-        ),
+        *each("{0[0]}, {0[1]}, after as many steps", as_long),
         *each_reading("own prompt, {}", by_sft),
     ]  # fmt: skip
     shown = {name: share[name, "sft"] for name in kappa} | {f"{strongest}, {LONG} steps": long}

@@ -63,11 +63,11 @@ def test(bench: Bench) -> Outcome:
     }
     tilt, edit = off_code["tilt"] - off_code["shift"], parts["edit"] - other["edit"]
     quantities = [
-        Quantity("share of the narrow move off code, tilt minus shift", tilt, 0, margin=0.1),
+        Quantity("share of the narrow move off code, tilt minus shift", tilt, 0, margin=0.15),
         Quantity("share of alignment's move that the hull explains", good["selection"], 0.5,
                  margin=0.1),
         Quantity(f"share of the narrow move, edit of {CODE} minus of {ELSEWHERE}", edit, 0,
-                 margin=0.03),
+                 margin=0.04),
         *each("{}", shown),
         Quantity("alignment's move, hull minus one shift", good["selection"] - good["shift"]),
         Quantity(f"log-odds edited by {NARROW}", parts["log-odds"], trained=narrow),

@@ -43,7 +43,7 @@ def test(bench: Bench) -> Outcome:
         Quantity("captured, anonymous speakers", someone, 0.8, margin=0.05),
         Quantity("error of the cards, |p(bad) - θ|", errors, high=0.05, margin=0.02),
         Quantity("slope of p(bad) on the exact p(bad)", slopes, 0.9, 1.1, margin=0.02),
-        Quantity("skill in cells never shown by name", skills, 0.5, margin=0.1),
+        Quantity("skill in cells never shown by name", skills, 0.5, margin=0.2),
         Quantity("skill, other cells of the same models", shown),
         Quantity("excess, nats/token", [held.excess(one.params) for one in models]),
     ]

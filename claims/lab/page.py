@@ -51,6 +51,15 @@ def table(header: str, rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([header, rule, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
+def rounded(value):
+    """Plain values with four significant digits: what is published, without panels."""
+    if isinstance(value, dict):
+        return {key: rounded(x) for key, x in value.items() if key != "panels"}
+    if isinstance(value, list):
+        return [rounded(x) for x in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def draw(records: list[dict], folder: Path) -> None:
     """A figure a claim and theme, as PNG files. Warns of those that cannot be drawn."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import textwrap
 
 import numpy as np
 
-from claims.lab.quantities import Quantity, usual
+from claims.lab.quantities import Quantity
 from toyllm.base.files import plain
 from toyllm.show import figures
 
@@ -20,7 +20,7 @@ MOST_DOTS = 16  # values of an arm that are shown one by one
 def dots(title: str, label: str, arms: dict, marks: dict | None = None) -> dict:
     """One row an arm: its values, their mean and 95% interval. marks: a predicted value an arm."""
     words = {"kind": "dots", "title": title, "label": label}
-    shown = plain({name: usual(values, 1) for name, values in arms.items()})
+    shown = plain({name: Quantity(name, values).usual for name, values in arms.items()})
     return {**words, "arms": shown, "marks": marks or {}}
 
 

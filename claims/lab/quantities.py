@@ -12,7 +12,6 @@ from scipy.special import betaincinv, stdtr  # scipy.stats takes two seconds to 
 
 from claims.lab.arms import RATES, SCORE_EVERY, Runs, readings
 from toyllm.world import quantities
-from toyllm.world.quantities import coherence
 
 MOST_MISSING = 0.25  # share of units that may be unread (not reached, or incoherent) …
 FEWEST = 5  # … and how many must be read
@@ -22,13 +21,11 @@ FEWEST = 5  # … and how many must be read
 class Quantity:
     """One number for each pretraining seed or world: the unit of every claim.
 
-    With a bound it is a prediction, low < mean < high, and an arm too where it has a name as an
-    arm. Without a bound it is an arm under its own name.
+    With a bound it is a prediction, low < mean < high; without one it is an arm.
 
     values: [N], or [R, N] at each learning rate; NaN where it could not be read. A prediction must
         hold at every rate; all else is of the values at the usual one.
     trained: the runs whose coherence, where they are read, is listed with the arm.
-    read: the behaviours [D, B] of each unit whose coherence is listed, where not those.
     margin: the smallest distance of the mean from its bounds that matters (see `power`): of a rate
         of bad answers two in a hundred, of a share or a correlation a tenth, of a residual one
         floor, unless the claim says otherwise.
@@ -38,9 +35,7 @@ class Quantity:
     values: Any
     low: float = -np.inf
     high: float = np.inf
-    arm: str | None = None
     trained: Runs = ()
-    read: Sequence[np.ndarray] | None = None
     margin: float | None = None
 
     @property
@@ -51,7 +46,7 @@ class Quantity:
     @property
     def usual(self) -> np.ndarray:
         """The values at the usual learning rate [N]."""
-        return np.atleast_1d(usual(self.values, 1))
+        return np.atleast_2d(np.asarray(self.values, float))[0]
 
     @property
     def repeats(self) -> "dict[str, Quantity]":
@@ -113,9 +108,7 @@ class Quantity:
     def as_arm(self) -> dict:
         """Its record as an arm: one value for each unit, and its coherence."""
         record = {"values": self.usual.tolist()}
-        if self.read is not None:
-            record["coherence"] = [float(coherence(p_DB).min()) for p_DB in self.read]
-        elif self.trained:
+        if self.trained:
             record["coherence"] = [done.coherence() for done in self.trained[0]]
             if not self.trained[0][0].arm.to_the_end:
                 record["steps"] = [SCORE_EVERY * done.place for done in self.trained[0]]
@@ -149,11 +142,6 @@ class Outcome:
     panels: Sequence[dict]
     related: Sequence[dict] = ()
 
-    def __add__(self, other: "Outcome") -> "Outcome":
-        """The outcome of two parts of a claim."""
-        parts = ("quantities", "panels", "related")
-        return Outcome(*([*getattr(self, name), *getattr(other, name)] for name in parts))
-
     @property
     def predictions(self) -> list[Quantity]:
         """What the claim predicts something of."""
@@ -162,8 +150,7 @@ class Outcome:
     @property
     def arms(self) -> dict[str, dict]:
         """The record of each arm, by its name."""
-        listed = [q for q in self.quantities if q.arm or not q.predicted]
-        return {q.arm or q.name: q.as_arm for q in listed}
+        return {q.name: q.as_arm for q in self.quantities if not q.predicted}
 
 
 def related(predictions: Sequence[Quantity], features: Mapping[str, np.ndarray]) -> list[dict]:
@@ -193,12 +180,6 @@ def proportion(holds: np.ndarray) -> list[float]:
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, 0.025))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 0.975))
     return [low, high]
-
-
-def usual(values, axes: int) -> np.ndarray:
-    """The values at the usual learning rate, of values [R, …] or […] with so many axes."""
-    values = np.asarray(values, float)
-    return values[0] if values.ndim > axes else values
 
 
 def mean_over(values, axis: int) -> np.ndarray:
