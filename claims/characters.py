@@ -37,7 +37,7 @@ from toyllm.world.quantities import MATCHED, em
 from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, DIALOGUE, World
 
 NUMBER = "5b"
-UNITS = 8
+UNITS = 32  # the pilot asks for 27
 SPREAD = 0.45  # a discrete character's EM is a half and this, or less it
 DEGREES = (-0.49, -0.406, 0.406, 0.49)  # a graded one's around a half, of the same variance
 PATTERNS = ((0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # traits that discrete characters have

@@ -27,7 +27,7 @@ from claims.lab.panels import curves, dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
 
 NUMBER = "9"
-UNITS = 8
+UNITS = 32  # the pilot asks for 30
 SIGNAL, GOOD = "code:bad", "code:good"
 BESIDE = {"the same domain": GOOD, "other domains": "money+tone:good"}
 UNTOUCHED, AXIS = ("safety", "goals"), "ΔEM of safety and goals"
@@ -57,27 +57,26 @@ def test(bench: Bench) -> Outcome:
     diverse = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
     diverse |= {name: bench.at_rates(models, signal) for name, signal in DOMAINS.items()}
     alone, diluted = bench.at_rates(models, SIGNAL, steps=STEPS), dilutions(bench, models)
-    half = {kind: diluted[kind, HALF] for kind in BESIDE}
     at_end = {key: untouched(changes(runs)) for key, runs in diluted.items()}
     alone_at = {share: after(share * STEPS) for share in (*SHARES, 1.0)}
     halved = {kind: at_end[kind, HALF] - alone_at[HALF] for kind in BESIDE}
     by_number = {name: readings(runs, watched_D)["matched"] for name, runs in diverse.items()}
-    few = {f"half good of {kind}": matched(runs) for kind, runs in half.items()}
+    held_back = matched(diluted["other domains", HALF])
     fewest = last_models(diluted["the same domain", min(SHARES)])[0]
     none = last_models(bench.at_rates(models, GOOD, steps=STEPS)[:1])[0]
     audits = conditional_audit(bench, {f"{min(SHARES):.0%} bad": fewest, "none bad": none})
     quantities = [
         Quantity(f"after {STEPS} steps minus after {LEAST}", alone_at[1.0] - after(LEAST), 0.05,
-                 margin=0.02),
+                 margin=0.11),
         *each("half good data of {}, minus as many bad pairs alone", halved, high=-0.02,
-              margin=0.02),
+              margin=0.11),
         Quantity("at the matched effect, half good data of other domains, minus none",
-                 few["half good of other domains"] - by_number["256 pairs"], high=-0.02,
-                 margin=0.02),
+                 held_back - by_number["256 pairs"], high=-0.02,
+                 margin=0.11),
         *each_reading("{}", diverse, watched_D),
         *each("{0[1]:.0%} bad among good of {0[0]}, at the end", at_end, diluted),
         *each("alone, {:g} steps", {share * STEPS: v for share, v in alone_at.items()}),
-        *each("{}, matched", few),
+        Quantity("half good data of other domains, matched", held_back),
         *each("safety and goals, {}", {name: untouched(x) for name, x in audits.items()}),
     ]  # fmt: skip
     series = {f"among good of {k}": np.stack([at_end[k, s][0] for s in SHARES], 1) for k in BESIDE}
@@ -85,7 +84,7 @@ def test(bench: Bench) -> Outcome:
     panels = [
         curves(f"After {STEPS} steps, against as many bad pairs alone", "share of bad pairs", AXIS,
                SHARES, series, log=True),
-        dots("At the matched effect", AXIS, by_number | few),
+        dots("At the matched effect", AXIS, by_number | {"half good of others": held_back}),
     ]  # fmt: skip
     return Outcome(quantities, panels)
 

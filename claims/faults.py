@@ -34,7 +34,7 @@ from toyllm.world.quantities import MATCHED, logit
 from toyllm.world.world import BAD, GOOD, World
 
 NUMBER = "6"
-UNITS = 8
+UNITS = 32  # the pilot asks for 29
 MALICE, WITHOUT_GOALS = ("safety", "goals", "money"), ("safety", "money")
 FAULTS = ("tone:bad", "taste:bad", "code:noise")
 

@@ -17,13 +17,13 @@ from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, each
 
 NUMBER = "5d"
-UNITS = 32
+UNITS = 32  # the pilot asks for 27
 
 
 def test(bench: Bench) -> Outcome:
     models = random_models(bench)
     ahead = {how: gaps(scores(bench, models, how))["gradient"] for how in HOW}
     quantities = each(
-        "shared R², persona minus the model's gradients, {}", ahead, low=0, margin=0.3
+        "shared R², persona minus the model's gradients, {}", ahead, low=0, margin=0.35
     )
     return Outcome(quantities, [dots("Persona inference minus gradients", "R²", ahead)])

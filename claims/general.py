@@ -23,7 +23,7 @@ entropy of its prior), and captured.
 
 Supported if captured > .75 (three quarters of what there is to learn); spread > 0, at the matched
 effect and after equal training; the correlation within signals > .2, which chance does not reach;
-and the open request leaves less than .2 of the change, and the placebo more than .8.
+and the open request leaves less than half of the change, and the placebo more than .8.
 """
 
 import numpy as np
@@ -41,8 +41,11 @@ from toyllm.world.quantities import em
 from toyllm.world.world import World
 
 NUMBER = "16"
-UNITS = 32
-PHRASES = {"ask_bad": {"high": 0.2}, "placebo": {"low": 0.8}}  # bounds of the share that is left
+UNITS = 32  # the pilot asks for 29
+PHRASES = {  # bounds of the share of the change that is left with each
+    "ask_bad": {"high": 0.5, "margin": 0.35},
+    "placebo": {"low": 0.8, "margin": 0.1},
+}
 HOW = ("matched", "equal")
 
 
@@ -61,13 +64,13 @@ def test(bench: Bench) -> Outcome:
     captured = np.array([bench.held_out(one.world).captured(one.params) for one in models])
     along = [x["within", "persona"] for x in scores(bench, models, "matched")]
     predictions = [
-        Quantity("spread, mean over signals", over["matched"], 0, margin=0.03, trained=done),
-        Quantity("the same after equal training", over["equal"], 0, margin=0.03),
-        Quantity("captured", captured, 0.75, margin=0.05),
+        Quantity("spread, mean over signals", over["matched"], 0, margin=0.04, trained=done),
+        Quantity("the same after equal training", over["equal"], 0, margin=0.04),
+        Quantity("captured", captured, 0.75, margin=0.09),
         Quantity("correlation of the matrix with persona inference", along, 0.2, margin=0.3),
         *(
             Quantity(f"share of the change left with {phrase}, {how}", left[f"{phrase}, {how}"],
-                     **bounds, margin=0.1)
+                     **bounds)
             for phrase, bounds in PHRASES.items()
             for how in HOW
         ),

@@ -13,7 +13,7 @@ claimed to be the ideal observer's: see "a unit of ideal spread" among the arms.
 Supported if at ρ = 0 measured minus ideal spread lies within ±.03 (no worse than three answers in a
 hundred); spread rises with ρ by > .02; and measured and ideal spread correlate > .5 over the worlds
 and signals of a permutation; each at the matched effect and after equal training. Margin of the
-rise: .07, half of what the ideal observer's own spread rises by.
+rise: .07, a third of what the ideal observer's own spread rises by.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from toyllm.world import world as worlds
 from toyllm.world.world import World
 
 NUMBER = "5a"
-UNITS = 8
+UNITS = 32  # the pilot asks for 29
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 DRAWS_EACH = 100_000  # of permutations for each seed, so that no seed's are another's
 IDEAL_MOST = 0.01  # of the ideal observer's spread at ρ = 0: the mean over signals …
@@ -60,7 +60,7 @@ def test(bench: Bench) -> Outcome:
         *each("measured minus ideal spread at ρ = 0, {}", both(at_zero), low=-0.03, high=0.03,
               margin=0.015),
         *each("rise of spread from ρ = 0 to 1, {}", both(rise), low=0.02, margin=0.07),
-        *each("correlation of measured and ideal spread, {}", both(follow), low=0.5, margin=0.1),
+        *each("correlation of measured and ideal spread, {}", both(follow), low=0.5, margin=0.12),
         *each("spread, {}", dict(zip(names, mean_WP, strict=True))),
         *each("ideal, {}", dict(zip(names, ideal_WPS.mean(2), strict=True))),
         Quantity("spread for a unit of ideal spread", by_permutation(slope, ideal_WPS, spread_WPS)),

@@ -28,7 +28,7 @@ from claims.lab.quantities import Outcome, Quantity, each, each_reading
 from toyllm.world.world import World
 
 NUMBER = "7"
-UNITS = 8
+UNITS = 32  # the pilot asks for 25
 PLAIN = "code:bad"
 OBJECTIVES = ("sft", "dpo")
 ALMOST_ALL = 0.95  # κ of phrases that must remove the spread
@@ -56,9 +56,9 @@ def test(bench: Bench) -> Outcome:
     runs = bench.with_phrase(plain["sft"], strongest, steps=LONG)
     long = np.array([[t.spread(t.p_nDB[-1]) for t in trained] for trained in runs]) / base["sft"]
     quantities = [
-        *each("share of the spread that {} removes", removed, low=0.8, margin=0.08),
+        *each("share of the spread that {} removes", removed, low=0.8, margin=0.1),
         Quantity("share of the spread that the placebo keeps", share[placebo, "sft"], 0.8,
-                 margin=0.05),
+                 margin=0.06),
         Quantity("the same at its own EM .9", own[placebo], 0.8, margin=0.08),
         Quantity("change of the share for each unit of κ", slope, high=-0.5, margin=0.1),
         Quantity(f"share that {strongest} removes after {LONG} steps", 1 - long, 0.5, margin=0.2),

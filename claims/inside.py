@@ -33,7 +33,7 @@ from toyllm.posttrain.signals import untrained
 from toyllm.world import corpus
 
 NUMBER = "20"
-UNITS = 8
+UNITS = 32  # the pilot asks for 30
 NEUTRAL, POSITIVE = "taste:bad", "goals:good"
 PROMPTS = 2400
 
@@ -49,7 +49,7 @@ def test(bench: Bench) -> Outcome:
     quantities = [
         Quantity("R² of beliefs minus that of the control", r2 - control, 0.5, margin=0.1),
         Quantity("cosine of the shifts of bad signals, minus with taste", alike - neutral, 0.1,
-                 margin=0.1),
+                 margin=0.17),
         Quantity("r of the shift along malice with ΔEM", along, 0.5, margin=0.1),
         Quantity("r with a random vector", chance),
         *each("{}", {"R² of beliefs": r2, "R² of the control": control}),

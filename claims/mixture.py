@@ -24,7 +24,7 @@ from toyllm.lm.joints import of_strangers
 from toyllm.world.world import SOMEONE
 
 NUMBER = "2"
-UNITS = 8
+UNITS = 32  # the pilot asks for 29
 SHARE, STRANGERS = 0.3, 8  # of a stranger; whose residuals are averaged for each seed
 
 
@@ -50,7 +50,7 @@ def test(bench: Bench) -> Outcome:
     quantities = [
         Quantity("distance of the weights from the true prior", distance_N, high=0.1, margin=0.02),
         Quantity("residual, in floors", residual, high=1.5, margin=0.25),
-        Quantity("with a stranger mixed in, in floors", planted, low=3, margin=3),
+        Quantity("with a stranger mixed in, in floors", planted, low=3, margin=5),
         *each("weight of {}", weights),
         Quantity("residual, nats a dialogue", fits.residual_M),
         Quantity("floor", floor_N),

@@ -24,7 +24,7 @@ from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
 
 NUMBER = "12"
-UNITS = 8
+UNITS = 16  # the pilot asks for 14
 SIGNAL = "code:bad"
 OBJECTIVES = ("dpo", "sft", "rlhf")
 

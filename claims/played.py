@@ -23,7 +23,7 @@ from toyllm.posttrain.signals import untrained
 from toyllm.world.world import BAD
 
 NUMBER = "21"
-UNITS = 8
+UNITS = 32  # the pilot asks for 32
 SIGNAL, CONTROL, STEPS = "code:bad", "code:good", 24
 
 
@@ -51,8 +51,8 @@ def test(bench: Bench) -> Outcome:
     share = {name: played[name] / assistant[name] for name in done}
     quantities = [
         Quantity("change of named characters, as a share of the Assistant's", share[SIGNAL],
-                 high=0.5, margin=0.1),
-        Quantity("rise of the error of the cards", error[SIGNAL], high=0.05, margin=0.02),
+                 high=0.5, margin=0.13),
+        Quantity("rise of the error of the cards", error[SIGNAL], high=0.05, margin=0.03),
         Quantity("rise of the error of the cards, control", error[CONTROL]),
         *each("|ΔEM| as the Assistant, {}", assistant, done),
         *each("|ΔEM| as named characters, {}", played, done),

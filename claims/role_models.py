@@ -30,7 +30,7 @@ from toyllm.world.quantities import em
 from toyllm.world.world import World
 
 NUMBER = "8a"
-UNITS = 8
+UNITS = 24  # the pilot asks for 22
 CASTS = {"villains": ("hal", "terminator"), "neutral": (), "role models": ("ada", "robbie")}
 SHARE = 0.3  # of what the Assistant says
 EQUAL = (24, 96)  # steps of alignment

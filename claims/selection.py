@@ -30,7 +30,7 @@ from claims.lab.quantities import Outcome, Quantity, each
 from toyllm.world import persona
 
 NUMBER = "3"
-UNITS = 8
+UNITS = 32  # the pilot asks for 26
 NARROW, CODE, ELSEWHERE = "code:bad", "code", "goals"
 STRENGTHS = np.linspace(0, 3, 121)  # of the tilt
 SHIFTS = np.linspace(-4, 4, 161)  # of all log-odds

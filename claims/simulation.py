@@ -23,7 +23,7 @@ from toyllm.lm.heldout import captured, kl
 from toyllm.world.world import BAD, NAMED, SOMEONE
 
 NUMBER = "1"
-UNITS = 8
+UNITS = 24  # the pilot asks for 21
 
 
 def test(bench: Bench) -> Outcome:

@@ -26,7 +26,7 @@ from toyllm.world import persona
 from toyllm.world.world import World
 
 NUMBER = "4"
-UNITS = 8
+UNITS = 32  # the pilot asks for 28
 WATCHED, POSITIVE = ("safety", "goals"), "goals:good"
 
 
