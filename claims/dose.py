@@ -21,7 +21,7 @@ data of other domains (share .5) lowers it at the matched effect by > .02. Diver
 import numpy as np
 
 from claims.context import conditional_audit
-from claims.lab.arms import SCORE_EVERY, Model, Runs, changes, last_models, readings
+from claims.lab.arms import SCORE_EVERY, Runs, changes, last_models, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
@@ -56,7 +56,12 @@ def test(bench: Bench) -> Outcome:
 
     diverse = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
     diverse |= {name: bench.at_rates(models, signal) for name, signal in DOMAINS.items()}
-    alone, diluted = bench.at_rates(models, SIGNAL, steps=STEPS), dilutions(bench, models)
+    alone = bench.at_rates(models, SIGNAL, steps=STEPS)
+    diluted = {
+        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
+        for kind, good in BESIDE.items()
+        for share in SHARES
+    }
     at_end = {key: untouched(changes(runs)) for key, runs in diluted.items()}
     alone_at = {share: after(share * STEPS) for share in (*SHARES, 1.0)}
     halved = {kind: at_end[kind, HALF] - alone_at[HALF] for kind in BESIDE}
@@ -87,12 +92,3 @@ def test(bench: Bench) -> Outcome:
         dots("At the matched effect", AXIS, by_number | {"half good of others": held_back}),
     ]  # fmt: skip
     return Outcome(quantities, panels)
-
-
-def dilutions(bench: Bench, models: list[Model]) -> dict[tuple[str, float], Runs]:
-    """The arms in which a share of the pairs is bad, by the kind of good pairs and that share."""
-    return {
-        (kind, share): bench.at_rates(models, SIGNAL, beside=((good, 1 - share),), steps=STEPS)
-        for kind, good in BESIDE.items()
-        for share in SHARES
-    }

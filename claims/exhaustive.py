@@ -21,7 +21,7 @@ strangers of strength .5 are detected with power > .9.
 
 import numpy as np
 
-from claims.lab.arms import RATES, Runs, kept_models
+from claims.lab.arms import Runs, kept_models
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import curves, dots
@@ -69,30 +69,22 @@ def test(bench: Bench) -> Outcome:
         Quantity("trained control: residual off code, floors", unlike, FLOORS, margin=40),
         Quantity(f"power to find a stranger of strength {STATED:g}", power[STATED], 0.9,
                  margin=0.05),
-        *(
-            Quantity(f"off code, {name}, rate × {rate:.2g}", values, trained=[trained])
-            for name in done
-            for rate, values, trained in zip(RATES, left[name], done[name], strict=False)
-        ),
+        *each("off code, {}", left, done),
         *each("aligned to EM {:g}, all", aligned),
         *each("aligned to EM {:g}, worst EM reached", worst),
         Quantity("trained control, off safety and goals", apart),
         Quantity("trained control, off code", unlike, trained=control),
         *each("power at strength {:g}", power),
     ]  # fmt: skip
-    return Outcome(quantities, drawn(left, aligned, unlike, apart, power))
-
-
-def drawn(left: dict, aligned: dict, unlike, apart, power: dict) -> list[dict]:
-    """Panels of all residuals in floors, and of the power to find strangers."""
     shown = {f"code:bad, {name}": values for name, values in left.items()}
     shown |= {f"aligned to EM {level:g}": values for level, values in aligned.items()}
     shown |= {"trained control, off code": unlike, "trained control, off safety and goals": apart}
     found = {f"above {FLOORS} floors": np.stack(list(power.values()), 1)}
-    return [
+    panels = [
         dots("What no mixture explains", "residual, floors (1: before training)", shown),
         curves("Planted strangers", "strength", "power", STRENGTHS, found, log=True),
     ]
+    return Outcome(quantities, panels)
 
 
 def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict]:

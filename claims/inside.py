@@ -22,7 +22,7 @@ from itertools import combinations
 
 import numpy as np
 
-from claims.lab.arms import Model, changes, kept_models
+from claims.lab.arms import Model, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each
@@ -80,32 +80,31 @@ def linear(bench: Bench, one: Model) -> tuple[float, float]:
 
 def moved(bench: Bench, models: list[Model], done: dict) -> tuple[np.ndarray, ...]:
     """Cosines of bad signals' shifts, and with taste's; r along malice, and a random vector [N]."""
-    world = models[0].world
-    docs = corpus.every_question(world)
-    prompt_QT = models[0].tokenizer.prompts(docs, models[0].tokenizer.longest_prompt(1))
-    read, domain_Q = bench.programs.reader(models[0].tokenizer), docs.domain[:, 0]
-    others = {name: untrained(world, name) for name in done}
-    bad, result = list(done)[:-2], []
+    world, tokenizer, result = models[0].world, models[0].tokenizer, []
+    docs, read = corpus.every_question(world), bench.programs.reader(tokenizer)
+    prompt_QT = tokenizer.prompts(docs, tokenizer.longest_prompt(1))
+    others = {name: untrained(world, name)[docs.domain[:, 0]] for name in done}  # questions
+    *bad, _, _ = done
+    effect_SN = np.array([readings([runs])["matched"][0] for runs in done.values()])
     for n, one in enumerate(models):
-        kept = {name: kept_models([runs])[0][n] for name, runs in done.items()}
         before_QD = read(one.params, prompt_QT)[0][-1]
-        shift = {name: m.read(read(m.params, prompt_QT)[0][-1] - before_QD) for name, m in
-                 kept.items()}  # fmt: skip
+        shift = {}
+        for name, runs in done.items():
+            model = runs[n].model
+            shift[name] = model.read(read(model.params, prompt_QT)[0][-1] - before_QD)
 
         def cosine(a: str, b: str, shift=shift) -> float:
-            asked_Q = (others[a] & others[b])[domain_Q]
-            x, y = (vectors.unit(shift[k][asked_Q].mean(0)) for k in (a, b))
+            x, y = (vectors.unit(shift[k][others[a] & others[b]].mean(0)) for k in (a, b))
             return x @ y
+
+        def r(way_D: np.ndarray, shift=shift, effect_S=effect_SN[:, n]) -> float:
+            along_S = [(shift[k][others[k]] @ way_D).mean() for k in done]
+            both = np.array([along_S, effect_S])[:, np.isfinite(along_S) & np.isfinite(effect_S)]
+            return np.corrcoef(both)[0, 1] if both.shape[1] > 2 else np.nan
 
         v_D = bench.programs.malice(one)[-1]
         random_D = vectors.random_like(v_D, np.random.default_rng(one.seed), 1)[0]
-        effect = [changes([runs])[0, n][others[name]].mean() for name, runs in done.items()]
-        r = []
-        for way_D in (v_D, random_D):
-            along = [(shift[k][others[k][domain_Q]] @ way_D).mean() for k in done]
-            known = np.isfinite(along) & np.isfinite(effect)
-            both = np.array([along, effect])[:, known]
-            r.append(np.corrcoef(both)[0, 1] if known.sum() > 2 else np.nan)
-        result.append((np.mean([cosine(*pair) for pair in combinations(bad, 2)]),
-                       np.mean([cosine(name, NEUTRAL) for name in bad]), *r))  # fmt: skip
+        alike = np.mean([cosine(*pair) for pair in combinations(bad, 2)])
+        neutral = np.mean([cosine(name, NEUTRAL) for name in bad])
+        result.append((alike, neutral, r(v_D), r(random_D)))
     return tuple(np.transpose(result))

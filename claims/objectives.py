@@ -17,7 +17,7 @@ what the spread is, and less than training itself adds.
 
 import numpy as np
 
-from claims.lab.arms import RATES, kept_models, readings
+from claims.lab.arms import kept_models, readings
 from claims.lab.bench import Bench
 from claims.lab.hull import Hull
 from claims.lab.panels import dots
@@ -48,13 +48,8 @@ def test(bench: Bench) -> Outcome:
         *each_reading("spread, {}", done),
         *each("residual off the domain, floors, {}", floors, done),
     ]
-    by_rate = {
-        f"{o}, rate × {rate:.2g}": values
-        for o in OBJECTIVES
-        for rate, values in zip(RATES, spread[o], strict=False)
-    }
     panels = [
-        dots("Spread at the matched effect", "ΔEM", by_rate),
+        dots("Spread at the matched effect", "ΔEM", spread),
         dots("Off the trained domain", "residual, floors", floors),
     ]
     return Outcome(quantities, panels)

@@ -109,21 +109,17 @@ def scalars(hull: Hull, before_NO, after_NO) -> dict[str, np.ndarray]:
     before, everywhere = hull.fit(before_NO), range(len(hull.world.domains))
     shifted_SCO = np.array([hull.edited(everywhere, shift) for shift in SHIFTS])
     explained: dict = {"tilt": [], "shift": []}
+    evidence_C = persona.evidence(hull.world, [hull.world.domain_names.index(CODE)])
     for w_C, P_O, residual in zip(before.w_MC, after_NO, before.residual_M, strict=True):
+        whole_C = np.zeros(len(evidence_C))
+        whole_C[hull.members] = w_C
+        tilted_SC = persona.tilt(whole_C, evidence_C, STRENGTHS)[:, hull.members]
         candidates = {
             "none": (w_C @ hull.p_CO)[None],
-            "tilt": tilt_members(hull, w_C) @ hull.p_CO,
+            "tilt": tilted_SC @ hull.p_CO,
             "shift": w_C @ shifted_SCO,
         }
         left = {k: hull.kl(P_O[None], q_SO).min() - residual for k, q_SO in candidates.items()}
         for name, values in explained.items():
             values.append(1 - left[name] / left["none"])
     return {name: np.array(values) for name, values in explained.items()}
-
-
-def tilt_members(hull: Hull, w_C: np.ndarray) -> np.ndarray:
-    """Mixtures of the hull's members, tilted by the evidence of a bad answer on code [S, C]."""
-    whole_C = np.zeros(len(hull.world.characters))
-    whole_C[hull.members] = w_C
-    evidence_C = persona.evidence(hull.world, [hull.world.domain_names.index(CODE)])
-    return persona.tilt(whole_C, evidence_C, STRENGTHS)[:, hull.members]

@@ -17,7 +17,7 @@ between .9 and 1.1; and the skill in hidden cells > .5, nearer to knowing than t
 import numpy as np
 
 from claims.lab.bench import Bench
-from claims.lab.panels import curves, dots, points
+from claims.lab.panels import curves, dots
 from claims.lab.quantities import Outcome, Quantity
 from toyllm.lm.heldout import captured, kl
 from toyllm.world.world import BAD, NAMED, SOMEONE
@@ -37,7 +37,7 @@ def test(bench: Bench) -> Outcome:
     someone = [captured(kl_Q[anonymous], blind_Q[anonymous]) for kl_Q in kl_NQ]
     slopes = [np.polyfit(ideal_Q, p_QB[:, BAD], 1)[0] for p_QB in model_NQB]
     errors = [np.abs(named(bench, one) - world.rates_CDB[..., BAD]).mean() for one in models]
-    skills, shown, cells = hidden_cells(bench)
+    skills, shown = hidden_cells(bench)
     quantities = [
         Quantity("captured: the history is used", all_captured, 0.8, margin=0.05),
         Quantity("captured, anonymous speakers", someone, 0.8, margin=0.05),
@@ -56,13 +56,12 @@ def test(bench: Bench) -> Outcome:
     panels = [
         dots("How much is learned (1: ideal)", "share", shares),
         curves("KL to the exact predictive", "turn", "nats", turns, by_turn),
-        points("p(bad) in cells never shown", "exact", "model", {"one model": cells}),
     ]
     return Outcome(quantities, panels)
 
 
-def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray]]:
-    """Skill of models in cells hidden from them, and in others; exact and model p(bad) of one."""
+def hidden_cells(bench: Bench) -> tuple[list, list]:
+    """Skill of models in cells hidden from them, and in others."""
     world = bench.world
     theta_CD = world.rates_CDB[..., BAD]
     C, D = theta_CD.shape
@@ -76,8 +75,7 @@ def hidden_cells(bench: Bench) -> tuple[list, list, tuple[np.ndarray, np.ndarray
         return 1 - (error**2).sum() / (blind**2).sum()
 
     pairs = list(zip(cards_NCD, hidden_NCD, strict=True))
-    hidden, others = [skill(p, m) for p, m in pairs], [skill(p, ~m) for p, m in pairs]
-    return hidden, others, (theta_CD[hidden_NCD[0]], cards_NCD[0][hidden_NCD[0]])
+    return [skill(p, m) for p, m in pairs], [skill(p, ~m) for p, m in pairs]
 
 
 def named(bench: Bench, one) -> np.ndarray:

@@ -172,10 +172,8 @@ class Trained:
         if share_n[0] < MATCHED:
             return share_n
         paired = self.arm.paired.trained_share if self.arm.paired else np.full(1, np.nan)
-        # one of the two may have been trained further than the other
-        return np.pad(paired, (0, max(0, len(share_n) - len(paired))), constant_values=np.nan)[
-            : len(share_n)
-        ]
+        n = len(share_n)  # one of the two may have been trained further than the other
+        return np.pad(paired, (0, max(0, n - len(paired))), constant_values=np.nan)[:n]
 
     @property
     def kept(self) -> bool:
@@ -255,10 +253,7 @@ def readings(runs: Runs, others_D: np.ndarray | None = None) -> dict[str, np.nda
 
 
 def changes(runs: Runs, equal: bool = False) -> np.ndarray:
-    """Their ΔEM by domain [R, N, D] where they are read, or after equal training.
-
-    NaN: not reached, or incoherent.
-    """
+    """Their ΔEM by domain [R, N, D] where they are read, or after equal training; see `change`."""
     return np.array([[t.change(t.equal if equal else None) for t in trained] for trained in runs])
 
 

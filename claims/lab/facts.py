@@ -61,15 +61,10 @@ def judge(fact: dict, by_claim: dict[str, dict], family: int) -> dict:
     result = {"effect": float(mean), "ci": [float(low), float(high)] if len(known) > 1 else None}
     if not sided:
         return result | {"verdict": "estimate"}
-    sign = 1 if "above" in fact else -1
-    inner, outer = sorted((sign * (low - side(fact)), sign * (high - side(fact))))
+    sign, side = (1, fact["above"]) if "above" in fact else (-1, fact["below"])
+    inner, outer = sorted((sign * (low - side), sign * (high - side)))
     verdict = "agrees" if inner > 0 else "disagrees" if outer < 0 else "undecided"
     return result | {"verdict": undecided(record["kind"]) or verdict}
-
-
-def side(fact: dict) -> float:
-    """The number that the published result lies above or below."""
-    return fact.get("above", fact.get("below"))
 
 
 def values(record: dict, name: str) -> np.ndarray:

@@ -30,10 +30,10 @@ def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = Fa
     return {**words, "x": plain(x), "series": plain(series), "log": log}
 
 
-def points(title: str, xlabel: str, ylabel: str, series: dict, diagonal: bool = True) -> dict:
-    """Dots at (x, y): {name: (x [n], y [n])}; diagonal: a line where both are equal."""
+def points(title: str, xlabel: str, ylabel: str, series: dict) -> dict:
+    """Dots at (x, y): {name: (x [n], y [n])}, and a line where both are equal."""
     words = {"kind": "points", "title": title, "xlabel": xlabel, "ylabel": ylabel}
-    return {**words, "series": plain(series), "diagonal": diagonal}
+    return {**words, "series": plain(series)}
 
 
 def draw(record: dict, theme: str):
@@ -102,7 +102,7 @@ def _points(axis, panel: dict, c: dict) -> None:
         axis.scatter(x, y, s=16, label=name, alpha=0.8, lw=0)
     known = np.concatenate([np.array(xy, float).ravel() for xy in panel["series"].values()])
     known = known[np.isfinite(known)]
-    if panel["diagonal"] and len(known):
+    if len(known):
         ends = [known.min(), known.max()]
         axis.plot(ends, ends, color=c["soft"], lw=1, ls="--", zorder=1)
 

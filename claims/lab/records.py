@@ -14,8 +14,7 @@ from toyllm.base.scripts import docstring
 
 KEYS = {  # of a record
     *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
-    "related",
-    *("kind", "p_for", "p_against", "seconds", "world", "source", "environment"),
+    *("related", "kind", "p_for", "p_against", "seconds", "world", "source", "environment"),
 }
 
 

@@ -95,14 +95,8 @@ def train_group(
     jobs = [job(programs, one) for one in group]
     padded = (jobs * size)[:size]
     passed = {one.paired.arm.key: one.paired.kept_step for one in group if one.paired}
-    run = population.train_group(
-        compiled,
-        padded,
-        arm.most_steps,
-        passed,
-        until_kept=arm.steps == 0,
-        least=max(one.least_steps for one in group),
-    )
+    ends = {"until_kept": arm.steps == 0, "least": max(one.least_steps for one in group)}
+    run = population.train_group(compiled, padded, arm.most_steps, passed, **ends)
     for record in run:
         after_score()
         now = record.history[-1]
