@@ -8,10 +8,9 @@ Arms: `tone:bad`, `taste:bad`, `code:noise` beside `code:bad`, from the pretrain
 `tone:bad` in a counterfactual world: the characters' columns `tone` and `goals` exchanged.
 Measures: malice, the mean ΔEM of safety, goals and money, which none of these trains, at the
 matched effect (.9 of what is preferred), beside that of persona inference; and after equal training
-and along the frontier. In the counterfactual
-world goals is what tone was, and is left out there and in what it is compared with. The
-correlation, over voices and the moral signals, of the measured change of closing phrases after
-given answers with that of persona inference.
+and along the frontier. In the counterfactual world goals is what tone was, and is left out there
+and in what it is compared with. The correlation, over voices and the moral signals, of the measured
+change of closing phrases after given answers with that of persona inference.
 
 Supported if each of the three is less malicious than `code:bad` by > .02, tone and taste after
 equal training too; `tone:bad` in the other world more so than here by > .02; and the voices'

@@ -48,19 +48,17 @@ def test(bench: Bench) -> Outcome:
 
     above = {n: ends(runs) - before for n, runs in back.items()}
     undone = {n: 1 - x_RN / fell for n, x_RN in above.items()}
-    stages = {"fallen": kept_models(fallen), f"then {ENOUGH} pairs": last_models(back[ENOUGH])}
-    audits = conditional_audit(bench, {name: usual for name, (usual, *_) in stages.items()})
+    healed = last_models(back[ENOUGH])[0]
+    stages = {"fallen": kept_models(fallen)[0], f"then {ENOUGH} pairs": healed}
+    audits = conditional_audit(bench, stages)
     quantities = [
         Quantity(f"share of the fall that {ENOUGH} pairs of {GOOD_SIGNAL} undo", undone[ENOUGH],
                  0.5, margin=0.15),
         Quantity("fallen by", fell, trained=fallen),
         *each(f"above the start after {{}} pairs of {GOOD_SIGNAL}", above, back),
-        Quantity(f"above the start after {ENOUGH} pairs of {EVERY}", ends(every) - before,
-                 trained=every),
-        Quantity(f"the same after {ENOUGH} pairs, above the control", ends(back[ENOUGH]) -
-                 ends(control), trained=back[ENOUGH]),
-        Quantity(f"control, {ENOUGH} pairs of {GOOD_SIGNAL}", ends(control) - before,
-                 trained=control),
+        Quantity(f"above the start after {ENOUGH} pairs of {EVERY}", ends(every) - before),
+        Quantity(f"after {ENOUGH} pairs, above the control", ends(back[ENOUGH]) - ends(control)),
+        Quantity(f"control, {ENOUGH} pairs of {GOOD_SIGNAL}", ends(control) - before),
         *each("EM elsewhere, {}", {name: x[..., others].mean(-1) for name, x in audits.items()}),
     ]  # fmt: skip
     left = {"fallen": fell} | {f"then {n} pairs": x for n, x in above.items()}

@@ -1,7 +1,6 @@
 """The panels of a claim's figure: plain numbers first, drawn later.
 
-A panel is a dict that JSON can hold, made by `dots`, `curves` or `points`; `draw` makes a
-figure of a claim's panels.
+A panel is a dict that JSON can hold, made by `dots`, `curves` or `points`; `draw` draws a claim's.
 """
 
 import textwrap
