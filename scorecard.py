@@ -137,8 +137,8 @@ def expected(wanted: dict[str, ModuleType], bench: Bench) -> str:
         bench.begin(wanted[name].UNITS)
         then = len(published[name]["predictions"][0]["values"])
         seconds += published[name]["seconds"] * len(bench.seeds) / then
-    missing = len(wanted.keys() - published.keys())
-    unknown = f", and for {missing} claims nobody knows" if missing else ""
+    missing = ", ".join(name for name in wanted if name not in published)
+    unknown = f"; not known for {missing}" if missing else ""
     return f"expected: {seconds / 60:.0f} minutes on the machine of docs/scorecard{unknown}"
 
 

@@ -412,6 +412,27 @@ def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
     assert "figures/simulation-dark.png" in text
 
 
+def test_results_are_published_with_four_digits_and_without_panels():
+    record = {"panels": [1], "arms": {"a": {"values": [0.123456, None, 3]}}, "verdict": "supported"}
+    expected = {"arms": {"a": {"values": [0.1235, None, 3]}}, "verdict": "supported"}
+    assert page.rounded([record]) == [expected]
+
+
+def test_the_time_of_a_run_is_told_from_the_published_one(tmp_path, compact, monkeypatch):
+    known = records.available()
+    bench = Bench(tmp_path, compact, "full", mesh_of(1), None, None)
+    monkeypatch.setattr(scorecard, "PUBLISHED", tmp_path)
+    wanted = {name: known[name] for name in ("mixture", "objectives")}
+    assert "not known for mixture, objectives" in scorecard.expected(wanted, bench)
+    one = {"claim": "objectives", "seconds": 240.0, "predictions": [{"values": [0.0] * 8}]}
+    (tmp_path / "scorecard.json").write_text(json.dumps([one]))
+    minutes = 4 * known["objectives"].UNITS / 8
+    said = scorecard.expected(wanted, bench)
+    assert said.startswith(f"expected: {minutes:.0f} minutes")
+    assert said.endswith("not known for mixture")
+    assert "not known" not in scorecard.expected({"objectives": known["objectives"]}, bench)
+
+
 def test_what_was_trained_elsewhere_is_told(tiny, compact, monkeypatch):
     models = [(bench_in(tiny, compact).world, 0)]
     bench_in(tiny, compact).pretrain(models)
