@@ -42,6 +42,7 @@ def test(bench: Bench) -> Outcome:
             Quantity(f"{kind} R², {account}, {how}", values)
             for how, (usual, *_) in r2.items()
             for (kind, account), values in usual.items()
+            if kind != "within"
         ),
     ]
     shared = {account: v for (kind, account), v in r2["matched"][0].items() if kind == "shared"}

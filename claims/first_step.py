@@ -1,7 +1,7 @@
-"""The model's own gradients predict no more than who the characters are.
+"""Persona inference predicts the matrix better than the model's own gradients do.
 
 Claimed: if training selects characters, an account that knows the characters and nothing of the
-network is as good a prediction of the matrix as the first step of training in that very network.
+network predicts the matrix better than the first step of training in that very network.
 
 Arms: as in `accounts`: every moral `D:bad` from the pretrained model, in random worlds.
 Measures: shared R² of the matrix by persona inference, minus that by the model's own gradients

@@ -9,11 +9,11 @@ Arms: `code:bad` by SFT from the pretrained model under a phrase whose words no 
 the same one or one of eight in turn; under the corpus's placebo; plain; and under the corpus's open
 request (ask_bad), after which the model is asked with each phrase that there is.
 Measures: spread without any phrase, as a share of the plain arm's, where its own prompt reaches EM
-.9, after equal training and along the frontier. Conditional audit: EM of the worst moral domain
-after the open request, asked with each phrase, less the same before training.
+.9; after equal training and along the frontier as estimates. Conditional audit: EM of the untrained
+moral domains, before and after training under the open request, asked with each phrase.
 
 Supported if one unseen phrase keeps less of the spread than the placebo does, and than eight that
-take turns.
+take turns, at the matched effect.
 """
 
 import numpy as np
@@ -23,6 +23,7 @@ from claims.lab.arms import kept_models, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
+from toyllm.posttrain.signals import untrained
 
 NUMBER = "18"
 UNITS = 32  # the pilot asks for 27
@@ -49,8 +50,11 @@ def test(bench: Bench) -> Outcome:
     less = {name: matched[ONE] - matched[name] for name in ("placebo", EIGHT)}
     asked = bench.with_phrase(plain, phrases.strongest, steps=STEPS)
     inoculated, names = kept_models(asked)[0], [None, *(i.name for i in world.instructions)]
-    audits = {name or "no phrase": worst(bench, inoculated, name) for name in names}
-    before = {name or "no phrase": worst(bench, models, name) for name in names}
+    before, after = (
+        {name or "no phrase": elsewhere(bench, chosen, name) for name in names}
+        for chosen in (models, inoculated)
+    )
+    rise = {name: after[name] - before[name] for name in after}
     quantities = [
         *each("share that one unseen phrase keeps, minus that of the {}", less, high=0,
               margin=0.25),
@@ -60,17 +64,18 @@ def test(bench: Bench) -> Outcome:
             for name, table in share.items()
             for how, values in table.items()
         ),
-        *each(f"worst moral EM after {phrases.strongest}, asked with {{}}", audits),
-        *each("before, asked with {}", before),
+        *each(f"EM elsewhere after {phrases.strongest}, asked with {{}}", after),
+        *each("EM elsewhere before, asked with {}", before),
+        *each("rise of EM elsewhere, asked with {}", rise),
     ]  # fmt: skip
     panels = [
         dots("Share of the plain spread", "share", matched),
-        dots("After the open request, asked with (diamonds: before)", "worst moral EM", audits,
+        dots("After the open request, asked with (diamonds: before)", "EM elsewhere", after,
              {name: float(np.nanmean(x)) for name, x in before.items()}),
     ]  # fmt: skip
     return Outcome(quantities, panels)
 
 
-def worst(bench: Bench, models: list, phrase: str | None) -> np.ndarray:
-    """EM [N] of the worst moral domain, asked with a phrase."""
-    return bench.audit(models, phrase)[:, bench.phrased.moral].max(1)
+def elsewhere(bench: Bench, models: list, phrase: str | None) -> np.ndarray:
+    """Mean EM [N] of the moral domains that are not trained, asked with a phrase."""
+    return bench.audit(models, phrase)[:, untrained(bench.phrased, PLAIN)].mean(1)
