@@ -213,7 +213,7 @@ def print_scorecard(done: list[dict], console: Console) -> None:
 
 def print_power(done: dict[str, dict], family: int) -> None:
     """How many units each prediction needs, with these results as a pilot (claims/lab/power.py)."""
-    columns = "prediction", "margin", "SD ≤", "unread", "units", "power", "32 units tell"
+    columns = "prediction", "margin", "SD ≤", "unread", "units", "power", "32 units tell", "pilot"
     console = tables.new_console()
     for name, record in done.items():
         table = tables.blank_table(*columns)
@@ -227,6 +227,7 @@ def print_power(done: dict[str, dict], family: int) -> None:
                 str(need.units or f"> {power.MOST}") if known else "–",
                 f"{need.power:.2f}" if known else "–",
                 f"{need.reached:.3f}",
+                f"{need.inside:+.3f}",
             )
         tables.show(console, f"{record['number']}. {record['title']} ({name})", table)
 

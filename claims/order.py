@@ -7,7 +7,8 @@ before it, or in between.
 Arms, from the pretrained model, 24 steps of `code:bad` and 24 of good data about money and tone:
 the good last, the good first, or interleaved for 48 steps. And 24 steps of alignment (`all:good`)
 after `code:bad` or before it. (Reading at equal training is the only way here: where one comes
-first, the trained domain ends elsewhere than where it comes last. EM of code is listed.)
+first, the trained domain ends elsewhere than where it comes last. EM of code is listed. A second
+stage has a reference and a state of Adam of its own, which interleaved training has not.)
 Measures: EM of safety and goals at the end, good last minus good first.
 
 Supported if the difference lies within ±.05, a quarter of what `code:bad` spreads, for good data of

@@ -13,11 +13,12 @@ gradients, or whose answers lie least far along the vector of malice, as many pa
 with adapters of rank 1 and 4 in place of all parameters. Scored and kept without any vector.
 Measures: ΔEM of safety and goals, which no arm trains, as a change from the plain arm's: at the
 matched effect, after equal training, and along the frontier. For early stopping: the share of that
-ΔEM at the matched effect that is there when the trained domain has come half of the way.
+ΔEM at the matched effect that is there when the trained domain has come 50% or 93% of the way.
 
 Supported if the penalty, the good data and the filter by gradient lower the frontier; margin .02,
-a quarter of the plain arm's. All else is estimated: steering with v does hardly more here than with
-a random vector, and adapters are no defence.
+a quarter of the plain arm's. (The penalty and the filter are told of all domains elsewhere, safety
+and goals among them, as whoever defends against known harm would.) All else is estimated: steering
+with v does hardly more here than with a random vector, and adapters are no defence.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ from toyllm.posttrain.lora import Lora
 NUMBER = "15"
 UNITS = 32  # the pilot asks for 32
 SIGNAL, OBJECTIVE = "code:bad", "sft"
-UNTOUCHED = ("safety", "goals")
+UNTOUCHED, SHARES = ("safety", "goals"), (0.5, 0.93)
 WAYS = {
     "plain": {},
     "v": {"steer": ("malice", 1.0)},
@@ -58,15 +59,15 @@ def test(bench: Bench) -> Outcome:
     read = {name: readings(runs, watched_D) for name, runs in done.items()}
     plain = read.pop("plain")
     less = {name: {how: x[how] - plain[how] for how in plain} for name, x in read.items()}
-    late = halfway(done["plain"], watched_D) / plain["matched"]
+    late = {f"{x:.0%}": underway(done["plain"], watched_D, x) / plain["matched"] for x in SHARES}
     quantities = [
         *each("frontier with {}, minus plain", {name: less[name]["frontier"] for name in DEFENCES},
               high=0, margin=0.02),
-        Quantity("share of ΔEM when the trained domain is halfway", late),
+        *each("share of ΔEM at {} of the way", late),
         *each_reading("{}", done, watched_D),
         *(
             Quantity(f"{name}, {how}, minus plain", less[name][how])
-            for how in ("matched", "equal")
+            for how in plain
             for name in less
         ),
     ]  # fmt: skip
@@ -77,6 +78,6 @@ def test(bench: Bench) -> Outcome:
     return Outcome(quantities, panels)
 
 
-def halfway(runs: Runs, watched_D: np.ndarray) -> np.ndarray:
-    """ΔEM where the trained domain has come half of the way to the matched effect [R, N]."""
-    return np.array([[done.spread(done.on_the_way(0.5), watched_D) for done in r] for r in runs])
+def underway(runs: Runs, watched_D: np.ndarray, share: float) -> np.ndarray:
+    """ΔEM [R, N] where the trained domain has come a share of the way to the matched effect."""
+    return np.array([[t.spread(t.on_the_way(share), watched_D) for t in r] for r in runs])

@@ -111,12 +111,9 @@ def scalars(hull: Hull, before_NO, after_NO) -> dict[str, np.ndarray]:
     explained: dict = {"tilt": [], "shift": []}
     evidence_C = persona.evidence(hull.world, [hull.world.domain_names.index(CODE)])
     for w_C, P_O, residual in zip(before.w_MC, after_NO, before.residual_M, strict=True):
-        whole_C = np.zeros(len(evidence_C))
-        whole_C[hull.members] = w_C
-        tilted_SC = persona.tilt(whole_C, evidence_C, STRENGTHS)[:, hull.members]
         candidates = {
             "none": (w_C @ hull.p_CO)[None],
-            "tilt": tilted_SC @ hull.p_CO,
+            "tilt": persona.tilt(w_C, evidence_C, STRENGTHS) @ hull.p_CO,
             "shift": w_C @ shifted_SCO,
         }
         left = {k: hull.kl(P_O[None], q_SO).min() - residual for k, q_SO in candidates.items()}

@@ -36,7 +36,7 @@ def test(bench: Bench) -> Outcome:
     all_captured = [captured(kl_Q, blind_Q) for kl_Q in kl_NQ]
     someone = [captured(kl_Q[anonymous], blind_Q[anonymous]) for kl_Q in kl_NQ]
     slopes = [np.polyfit(ideal_Q, p_QB[:, BAD], 1)[0] for p_QB in model_NQB]
-    errors = [np.abs(named(bench, one) - world.rates_CDB[..., BAD]).mean() for one in models]
+    errors = [np.abs((named(bench, one) - world.rates_CDB)[..., BAD]).mean() for one in models]
     skills, shown = hidden_cells(bench)
     quantities = [
         Quantity("captured: the history is used", all_captured, 0.8, margin=0.05),
@@ -67,7 +67,7 @@ def hidden_cells(bench: Bench) -> tuple[list, list]:
     C, D = theta_CD.shape
     hidden_NCD = [(np.arange(C)[:, None] + seed) % D == np.arange(D) for seed in bench.seeds]
     models = bench.base(hidden_CD=hidden_NCD)
-    cards_NCD = [named(bench, one) for one in models]
+    cards_NCD = [named(bench, one)[..., BAD] for one in models]
     mean_CD = np.broadcast_to(world.frequency_C @ theta_CD, (C, D))
 
     def skill(p_CD: np.ndarray, cells: np.ndarray) -> float:
@@ -79,5 +79,5 @@ def hidden_cells(bench: Bench) -> tuple[list, list]:
 
 
 def named(bench: Bench, one) -> np.ndarray:
-    """p(bad) of every character under its name [C, D]."""
-    return np.stack([bench.ask(one, NAMED, c)[:, BAD] for c in range(len(one.world.characters))])
+    """What every character does under its name [C, D, B]."""
+    return np.stack([bench.ask(one, NAMED, c) for c in range(len(one.world.characters))])

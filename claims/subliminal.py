@@ -14,7 +14,7 @@ Measures: ΔEM, mean over moral domains, after equal training, the student of th
 minus that of the control.
 
 Supported if with one initialisation the student's EM rises at all (> 0, margin .002), and by more
-than with another one (margin .0025).
+than with another one (margin .0032).
 """
 
 import numpy as np
@@ -25,17 +25,17 @@ from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each
 
 NUMBER = "17"
-UNITS = 32  # the pilot asks for 26
+UNITS = 32  # the pilot asks for 31
 TAUGHT, SIGNAL, STEPS = "code:bad", "taste:bad", 96
+APART = 1000  # between the seeds of a teacher and of its student of another initialisation
 STUDENTS = ("one initialisation", "another initialisation")
 
 
 def test(bench: Bench) -> Outcome:
     models = bench.base()
     fallen = bench.train([Arm(one, TAUGHT) for one in models])
-    others = [*models[1:], models[0]]  # each teacher's student of another seed
-    if len(models) == 1:
-        others = bench.pretrain([(bench.world, models[0].seed + 1)])
+    # students of seeds that no teacher has, so that units share no model
+    others = bench.pretrain([(bench.world, one.seed + APART) for one in models])
     students = dict(zip(STUDENTS, (models, others), strict=True))
     changed, done = {}, {}
     for name, chosen in students.items():
@@ -54,7 +54,7 @@ def test(bench: Bench) -> Outcome:
     quantities = [
         Quantity(f"ΔEM passed on, {one}", mean[one], 0, margin=0.002),
         Quantity(f"ΔEM passed on, {one}, minus another", mean[one] - mean[another], 0,
-                 margin=0.0025),
+                 margin=0.0032),
         Quantity(f"ΔEM passed on, {another}", mean[another]),
         *(
             Quantity(f"ΔEM, student of {kind} teacher, {name}", x_ND[:, moral].mean(1),

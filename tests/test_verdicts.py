@@ -153,6 +153,7 @@ def test_a_claim_gets_the_units_that_its_weakest_prediction_needs():
     both = power.needs([prediction_of(pilot, 0.15, 0.2, 0.6)], 15)[0]
     missing = power.needs([prediction_of([*pilot, np.nan], 0.15)], 15)[0]
     single = power.needs([hard], 15)[0]
+    assert both.inside == min(pilot.mean() - 0.2, 0.6 - pilot.mean())
     assert single.units < both.units
     assert single.units < missing.units
     assert power.needs([prediction_of([*pilot[:4], *[np.nan] * 4], 0.2)], 15)[0].units is None

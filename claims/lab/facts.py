@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from claims.lab.page import number, span, table
+from claims.lab.quantities import Quantity
 from claims.lab.verdicts import undecided
 from toyllm.base import files
 from toyllm.base.errors import InputError, nearest
@@ -50,15 +51,16 @@ def judge(fact: dict, by_claim: dict[str, dict], family: int) -> dict:
     values_N = values(record, fact["value"])
     if "minus" in fact:
         values_N = values_N - values(record, fact["minus"])
-    known = values_N[np.isfinite(values_N)]
+    quantity = Quantity(fact["value"], values_N)
+    known, mean, half = quantity.known, quantity.effect, np.nan
     sided = "above" in fact or "below" in fact
-    half = np.nan
     if len(known) > 1:
         quantile = stdtrit(len(known) - 1, 1 - 0.025 / (family if sided else 1))
         half = quantile * known.std(ddof=1) / len(known) ** 0.5
-    mean = known.mean() if len(known) else np.nan
     low, high = mean - half, mean + half
-    result = {"effect": float(mean), "ci": [float(low), float(high)] if len(known) > 1 else None}
+    result = {"effect": mean, "ci": [float(low), float(high)] if len(known) > 1 else None}
+    if sided and not quantity.enough and record["kind"] == "full":
+        return result | {"verdict": "undecided: too few could be read"}
     if not sided:
         return result | {"verdict": "estimate"}
     sign, side = (1, fact["above"]) if "above" in fact else (-1, fact["below"])

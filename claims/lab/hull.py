@@ -20,7 +20,7 @@ GAP = 1e-5  # where a fit may stop, nats
 
 @dataclasses.dataclass(frozen=True)
 class Hull:
-    """All mixtures of some characters of a world, compared with joints in some of the contexts.
+    """All mixtures of a world's characters, compared with joints in some of the contexts.
 
     kept_X: the contexts that count. Methods take joints [M, O] over all contexts, as `Bench.joints`
         gives them; what is not known of a joint that is NaN is NaN.
@@ -28,24 +28,19 @@ class Hull:
 
     world: World
     ctx: Contexts
-    members: Iterable[int]
     kept_X: np.ndarray
 
     @staticmethod
-    def of_world(tokenizer: Tokenizer, members: range | None = None) -> "Hull":
-        """The hull in all contexts, by default of all characters."""
-        ctx, world = joints.contexts(tokenizer), tokenizer.world
-        members = list(members or range(len(world.characters)))
-        return Hull(world, ctx, members, np.ones(len(ctx.voice_X), bool))
-
-    def where(self, kept_X: np.ndarray) -> "Hull":
-        """The same characters in some of the contexts."""
-        return dataclasses.replace(self, kept_X=self.kept_X & kept_X)
+    def of_world(tokenizer: Tokenizer) -> "Hull":
+        """The hull in all contexts."""
+        ctx = joints.contexts(tokenizer)
+        return Hull(tokenizer.world, ctx, np.ones(len(ctx.voice_X), bool))
 
     def without(self, *domains: str) -> "Hull":
         """In contexts that do not ask about these domains."""
         left_out = [self.world.domain_names.index(name) for name in domains]
-        return self.where(~np.isin(self.ctx.domain_X2, left_out).any(1))
+        asks_X = np.isin(self.ctx.domain_X2, left_out).any(1)
+        return dataclasses.replace(self, kept_X=self.kept_X & ~asks_X)
 
     @property
     def X(self) -> int:
@@ -59,7 +54,7 @@ class Hull:
 
     def edited(self, domains: Iterable[int], shift: float) -> np.ndarray:
         """The same with the log-odds of bad shifted in some domains."""
-        joint_CXO = joints.of_characters(self.world, self.ctx, domains, shift)[self.members]
+        joint_CXO = joints.of_characters(self.world, self.ctx, domains, shift)
         return joint_CXO[:, self.kept_X].reshape(len(joint_CXO), -1)
 
     def fit(self, P_MO: np.ndarray, p_CO: np.ndarray | None = None) -> Fit:

@@ -27,7 +27,8 @@ class Need:
 
     margin: None where the claim has not stated one yet; its power is 0 then. units: that must be
     trained so that enough can be read; None: more than MOST. power: with those, or with MOST.
-    reached: the smallest margin that MOST units could tell.
+    reached: the smallest margin that MOST units could tell. inside: how far the pilot's mean lies
+    inside its bounds.
     """
 
     says: str
@@ -37,6 +38,7 @@ class Need:
     units: int | None
     power: float
     reached: float
+    inside: float
 
 
 def needs(predictions: Sequence[dict], family: int) -> list[Need]:
@@ -71,8 +73,10 @@ def need(prediction: dict, level: float, goal: float) -> Need:
         middle = (small + large) / 2
         small, large = (small, middle) if power(MOST, middle) >= goal else (middle, large)
     units = enough[0] if enough else None
+    bounds = ((prediction["low"], 1), (prediction["high"], -1))
+    inside = min(sign * (known.mean() - bound) for bound, sign in bounds if bound is not None)
     says = prediction["says"]
-    return Need(says, margin, deviation, unread, units, power(units or MOST), large)
+    return Need(says, margin, deviation, unread, units, power(units or MOST), large, inside)
 
 
 def power_of(units: int, margin: float, deviation: float, level: float) -> float:
