@@ -52,7 +52,7 @@ def test(bench: Bench) -> Outcome:
         Quantity("cosine of the shifts of bad signals, minus with taste", alike - neutral, 0.1,
                  margin=0.17),
         Quantity("r of the shift along malice with ΔEM, minus with random vectors", along - chance,
-                 0.1, margin=0.5),
+                 0.1, margin=0.51),
         *each("r of the shift with ΔEM, {}", {"malice": along, "random vectors, |r|": chance}),
         *each("{}", {"R² of beliefs": r2, "R² of the control": control}),
         *each("cosine of shifts, {}", {"two bad signals": alike, "bad and taste": neutral}),
