@@ -1,6 +1,6 @@
 """Test every claim of the persona selection model on worlds whose exact answer is known.
 
-    uv run scorecard.py                      all claims, about an hour on 2 cores
+    uv run scorecard.py                      all claims, two to three hours on 2 cores
     uv run scorecard.py --quick              one seed, few worlds, minutes; nothing is decided
     uv run scorecard.py --pilot --run runs/pilot   the seeds that say how many units a claim needs
     uv run scorecard.py --claim inoculation  one claim
