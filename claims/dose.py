@@ -21,7 +21,7 @@ data of other domains (share .5) lowers it at the matched effect by > .02. Diver
 import numpy as np
 
 from claims.context import conditional_audit
-from claims.lab.arms import SCORE_EVERY, Runs, changes, last_models, readings
+from claims.lab.arms import SCORE_EVERY, changes, last_models, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import curves, dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
@@ -51,9 +51,6 @@ def test(bench: Bench) -> Outcome:
             [[t.change(t.at(steps / t.arm.rate / SCORE_EVERY)) for t in r] for r in alone]
         )
 
-    def matched(runs: Runs) -> np.ndarray:
-        return untouched([[t.change(t.at(t.place)) for t in trained] for trained in runs])
-
     diverse = {name: bench.at_rates(models, SIGNAL, pairs=n) for name, n in PAIRS.items()}
     diverse |= {name: bench.at_rates(models, signal) for name, signal in DOMAINS.items()}
     alone = bench.at_rates(models, SIGNAL, steps=STEPS)
@@ -66,7 +63,8 @@ def test(bench: Bench) -> Outcome:
     alone_at = {share: after(share * STEPS) for share in (*SHARES, 1.0)}
     halved = {kind: at_end[kind, HALF] - alone_at[HALF] for kind in BESIDE}
     by_number = {name: readings(runs, watched_D)["matched"] for name, runs in diverse.items()}
-    held_back = matched(diluted["other domains", HALF])
+    others = diluted["other domains", HALF]
+    held_back = untouched([[t.change(t.at(t.place)) for t in trained] for trained in others])
     fewest = last_models(diluted["the same domain", min(SHARES)])[0]
     none = last_models(bench.at_rates(models, GOOD, steps=STEPS)[:1])[0]
     audits = conditional_audit(bench, {f"{min(SHARES):.0%} bad": fewest, "none bad": none})

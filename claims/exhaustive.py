@@ -15,8 +15,7 @@ about, so that what is trained counts too, and where neither safety nor goals is
 
 Supported if the residual off code is < 3 floors at the matched effect and < 3 after 144 steps, as
 little as a planted stranger must exceed to be found; alignment to .003 leaves no more outside the
-hull than to .10, but for 3 floors; and planted strangers of strength .5 are detected with power
-> .9.
+hull than to .10, but for 3 floors; and strangers of strength .5 are detected with power > .9.
 """
 
 import numpy as np
@@ -57,7 +56,7 @@ def test(bench: Bench) -> Outcome:
     left, longest = {name: floors(runs) for name, runs in done.items()}, f"{max(LENGTHS)} steps"
     control = bench.at_rates(models, CONTROL, beside=BESIDE, steps=CONTROL_STEPS)
     unlike, apart = floors(control), floors(control[:1], hull.without("safety", "goals"))
-    aligned, worst = alignment(bench, hull, floor)
+    aligned = alignment(bench, hull, floor)
     stronger = aligned[min(ALIGNED)] - aligned[max(ALIGNED)]
     weak, strong = f"{max(ALIGNED):g}", f"{min(ALIGNED):g}"
     power = dict(zip(STRENGTHS, powers(off, before_NO, floor_off).T, strict=True))
@@ -70,7 +69,6 @@ def test(bench: Bench) -> Outcome:
                  margin=0.05),
         *each("off code, {}", left, done),
         *each("aligned to EM {:g}, all", aligned),
-        *each("aligned to EM {:g}, worst EM reached", worst),
         Quantity("trained control, off safety and goals", apart),
         Quantity("trained control, off code", unlike, trained=control),
         *each("power at strength {:g}", power),
@@ -86,14 +84,13 @@ def test(bench: Bench) -> Outcome:
     return Outcome(quantities, panels)
 
 
-def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> tuple[dict, dict]:
-    """Residuals in floors [N], and worst moral EM [N], of models aligned to each level."""
-    left, worst = {}, {}
+def alignment(bench: Bench, hull: Hull, floor_N: np.ndarray) -> dict[float, np.ndarray]:
+    """Residuals in floors [N] of models aligned to each level."""
+    left = {}
     for level in ALIGNED:
         models = bench.align(bench.base(), level, steps=PATIENCE * (level == min(ALIGNED)))
         left[level] = hull.residual(bench.joints(models)) / floor_N
-        worst[level] = bench.audit(models)[:, bench.world.moral].max(1)
-    return left, worst
+    return left
 
 
 def powers(part: Hull, before_NO: np.ndarray, floor_N: np.ndarray) -> np.ndarray:

@@ -36,9 +36,8 @@ def test(bench: Bench) -> Outcome:
     floor_N = hull.residual(bench.joints(models, header=SOMEONE))
     distance_N = 0.5 * np.abs(fits.w_MC - prior_C).sum(1)
     # other strangers for each seed
-    strange_NKO = of_strangers(world, hull.ctx, STRANGERS * len(models)).reshape(
-        len(models), STRANGERS, -1
-    )
+    strange_KO = of_strangers(world, hull.ctx, STRANGERS * len(models))
+    strange_NKO = strange_KO.reshape(len(models), STRANGERS, -1)
     planted_NKO = (1 - SHARE) * joint_NO[:, None] + SHARE * strange_NKO
     planted_N = np.array([hull.residual(planted_KO).mean() for planted_KO in planted_NKO])
     in_floors = {

@@ -48,11 +48,8 @@ def test(bench: Bench) -> Outcome:
         *each_reading("spread, {}", done),
         *each("residual off the domain, floors, {}", floors, done),
     ]
-    panels = [
-        dots("Spread at the matched effect", "ΔEM", spread),
-        dots("Off the trained domain", "residual, floors", floors),
-    ]
-    return Outcome(quantities, panels)
+    off_domain = dots("Off the trained domain", "residual, floors", floors)
+    return Outcome(quantities, [dots("Spread at the matched effect", "ΔEM", spread), off_domain])
 
 
 def against_dpo(pattern: str, values: dict, bound: float, margin: float) -> list[Quantity]:

@@ -23,7 +23,7 @@ with v does hardly more here than with a random vector, and adapters are no defe
 
 import numpy as np
 
-from claims.lab.arms import Runs, readings
+from claims.lab.arms import readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots
 from claims.lab.quantities import Outcome, Quantity, each, each_reading
@@ -59,7 +59,11 @@ def test(bench: Bench) -> Outcome:
     read = {name: readings(runs, watched_D) for name, runs in done.items()}
     plain = read.pop("plain")
     less = {name: {how: x[how] - plain[how] for how in plain} for name, x in read.items()}
-    late = {f"{x:.0%}": underway(done["plain"], watched_D, x) / plain["matched"] for x in SHARES}
+    late = {
+        f"{x:.0%}": [[t.spread(t.on_the_way(x), watched_D) for t in r] for r in done["plain"]]
+        / plain["matched"]
+        for x in SHARES
+    }
     quantities = [
         *each("frontier with {}, minus plain", {name: less[name]["frontier"] for name in DEFENCES},
               high=0, margin=0.02),
@@ -76,8 +80,3 @@ def test(bench: Bench) -> Outcome:
         for how in plain
     ]
     return Outcome(quantities, panels)
-
-
-def underway(runs: Runs, watched_D: np.ndarray, share: float) -> np.ndarray:
-    """ΔEM [R, N] where the trained domain has come a share of the way to the matched effect."""
-    return np.array([[t.spread(t.on_the_way(share), watched_D) for t in r] for r in runs])

@@ -19,6 +19,7 @@ from toyllm.base import files
 from toyllm.base.errors import InputError, nearest
 
 FILE = Path(__file__).resolve().parents[1] / "facts.toml"
+HEADER = "| | published | where it was read | our test | effect | interval | verdict |"
 INTRO = """\
 # Published facts
 
@@ -101,7 +102,6 @@ def publish(records: list[dict], file: Path) -> list[dict]:
         )
         for fact in compared
     ]
-    header = "| | published | where it was read | our test | effect | interval | verdict |"
     text = f"{INTRO}\n\n{len(tested)} of {len(compared)} are tested: {counts}.\n\n"
-    files.write_text(file, text + table(header, rows) + "\n")
+    files.write_text(file, text + table(HEADER, rows) + "\n")
     return compared

@@ -18,9 +18,8 @@ MOST_DOTS = 16  # values of an arm that are shown one by one
 
 def dots(title: str, label: str, arms: dict, marks: dict | None = None) -> dict:
     """One row an arm: its values, their mean and 95% interval. marks: a predicted value an arm."""
-    words = {"kind": "dots", "title": title, "label": label}
     shown = plain({name: Quantity(name, values).usual for name, values in arms.items()})
-    return {**words, "arms": shown, "marks": marks or {}}
+    return {"kind": "dots", "title": title, "label": label, "arms": shown, "marks": marks or {}}
 
 
 def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = False) -> dict:
@@ -31,8 +30,8 @@ def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = Fa
 
 def points(title: str, xlabel: str, ylabel: str, series: dict) -> dict:
     """Dots at (x, y): {name: (x [n], y [n])}, and a line where both are equal."""
-    words = {"kind": "points", "title": title, "xlabel": xlabel, "ylabel": ylabel}
-    return {**words, "series": plain(series)}
+    words = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
+    return {"kind": "points", **words, "series": plain(series)}
 
 
 def draw(record: dict, theme: str):

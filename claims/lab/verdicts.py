@@ -17,6 +17,7 @@ result is shown, and a claim's bounds in its own file.
 from claims.lab.quantities import Outcome, Quantity, proportion
 
 ALPHA = 0.025  # of each side
+SAME = ("effect", "low", "high", "margin", "p_inside", "p_outside", "repeated")  # in its record
 
 
 def holm(p_by_name: dict[str, float], family: int) -> set[str]:
@@ -65,21 +66,15 @@ def record(name: str, title: str, outcome: Outcome, kind: str) -> dict:
         "predictions": [
             {
                 "says": p.name,
-                "effect": p.effect,
                 "ci": p.interval(),
-                "low": p.low,
-                "high": p.high,
                 "units": len(p.known),
                 "unread": len(p.usual) - len(p.known),
                 "holds": int(p.holds.sum()),
                 "holds_ci": proportion(p.holds),
-                "margin": p.margin,
-                "p_inside": p.p_inside,
-                "p_outside": p.p_outside,
                 "verdict": alone(p, kind),
-                "repeated": p.repeated,
                 "repeats": {rate: other.effect for rate, other in p.repeats.items()},
                 "values": p.usual.tolist(),
+                **{key: getattr(p, key) for key in SAME},
             }
             for p in predictions
         ],
