@@ -61,6 +61,15 @@ def test_a_fact_agrees_where_its_corrected_interval_lies_on_its_side(bound, valu
         assert facts.judge(fact, {"it": quick}, 20)["verdict"] == "undecided (quick)"
 
 
+def test_a_fact_is_undecided_where_too_few_units_could_be_read():
+    few = [0.2, 0.21, 0.2, 0.22, 0.2, *[np.nan] * 4]
+    fact = {"claim": "it", "value": "first", "above": 0.0}
+    found = facts.judge(fact, {"it": record_of("it", {"first": few})}, family=1)
+    assert found["verdict"] == "undecided: too few could be read"
+    read = facts.judge(fact, {"it": record_of("it", {"first": few[:5]})}, family=1)
+    assert read["verdict"] == "agrees"
+
+
 def test_what_is_not_tested_says_why():
     assert facts.judge({"without": "needs models"}, {}, 1)["verdict"] == "not tested: needs models"
     assert facts.judge({"claim": "it"}, {}, 1)["verdict"] == "not tested: no result yet"
