@@ -118,9 +118,10 @@ def summary(record: dict) -> tuple[str, ...]:
 
 
 def section(record: dict, doc: str, pictures: str) -> str:
-    """One claim: its docstring without the first line, its predictions, its figure."""
+    """One claim: what is claimed, when it counts as supported, its predictions, its figure."""
     name, title = record["claim"], record["title"]
-    text = doc.split("\n\n", 1)[1].strip().replace("\nMeasures", "\n\nMeasures")
+    paragraphs = doc.strip().split("\n\n")
+    how = f"Arms and measures: [claims/{name}.py](claims/{name}.py)."
     predictions = [
         (
             p["says"],
@@ -138,7 +139,8 @@ def section(record: dict, doc: str, pictures: str) -> str:
     return "\n\n".join(
         [
             f'<a id="{name}"></a>\n\n## {record["number"]}. {title}: {record["verdict"]}',
-            text,
+            paragraphs[1],
+            f"{paragraphs[-1]} {how}",
             table(
                 "| prediction | predicted | effect | 95% | units read | it holds in | "
                 "at rate × ⅓; × 3 | alone |",
@@ -152,12 +154,10 @@ def section(record: dict, doc: str, pictures: str) -> str:
 
 
 def related(rows: list[dict]) -> list[str]:
-    """What goes with predictions that fail in some units, as a table; nothing if none does."""
-    if not rows:
-        return []
-    header = "| where it fails: value of | goes with | rank correlation | p, corrected |"
-    cells = [(r["says"], r["feature"], number(r["r"]), f"{r['p']:.2g}") for r in rows]
-    return [table(header, cells)]
+    """What goes with predictions that fail in some units, as a sentence; nothing if none does."""
+    told = [f"{r['says']} with {r['feature']} ({number(r['r'])})" for r in rows if r["p"] < 0.05]
+    said = f"Of {len(rows)} rank correlations with features of a world, with p < .05 (corrected)"
+    return [f"{said}: {'; '.join(told) or 'none'}."] if rows else []
 
 
 def arm_rows(arms: dict) -> list[tuple[str, str, str, str, str]]:
