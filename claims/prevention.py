@@ -17,8 +17,7 @@ matched effect, after equal training, and along the frontier. For early stopping
 
 Supported if the penalty, the good data and the filter by gradient lower the frontier; margin .02,
 a quarter of the plain arm's. (The penalty and the filter are told of all domains elsewhere, safety
-and goals among them, as whoever defends against known harm would.) All else is estimated: steering
-with v does hardly more here than with a random vector, and adapters are no defence.
+and goals among them, as whoever defends against known harm would.) All else is estimated.
 """
 
 import numpy as np
