@@ -27,7 +27,8 @@ Written by `uv run scorecard.py --publish` from [claims/facts.toml](../claims/fa
 
 What was published about real models, and what the toy finds. *Agrees* means that the interval of
 our mean lies on the published side, corrected over all facts that are tested for a side; numbers
-are not compared, since the scales differ. Of nearly every paper the abstract alone was read."""
+are not compared, since the scales differ, and a test may cover a part of what was published. Of
+nearly every paper the abstract alone was read."""
 
 
 def read() -> list[dict]:
