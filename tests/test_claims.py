@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 import scorecard
@@ -25,7 +26,7 @@ from claims import (
     spreads,
     told,
 )
-from claims.lab import arms, facts, page, programs, records, verdicts
+from claims.lab import arms, facts, page, panels, programs, records, verdicts
 from claims.lab import bench as bench_file
 from claims.lab import training as training_file
 from claims.lab.arms import Arm
@@ -392,6 +393,19 @@ def test_every_kind_of_panel_is_drawn_from_json(tmp_path):
     record = json.loads(json.dumps(plain(record_of(panels)), allow_nan=False))
     page.draw([record], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"simulation.png", "simulation-dark.png"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_titles_of_a_figure_stay_in_it(count):
+    record = record_of([dots("A long title of a panel " * 3, "x", {"arm": [0.1, 0.2]})] * count)
+    figure = panels.draw(record | {"title": "A claim that has many more words " * 4}, "light")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    inside, renderer = figure.bbox.padded(1), canvas.get_renderer()
+    for text in (*figure.texts, *(axis.title for axis in figure.axes)):
+        box = text.get_window_extent(renderer)
+        assert inside.containsx(box.x0), text
+        assert inside.containsx(box.x1), text
 
 
 DOCS = {"simulation": simulation.__doc__}

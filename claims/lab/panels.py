@@ -48,7 +48,8 @@ def draw(record: dict, theme: str):
             axis.set_ylabel(panel["ylabel"])
             axis.grid(alpha=0.5)
             axis.legend(fontsize=8)
-    figure.suptitle(record["title"], x=0.01, ha="left", fontsize=12)
+    title = textwrap.fill(record["title"], MOST_TITLE * len(panels))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -68,8 +69,8 @@ def _dots(axis, panel: dict, c: dict) -> None:
             axis.plot([panel["marks"][name]], [k], "D", mfc="none", color="C3", ms=6, zorder=5)
     axis.axvline(0, color=c["soft"], lw=1)
     axis.set_yticks(range(len(arms)), list(arms))
-    axis.set_ylim(len(arms) - 0.4, -0.6)
-    axis.set_xlabel(panel["label"])
+    axis.set(ylim=(len(arms) - 0.4, -0.6), xlabel=panel["label"])
+    axis.locator_params(axis="x", nbins=6)
     axis.grid(axis="x", alpha=0.5)
     axis.tick_params(axis="y", length=0)
 
@@ -99,9 +100,8 @@ def _points(axis, panel: dict, c: dict) -> None:
     for name, (x, y) in panel["series"].items():
         axis.scatter(x, y, s=16, label=name, alpha=0.8, lw=0)
     known = np.concatenate([np.array(xy, float).ravel() for xy in panel["series"].values()])
-    known = known[np.isfinite(known)]
-    if len(known):
-        ends = [known.min(), known.max()]
+    if np.isfinite(known).any():
+        ends = [np.nanmin(known), np.nanmax(known)]
         axis.plot(ends, ends, color=c["soft"], lw=1, ls="--", zorder=1)
 
 
