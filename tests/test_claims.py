@@ -426,6 +426,16 @@ def test_the_discussion_is_kept_when_results_are_written_anew(tmp_path):
     assert "figures/simulation-dark.png" in text
 
 
+def test_only_what_is_related_is_named():
+    rows = [{"says": "spread", "feature": "captured", "r": 0.7, "p": 0.01}]
+    rows.append({"says": "spread", "feature": "EM before", "r": 0.1, "p": 0.6})
+    (said,) = page.related(rows)
+    assert said.startswith("Of 2 rank correlations")
+    assert said.endswith(": spread with captured (+0.700).")
+    assert page.related(rows[1:])[0].endswith(": none.")
+    assert page.related([]) == []
+
+
 def test_results_are_published_with_four_digits_and_without_panels():
     record = {"panels": [1], "arms": {"a": {"values": [0.123456, None, 3]}}, "verdict": "supported"}
     expected = {"arms": {"a": {"values": [0.1235, None, 3]}}, "verdict": "supported"}
