@@ -89,7 +89,7 @@ def publish(records: list[dict], file: Path) -> list[dict]:
     verdicts = [fact["verdict"] for fact in compared]
     tested = [v for v in verdicts if not v.startswith("not tested")]
     counts = ", ".join(
-        f"{verdicts.count(v)} {v}" for v in ("agrees", "disagrees", "undecided", "estimate")
+        f"{v} ({verdicts.count(v)})" for v in ("agrees", "disagrees", "undecided", "estimate")
     )
     rows = [
         (
@@ -103,6 +103,6 @@ def publish(records: list[dict], file: Path) -> list[dict]:
         )
         for fact in compared
     ]
-    text = f"{INTRO}\n\n{len(tested)} of {len(compared)} are tested: {counts}.\n\n"
+    text = f"{INTRO}\n\n{len(tested)} of {len(compared)} are tested; verdicts: {counts}.\n\n"
     files.write_text(file, text + table(HEADER, rows) + "\n")
     return compared
