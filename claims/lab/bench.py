@@ -69,10 +69,10 @@ class Bench:
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
-        self.steps = STEPS // 3 if quick else STEPS
+        self.steps = STEPS // 6 if quick else STEPS
         self.begin(len(PILOT))
         self.rates = RATES[:1] if quick else RATES  # that comparisons are repeated at
-        self.group = mesh.devices.size * (2 if quick else 4)  # narrow runs trained together
+        self.group = mesh.devices.size * (1 if quick else 4)  # narrow runs trained together
         self.store = Store(folder / "trained")
         self.programs = Programs(mesh)
 
