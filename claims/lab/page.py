@@ -156,7 +156,7 @@ def section(record: dict, doc: str, pictures: str) -> str:
 def related(rows: list[dict]) -> list[str]:
     """What goes with predictions that fail in some units, as a sentence; nothing if none does."""
     told = [f"{r['says']} with {r['feature']} ({number(r['r'])})" for r in rows if r["p"] < 0.05]
-    said = f"Of {len(rows)} rank correlations with features of a world, with p < .05 (corrected)"
+    said = f"{len(rows)} rank correlations with features of a world; p < .05 (corrected) for these"
     return [f"{said}: {'; '.join(told) or 'none'}."] if rows else []
 
 
