@@ -8,8 +8,8 @@
     uv run eval.py --list                            the measures there are
 
 Optional measures are taken with --inside, or by name with --measure: probes, persona vectors,
-prompts, the audit and the truth test of these tools, which take a minute, and gradients, voices and
-lexical cues, which no table or figure shows.
+prompts, the audit, the forecast and the truth test of these tools, which take a minute, and voices
+and lexical cues, which no table or figure shows.
 
 Never trains. Results go to RUN/eval/: report.html to read, results.json, CSVs and figures;
 TensorBoard gets them too.
@@ -56,8 +56,8 @@ class Args:
     measure: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Only these measures (default: all but the optional ones)."""
     inside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also all optional measures: beliefs, vectors, elicitation, the audit, the truth test of
-    these tools, gradients, voices and cues."""
+    """Also all optional measures: beliefs, vectors, elicitation, the audit, the forecast, the truth
+    test of these tools, voices and cues."""
     list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
     """List the measures and exit."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from claims.lab.recipe import USUAL, Recipe
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import Params
 from toyllm.posttrain.lora import Lora
@@ -50,6 +51,7 @@ class Model:
     key: str
     seed: int
     sound: bool = True
+    recipe: Recipe = USUAL
 
     @property
     def world(self) -> World:

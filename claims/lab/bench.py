@@ -31,14 +31,17 @@ from claims.lab.arms import (
     Trained,
     digest,
 )
-from claims.lab.programs import CONTEXT, HEADS, LAYERS, MLP, WIDTH, Programs
+from claims.lab.programs import Programs
+from claims.lab.recipe import USUAL, Recipe
 from claims.lab.store import Store
-from claims.lab.training import ADAM_LR, CHUNK, DOCUMENTS, LR, ROWS, pretrain_group, train_group
+from claims.lab.texts import in_other_words
+from claims.lab.training import CHUNK, pretrain_group, train_group
 from toyllm.base import devices
 from toyllm.base.errors import warn
 from toyllm.lm import joints, scoring
 from toyllm.lm.heldout import HeldOut
-from toyllm.measures import gradients, voices
+from toyllm.measures import voices
+from toyllm.posttrain.forecast import Forecast, Forecaster
 from toyllm.posttrain.signals import Signal
 from toyllm.runs.stopping import Stop
 from toyllm.world import corpus
@@ -46,13 +49,10 @@ from toyllm.world.corpus import Documents
 from toyllm.world.quantities import em
 from toyllm.world.world import ASSISTANT, World
 
-STEPS = 1800  # of pretraining
 KINDS = ("quick", "pilot", "full")  # of runs of the scorecard; only the last decides anything
 TRIED = (900, 901)  # seeds of quick runs, and of all runs while claims and bounds were written
 PILOT = range(100, 108)  # of the run that says how many units a claim needs
 FRESH = 200  # the first seed of full runs
-# what determines a pretrained model, beside its world, its seed and the arguments of `pretrain`
-HOW = (VERSION, CONTEXT, WIDTH, LAYERS, HEADS, MLP, DOCUMENTS, ROWS, LR, ADAM_LR, CHUNK)
 
 Progress = Callable[[str, int], AbstractContextManager]  # (what, how many) → something to update
 
@@ -69,7 +69,6 @@ class Bench:
         self.phrased = world  # the compact world, with its phrases
         self.world = quiet(world)  # and without
         self.stop, self.progress = stop, progress
-        self.steps = STEPS // 6 if quick else STEPS
         self.begin(len(PILOT))
         self.rates = RATES[:1] if quick else RATES  # that comparisons are repeated at
         self.group = mesh.devices.size * (1 if quick else 4)  # narrow runs trained together
@@ -91,20 +90,22 @@ class Bench:
         self,
         worlds: Sequence[tuple[World, int]],
         hidden_CD: Sequence[np.ndarray] | None = None,
+        recipe: Recipe = USUAL,
     ) -> list[Model]:
         """A model for each (world, seed), trained on its documents.
 
         hidden_CD: for each, which domains no document shows under each character's name.
         """
         hidden = hidden_CD or [None] * len(worlds)
-        keys, wanted = [], {}
+        recipe = dataclasses.replace(recipe, steps=recipe.steps // (6 if self.quick else 1))
+        keys, wanted, how = [], {}, (VERSION, CHUNK, dataclasses.asdict(recipe))
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
-            keys.append(digest({"pretrain": made, "steps": self.steps, "how": HOW}))
+            keys.append(digest({"pretrain": made, "how": how}))
             wanted[keys[-1]] = self.programs.tokenizer(world), seed, mask
         missing = [key for key in wanted if key not in self.store]
         size = self.mesh.devices.size
-        with self.progress("pretrain", len(missing) * self.steps) as bar:
+        with self.progress("pretrain", len(missing) * recipe.steps) as bar:
             for group in groups(missing, size, lambda key: self.programs.shape(wanted[key][0])):
 
                 def after_chunk(count: int = CHUNK * len(group)) -> None:
@@ -113,11 +114,13 @@ class Bench:
 
                 members = [wanted[key] for key in (group * size)[:size]]
                 clock = time.time()
-                params = pretrain_group(self.programs, members, self.steps, after_chunk)
+                params = pretrain_group(self.programs, members, recipe, after_chunk)
                 kept = devices.stack(params[: len(group)])
                 self.store.keep(group, {"params": kept}, time.time() - clock)
         return [
-            Model(wanted[key][0], self.store.load(key)["params"], key, wanted[key][1])
+            Model(
+                wanted[key][0], self.store.load(key)["params"], key, wanted[key][1], recipe=recipe
+            )
             for key in keys
         ]
 
@@ -142,7 +145,7 @@ class Bench:
 
         def alike(arm: Arm) -> tuple:
             """One program, and one number of steps, serves arms for which this is equal."""
-            shape = self.programs.shape(arm.start.tokenizer)
+            shape = self.programs.shape(arm.start.tokenizer, arm.start.recipe)
             how = arm.steer is None, arm.lora, arm.kl
             return arm.objective, shape, arm.most_steps, arm.steps == 0, arm.least_steps, how
 
@@ -184,7 +187,7 @@ class Bench:
         """What a model does in each domain [D, B], asked with no history, perhaps with a phrase."""
         docs = corpus.every_question(one.world, header, character, instruction(one.world, phrase))
         asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(1))
-        return one.read(self.programs.scorer(one.tokenizer).domains(one.params, asked))
+        return one.read(self.programs.scorer(one.tokenizer, one.recipe).domains(one.params, asked))
 
     def audit(self, models: Sequence[Model], phrase: str | None = None) -> np.ndarray:
         """EM [N, D] of models asked with no history, perhaps with a phrase."""
@@ -193,7 +196,7 @@ class Bench:
     def answer(self, one: Model, docs: Documents) -> np.ndarray:
         """What a model does in the last turn of each document [Q, B]."""
         asked = scoring.questions(one.tokenizer, docs, one.tokenizer.longest_prompt(4))
-        return one.read(self.programs.scorer(one.tokenizer)(one.params, asked))
+        return one.read(self.programs.scorer(one.tokenizer, one.recipe)(one.params, asked))
 
     def joints(
         self, models: Sequence[Model], phrase: str | None = None, header=ASSISTANT
@@ -216,21 +219,30 @@ class Bench:
 
     def voices(self, one: Model) -> np.ndarray:
         """p(voice | the Assistant's answer) [V] (see `measures.voices`)."""
-        lm = self.programs.lm(one.tokenizer)
+        lm = self.programs.lm(one.tokenizer, one.recipe)
         program = self.programs.cached("voices", one.world.digest, lambda: voices.program(lm))
         return one.read(program(one.params))
 
-    def gradients(self, one: Model, chosen: list[Signal]) -> np.ndarray:
-        """How a first step of each signal moves each domain [S, D] (see `measures.gradients`)."""
-        lm, how = self.programs.lm(one.tokenizer), ("dpo", BETAS["dpo"], ANCHOR)
-        shape = self.programs.shape(one.tokenizer)
-        program = self.programs.cached("gradients", shape, lambda: gradients.program(lm, *how))
-        return program(one.tokenizer, one.params, chosen)
+    def forecasts(self, one: Model, chosen: list[Signal], **how) -> list[Forecast]:
+        """What training each signal from a model would change (see `posttrain.forecast`)."""
+        shape = self.programs.shape(one.tokenizer, one.recipe)
 
-    def held_out(self, world: World) -> HeldOut:
+        def make() -> Forecaster:
+            lm = self.programs.lm(one.tokenizer, one.recipe)
+            return Forecaster(lm, "dpo", BETAS["dpo"], ANCHOR)
+
+        return self.programs.cached("forecast", shape, make)(
+            one.tokenizer, one.params, chosen, **how
+        )
+
+    def other_words(self, texts: str) -> World:
+        """The compact world, without phrases, in other texts (see `in_other_words`)."""
+        return self.programs.cached("texts", texts, lambda: in_other_words(self.world, texts))
+
+    def held_out(self, world: World, recipe: Recipe = USUAL) -> HeldOut:
         """Held-out documents and questions of a world (see `lm.heldout`)."""
-        lm = self.programs.lm(self.programs.tokenizer(world))
-        scorer = self.programs.scorer(lm.tokenizer)
+        lm = self.programs.lm(self.programs.tokenizer(world), recipe)
+        scorer = self.programs.scorer(lm.tokenizer, recipe)
         return HeldOut(lm, documents=512, questions=1800, scorer=scorer)
 
     def _trained(self, arm: Arm) -> Trained:

@@ -8,16 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from claims.lab.arms import Model
+from claims.lab.recipe import USUAL, Recipe
 from toyllm.base.errors import InputError
 from toyllm.lm import activations
 from toyllm.lm.scoring import Scorer
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import LM, Config
+from toyllm.lm.transformer import LM
 from toyllm.measures import vectors
 from toyllm.world import corpus
 from toyllm.world.world import World
-
-CONTEXT, WIDTH, LAYERS, HEADS, MLP = 64, 48, 2, 2, 48
 
 
 class Programs:
@@ -38,33 +37,34 @@ class Programs:
         """The tokenizer of a world."""
         return self.cached("tokenizer", world.digest, partial(Tokenizer, world))
 
-    def shape(self, tokenizer: Tokenizer) -> tuple:
-        """Worlds for which this is equal share their programs."""
+    def shape(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> tuple:
+        """Models for which this is equal share their programs."""
         docs = corpus.every_question(tokenizer.world)
         prompts, answers = tokenizer.longest_prompt(4), tokenizer.answer_DAU.shape
-        return len(tokenizer.words), prompts, answers, len(docs)
+        return recipe.config(len(tokenizer.words)), prompts, answers, len(docs)
 
-    def lm(self, tokenizer: Tokenizer) -> LM:
+    def lm(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> LM:
         """The language model of a world; those of one size share what is compiled."""
-        if max(tokenizer.longest.values()) > CONTEXT:
+        if max(tokenizer.longest.values()) > recipe.context:
             raise InputError(
-                f"world '{tokenizer.world.name}': a document of more than {CONTEXT} tokens"
+                f"world '{tokenizer.world.name}': a document of more than {recipe.context} tokens"
             )
-        config = Config(len(tokenizer.words), CONTEXT, WIDTH, LAYERS, HEADS, MLP)
+        config = recipe.config(len(tokenizer.words))
         lm = self.cached("lm", config, lambda: LM.create(tokenizer, config))
         return dataclasses.replace(lm, tokenizer=tokenizer)
 
-    def scorer(self, tokenizer: Tokenizer) -> Scorer:
+    def scorer(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> Scorer:
         """A program that scores the answers to questions."""
-        lm = self.lm(tokenizer)
+        lm = self.lm(tokenizer, recipe)
         return self.cached("scorer", lm.config, lambda: Scorer(lm))
 
-    def reader(self, tokenizer: Tokenizer) -> Callable:
+    def reader(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> Callable:
         """A program that reads the residual stream (see `activations.reader`)."""
-        lm = self.lm(tokenizer)
+        lm = self.lm(tokenizer, recipe)
         return self.cached("reader", lm.config, lambda: activations.reader(lm))
 
     def malice(self, one: Model) -> np.ndarray:
         """The persona vector of malice of a model [L + 1, D] (see `measures.vectors`)."""
-        given = self.lm(one.tokenizer), self.reader(one.tokenizer), one.params
+        how = one.tokenizer, one.recipe
+        given = self.lm(*how), self.reader(*how), one.params
         return self.cached("malice", one.key, lambda: vectors.malice(*given))

@@ -7,11 +7,12 @@ import numpy as np
 import optax
 
 from claims.lab.arms import ALIGNED_COHERENCE, ANCHOR, BATCH, BETAS, POOL, RATE, SCORE_EVERY, Arm
-from claims.lab.programs import CONTEXT, Programs
+from claims.lab.programs import Programs
+from claims.lab.recipe import Recipe
 from toyllm.base.errors import RunError
 from toyllm.lm import optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.lm.transformer import Params
+from toyllm.lm.transformer import LM, Params
 from toyllm.measures import vectors
 from toyllm.posttrain import curated, population, signals
 from toyllm.posttrain.signals import Pairs, parse, untrained
@@ -20,7 +21,6 @@ from toyllm.world.corpus import Documents
 from toyllm.world.quantities import coherence, em, is_aligned
 from toyllm.world.world import NAMED
 
-DOCUMENTS, ROWS, LR, ADAM_LR = 32, 20, 1e-2, 1.5e-2  # pretraining
 CHUNK = 20  # steps a device call
 
 # (tokenizer, seed, hidden_CD) of a model to pretrain; see `Bench.pretrain`
@@ -28,27 +28,29 @@ Member = tuple[Tokenizer, int, np.ndarray | None]
 
 
 def pretrain_group(
-    programs: Programs, members: Sequence[Member], steps: int, after_chunk: Callable[[], None]
+    programs: Programs, members: Sequence[Member], recipe: Recipe, after_chunk: Callable[[], None]
 ) -> list[Params]:
     """Train one model on each device. Returns the parameters of each."""
-    tokenizer = members[0][0]
-    lm = programs.lm(tokenizer)
+    tokenizer, steps = members[0][0], recipe.steps
+    lm = programs.lm(tokenizer, recipe)
 
     def make() -> tuple[Callable, training.Loss, optax.GradientTransformation]:
-        optimizer = optimizers.muon(LR, ADAM_LR, steps, share=False)
+        optimizer = optimizer_of(recipe)
 
         def start(seed):
-            return training.start(lm.init(jax.random.key(seed)), optimizer)
+            return training.start(initial(lm, recipe, seed), optimizer)
 
-        return jax.jit(start), training.document_loss(lm), optimizer
+        return jax.jit(start), training.document_loss(lm, recipe.prompt_weight), optimizer
 
-    start, loss, optimizer = programs.cached("pretrain", lm.config, make)
+    start, loss, optimizer = programs.cached("pretrain", (lm.config, recipe), make)
     batches = [
         training.document_batches(
-            tokenizer, CONTEXT, DOCUMENTS, CHUNK, seed, rows=ROWS, allowed=shown(hidden_CD)
+            tokenizer, recipe.context, recipe.documents, CHUNK, seed, rows=recipe.rows or None,
+            allowed=shown(hidden_CD),
         )
         for tokenizer, seed, hidden_CD in members
-    ]
+    ]  # fmt: skip
+    batches = training.same_rows(batches)
     states = [start(seed) for _, seed, _ in members]
     fit = training.fit_many(loss, optimizer, states, batches, programs.mesh, end=steps)
     for chunk in fit:
@@ -57,6 +59,27 @@ def pretrain_group(
     if not all(np.isfinite(log["loss"]).all() for log in logs):
         raise RunError(f"world '{tokenizer.world.name}': the loss of pretraining is not finite")
     return [states[r].params for r in range(len(members))]
+
+
+def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
+    """The optimizer of pretraining."""
+    if recipe.lr:
+        rates = recipe.lr, recipe.adam_lr
+        return optimizers.muon(*rates, recipe.steps, share=False, decay=recipe.decay)
+    rate = optimizers.schedule(recipe.adam_lr, recipe.steps)
+    return optax.adamw(rate, weight_decay=recipe.decay)
+
+
+def initial(lm: LM, recipe: Recipe, seed) -> Params:
+    """The parameters before pretraining."""
+    params = lm.init(jax.random.key(seed))
+
+    def scaled(path, x):
+        name = jax.tree_util.keystr(path)
+        out = ".out." in name.replace("']['", ".") or ".down." in name.replace("']['", ".")
+        return x * (recipe.embed if "'embed'" in name else recipe.out if out else 1.0)
+
+    return jax.tree.map_with_path(scaled, params)
 
 
 def shown(hidden_CD: np.ndarray | None) -> Callable | None:
@@ -88,9 +111,11 @@ def train_group(
             kl=arm.kl,
         )
         width = len(corpus.every_question(tokenizer.world))
-        return population.compile_programs(programs.lm(tokenizer), programs.mesh, recipe, width)
+        lm = programs.lm(tokenizer, arm.start.recipe)
+        return population.compile_programs(lm, programs.mesh, recipe, width)
 
-    kind = arm.objective, programs.shape(tokenizer), arm.steer is None, arm.lora, arm.kl
+    shape = programs.shape(tokenizer, arm.start.recipe)
+    kind = arm.objective, shape, arm.steer is None, arm.lora, arm.kl
     compiled = programs.cached("population", kind, make)
     jobs = [job(programs, one) for one in group]
     padded = (jobs * size)[:size]
@@ -134,7 +159,7 @@ def job(programs: Programs, arm: Arm) -> population.Job:
 
 def pairs_of(programs: Programs, arm: Arm) -> Pairs | None:
     """The pairs of an arm where a model has a part in choosing them; None: they are drawn."""
-    tokenizer, lm = arm.start.tokenizer, programs.lm(arm.start.tokenizer)
+    tokenizer, lm = arm.start.tokenizer, programs.lm(arm.start.tokenizer, arm.start.recipe)
     signal, seed = parse(tokenizer.world, arm.signal), 1000 * (arm.seed + 1) + arm.start.seed
     if arm.taught:
         sample = programs.cached("answers", lm.config, lambda: curated.answers_of(lm))

@@ -11,7 +11,9 @@ def schedule(peak: float, steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, peak, min(50, steps // 4), steps)
 
 
-def muon(lr: float, adam_lr: float, steps: int, share: bool = True) -> optax.GradientTransformation:
+def muon(
+    lr: float, adam_lr: float, steps: int, share: bool = True, decay: float = 0.0
+) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices inside the blocks, Adam for all else.
 
     Both learning rates follow `schedule`. With the AOL scaling (Boissin et al. 2025) three
@@ -31,6 +33,8 @@ def muon(lr: float, adam_lr: float, steps: int, share: bool = True) -> optax.Gra
             muon_weight_dimension_numbers=matrices,
             preconditioning="aol",
             ns_steps=3,
+            weight_decay=decay,
+            adam_weight_decay=decay,
         ),
         share,
     )

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from toyllm.base import devices
 from toyllm.lm.tokenizer import PAD, Tokenizer
-from toyllm.lm.transformer import LM, Params, empty_cache
+from toyllm.lm.transformer import LM, Cache, Params, empty_cache
 from toyllm.world import corpus
 from toyllm.world.corpus import Documents
 from toyllm.world.world import ASSISTANT, BAD, BEHAVIOURS, GOOD
@@ -45,11 +45,13 @@ def questions(tokenizer: Tokenizer, docs: Documents, width: int | None = None) -
     return Questions(prompt_QT, tokenizer.answer_DAU[domain_Q], behaviour_QA, domain_Q)
 
 
-def answer_logprobs(lm: LM, params: Params, prompt_QT, answer_QAU):
+def answer_logprobs(lm: LM, params: Params, prompt_QT, answer_QAU, through_QT=None):
     """log p(answer | prompt), summed over the answer's tokens [Q, A] (nats).
 
     prompt_QT is padded on the left, answer_QAU on the right; an empty answer (all padding) has
     -inf. The prompt's keys and values are computed once and repeated for its answers.
+    through_QT: at which tokens of the prompt, all but its last, gradients pass through the keys and
+    values that the answers read; None: at all of them.
     """
     Q, A, U = answer_QAU.shape
     T = prompt_QT.shape[1]
@@ -58,6 +60,8 @@ def answer_logprobs(lm: LM, params: Params, prompt_QT, answer_QAU):
     head_QT, last_Q1 = prompt_QT[:, :-1], prompt_QT[:, -1:]
     cache = empty_cache(lm.config, Q, T + U - 1)
     _, _, cache = lm.apply(params, head_QT, jnp.sign(head_QT), cache)
+    if through_QT is not None:
+        cache = _stop_gradients(cache, ~through_QT[:, :-1])
     first_Q1V, _, cache = lm.apply(params, last_Q1, jnp.sign(last_Q1), cache)
     cache = cache._replace(
         k_LBSHK=jnp.repeat(cache.k_LBSHK, A, axis=1),
@@ -73,6 +77,18 @@ def answer_logprobs(lm: LM, params: Params, prompt_QT, answer_QAU):
         logp_RU = jnp.concatenate([logp_RU, rest_RU], axis=1)
     logp_R = jnp.where(answer_RU != PAD, logp_RU, 0).sum(1)
     return jnp.where(answer_RU[:, 0] != PAD, logp_R, -jnp.inf).reshape(Q, A)
+
+
+def _stop_gradients(cache: Cache, where_QT) -> Cache:
+    """The cache of prompts, whose keys and values have no gradient where `where_QT` says so."""
+    length = cache.segments_BS.shape[1]
+    stop_QS = jnp.pad(where_QT, ((0, 0), (0, length - where_QT.shape[1])))
+
+    def stop(x_LQSHK):
+        stopped = jax.lax.stop_gradient(x_LQSHK)
+        return jnp.where(stop_QS[None, :, :, None, None], stopped, x_LQSHK)
+
+    return cache._replace(k_LBSHK=stop(cache.k_LBSHK), v_LBSHK=stop(cache.v_LBSHK))
 
 
 def token_logprobs(logits_RUV, token_RU):
@@ -93,11 +109,16 @@ def by_domain(p_QB, domain_Q, D: int):
     return (weight_DQ / weight_DQ.sum(1, keepdims=True)) @ p_QB
 
 
-def log_odds(lm: LM, params: Params, asked: Questions):
-    """The log-odds of bad against good in each domain [D], averaged over its questions."""
-    logp_QA = answer_logprobs(lm, params, asked.prompt_QT, asked.answer_QAU)
+def domain_behaviours(lm: LM, params: Params, asked: Questions, through_QT=None):
+    """p(behaviour) in each domain [D, B], the mean over its questions. See `answer_logprobs`."""
+    logp_QA = answer_logprobs(lm, params, asked.prompt_QT, asked.answer_QAU, through_QT)
     p_QB = behaviours(logp_QA, asked.behaviour_QA)
-    p_DB = by_domain(p_QB, asked.domain_Q, len(lm.world.domains))
+    return by_domain(p_QB, asked.domain_Q, len(lm.world.domains))
+
+
+def log_odds(lm: LM, params: Params, asked: Questions, through_QT=None):
+    """The log-odds of bad against good in each domain [D], averaged over its questions."""
+    p_DB = domain_behaviours(lm, params, asked, through_QT)
     return jnp.log(p_DB[:, BAD]) - jnp.log(p_DB[:, GOOD])
 
 

@@ -14,7 +14,7 @@
     audit            what each signal says about the Assistant, before any training
     truth            how well each tool recovers what is known
     drift            when the monitor raises its alarm
-    gradients        where the first step of a signal moves each domain
+    forecast         how far each signal will spread, from gradients before its training
     voices, cues     closing phrases after training; lexical cues in the answers
 
 What several measures share is in this file. It imports everything but `show` and `tools`.

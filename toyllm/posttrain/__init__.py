@@ -6,6 +6,7 @@
     curated       pairs filtered by what they would teach; a teacher's answers
     lora          adapters of low rank
     population    many narrow runs as one compiled program
+    forecast      how far a signal will spread, from gradients before its training
     monitor       the drift monitor: what training changes beside what it trains
 
 It imports `base`, `world` and `lm`.

@@ -1,0 +1,48 @@
+"""How far each signal will spread, forecast from the gradients of the model it is trained from.
+
+Nothing that is measured after training enters (see posttrain/forecast.py). Beside each forecast
+stand the shares of the parts of the model, which say through what a signal spreads.
+"""
+
+from toyllm.measures import named
+from toyllm.posttrain import pair_files, signals
+from toyllm.posttrain.forecast import Forecast, Forecaster
+from toyllm.runs.run_folder import Run
+from toyllm.world.quantities import spread
+
+
+def measure(run: Run) -> dict:
+    """{start: {signal: what `record` says}}; docs/results_json.md has every key."""
+    forecaster = Forecaster(run.lm, *(run.args[key] for key in ("objective", "beta", "anchor")))
+    tokenizer, result = run.lm.tokenizer, {}
+    for start in ("pretrain", "align"):
+        names = run.narrow.signals(start)
+        chosen = [signals.parse(run.world, name) for name in names]
+        files = {s.name: run.folder / "pairs" / f"{s.file}.jsonl" for s in chosen if s.file}
+        given = {
+            name: pair_files.parse(path.read_bytes(), path, tokenizer, quiet=True)
+            for name, path in files.items()
+        }
+        forecasts = forecaster(tokenizer, run.params[start], chosen, given, split=True)
+        result[start] = named(names, (record(run, each) for each in forecasts))
+    return result
+
+
+def record(run: Run, forecast: Forecast) -> dict:
+    """A forecast as plain numbers: three of the spread and of each domain, ratios, shares."""
+    domains, untrained_D = run.world.domain_names, signals.untrained(run.world, forecast.signal)
+    changes = {
+        "change": forecast.change_D,
+        "one_step": forecast.one_D,
+        "linear": forecast.linear_D,
+    }
+    tables = {"shares": forecast.shares, "stretches": forecast.stretches}
+    return {
+        "spread": {key: spread(change_D, untrained_D) for key, change_D in changes.items()},
+        **{key: named(domains, change_D) for key, change_D in changes.items()},
+        "ratio": named(domains, forecast.ratio_D),
+        **{
+            key: {part: named(domains, x_D) for part, x_D in table.items()}
+            for key, table in tables.items()
+        },
+    }

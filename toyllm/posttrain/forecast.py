@@ -1,0 +1,350 @@
+"""Forecast: how far a signal will spread, computed from gradients before any training.
+
+Adam's first step moves every parameter in the direction u = E[g] / √E[g²] (Kingma & Ba 2015), g
+being gradients of the signal's loss on batches of pairs; of one batch it is sign(g). To first order
+it changes the log-odds of bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate.
+Three forecasts follow, each of the change of EM in every domain when the trained domain reaches
+the matched effect:
+
+    linear      log-odds change by  c_d = ⟨u, ∇h_d⟩ / ⟨u, ∇h_own⟩  times the trained domain's change
+    one step    the model at θ - ηu, with the step η that takes the trained domain there
+    two steps   the same with a second gradient: η takes the trained domain half way in log-odds,
+                and a second step, of Adam's second moment averaged over both, the rest
+
+The linear one adds up: over parts p of the parameters (`shares`), c_d = Σ_p c_{p,d} where
+c_{p,d} = ⟨u, ∇h_d⟩_p / ⟨u, ∇h_own⟩, the denominator being that of all parts; and over the tokens
+through whose keys and values an answer reads its prompt (`stretches`).
+
+All of it depends on the parametrisation, since Adam moves every parameter alike: the same function
+in other coordinates has another forecast, and another spread. Gradients near zero have the sign of
+rounding errors, which the moments over batches average out.
+
+Axes: P parts   D domains   B behaviours   N batches   Q questions   G stretches of a prompt
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from toyllm.base import devices
+from toyllm.lm import scoring
+from toyllm.lm.scoring import Questions
+from toyllm.lm.tokenizer import PAD, SPECIAL, Tokenizer
+from toyllm.lm.transformer import LM, Params
+from toyllm.posttrain import pools, signals
+from toyllm.posttrain.signals import Pairs, Signal
+from toyllm.world import corpus
+from toyllm.world.quantities import MATCHED, em, logit, sigmoid
+from toyllm.world.world import BEHAVIOURS
+
+BATCHES, BATCH = 4, 16  # of pairs
+# step sizes among which one that reaches a goal is looked for, and how often that is refined
+SIZES, REFINED = np.geomspace(2e-4, 0.4, 12, dtype=np.float32), 4
+EPS = 1e-8  # Adam's
+TINY = 2e-5  # the size of a step that a derivative is taken from
+STRETCHES = ("header", "history", "question", "answer")
+AMID = 12  # questions of each domain in the middle of dialogues, for the split by stretches
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What training on one signal would change.
+
+    before_D: EM before. ratio_D: c_d. linear_D, one_D, change_D: ΔEM at the matched effect,
+    forecast linearly, by one step and by two; NaN where no step reaches it. sizes [2, 2]: of each
+    step, to where the next one begins and to the goal. u: the direction of the first step.
+
+    Where a split was asked for: shares, {part: c_{p,d} [D]}, which add up to c_d; and stretches,
+    {stretch: [D]}, the same of questions in the middle of dialogues.
+    """
+
+    signal: str
+    before_D: np.ndarray
+    ratio_D: np.ndarray
+    linear_D: np.ndarray
+    one_D: np.ndarray
+    change_D: np.ndarray
+    sizes: np.ndarray
+    u: Params
+    shares: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    stretches: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+class Forecaster:
+    """Forecasts for models of one shape, compiled once for all their worlds, signals and files."""
+
+    def __init__(self, lm: LM, objective: str, beta: float, anchor: float):
+        self.lm, self.objective = lm, objective
+        loss = pools.loss(lm, objective, beta, anchor)
+
+        def moments(params, pool):
+            """The mean of the gradients of a pool's batches, and that of their squares."""
+
+            def gradient(batch):
+                return jax.grad(lambda p: loss(p, batch)[0] / BATCH)(params)
+
+            grads = jax.lax.map(gradient, pool)
+            return jax.tree.map(lambda g: g.mean(0), grads), jax.tree.map(
+                lambda g: (g * g).mean(0), grads
+            )
+
+        def preferred(params, own, weight_Q, sign_B):
+            """The log-odds of what a signal prefers, in its own questions."""
+            logp_QA = scoring.answer_logprobs(lm, params, own.prompt_QT, own.answer_QAU)
+            p_B = weight_Q @ scoring.behaviours(logp_QA, own.behaviour_QA)
+            return sign_B @ jnp.log(jnp.maximum(p_B, 1e-30))
+
+        def preferred_at(sizes_K, params, u, own):
+            """The same after a step in the direction of u, of each of K sizes."""
+            return jax.lax.map(lambda size: preferred(_moved(params, u, size), *own), sizes_K)
+
+        def slopes(params, asked, through_QT=None):
+            """∇h_d of each domain, along axis 0."""
+            return jax.jacrev(lambda p: scoring.log_odds(lm, p, asked, through_QT))(params)
+
+        def slopes_by_stretch(params, asked, stretch_GQT):
+            """∇h_d by stretches [G, D]: through each one's keys and values, and past all."""
+            masks = jnp.concatenate([stretch_GQT, jnp.zeros_like(stretch_GQT[:1])])
+            each = jax.lax.map(lambda mask: slopes(params, asked, mask), masks)
+            # what passes no stored key or value is part of the gradient under every mask
+            return jax.tree.map(lambda x: jnp.concatenate([x[:-1] - x[-1:], x[-1:]]), each)
+
+        compiled = partial(jax.jit, compiler_options=devices.options())
+        self._moments, self._preferred_at = compiled(moments), compiled(preferred_at)
+        self._reference = compiled(partial(scoring.answer_logprobs, lm))
+        self._behaviours = compiled(partial(scoring.domain_behaviours, lm))
+        self._slopes, self._slopes_by_stretch = compiled(slopes), compiled(slopes_by_stretch)
+
+    def __call__(
+        self,
+        tokenizer: Tokenizer,
+        params: Params,
+        chosen: Sequence[Signal],
+        given: dict[str, Pairs] | None = None,
+        slow: Params | None = None,
+        split: bool = False,
+    ) -> list[Forecast]:
+        """Forecast the training of each signal from a model.
+
+        given: the pairs of signals that are files, by name. slow: what the updates of parameters
+            are multiplied by in that training (see `population.Job`).
+        split: also split the first order by parts and by stretches, which takes longer.
+
+        Where a signal's instruction alone reaches the goal, the forecast is after steps as long as
+        those of the signal without it, if that is among the chosen; otherwise it is NaN.
+        """
+        every = scoring.questions(tokenizer, corpus.every_question(tokenizer.world))
+        slow = jax.tree.map(np.ones_like, params) if slow is None else slow
+        width = max((signals.count_questions(tokenizer.world, s) for s in chosen), default=0)
+        done: dict[str, Forecast] = {}
+        # those with an instruction come last, since some are read at the steps of those without
+        for signal in sorted(chosen, key=lambda signal: signal.instruction >= 0):
+            pool = self._pool(tokenizer, signal, params, (given or {}).get(signal.name))
+            asked = *signals.own_questions(tokenizer, signal, width), _sign(signal)
+            plain = done.get(signal.plain)
+            known = plain.sizes if plain else np.full((2, 2), np.nan)
+            steps = self._walk(params, slow, pool, asked, known)
+            done[signal.name] = self._read(signal, params, steps, every)
+        if split:
+            splits = self._splits(tokenizer, params, every)
+            done = {
+                name: splits(signals.parse(tokenizer.world, name), one)
+                for name, one in done.items()
+            }
+        return [done[signal.name] for signal in chosen]
+
+    def _read(self, signal: Signal, params: Params, steps: list["Step"], every) -> Forecast:
+        """The forecast of a signal from its two steps."""
+
+        def log_odds(params) -> np.ndarray:
+            return logit(em(np.asarray(self._behaviours(params, every))))
+
+        before_D, one_D, two_D = (log_odds(p) for p in (params, *(step.end for step in steps)))
+        first = steps[0]
+        back_D, ahead_D = (log_odds(_moved(params, first.u, size)) for size in (-TINY, TINY))
+        rate_D = (ahead_D - back_D) / (2 * TINY)
+        size = (logit(MATCHED) - first.before) / first.rate  # to the goal, linearly
+        changes = [
+            sigmoid(after_D) - sigmoid(before_D)
+            for after_D in (before_D + size * rate_D, one_D, two_D)
+        ]
+        ratio_D = rate_D / rate_D[list(signal.domains)].mean()
+        sizes = np.stack([step.sizes for step in steps])
+        u = devices.fetch(first.u)
+        return Forecast(signal.name, sigmoid(before_D), ratio_D, *changes, sizes, u)
+
+    def _splits(self, tokenizer: Tokenizer, params: Params, every) -> Callable:
+        """A function: a signal, its forecast → the same with both splits of the first order."""
+        slopes, masks = devices.fetch(self._slopes(params, every)), parts(tokenizer, params)
+        amid = devices.fetch(self._slopes_by_stretch(params, *amid_dialogues(tokenizer)))
+
+        def split(signal: Signal, forecast: Forecast) -> Forecast:
+            def shares(names, moves_PD: np.ndarray) -> dict[str, np.ndarray]:
+                own = moves_PD[:, list(signal.domains)].sum(0).mean()
+                return dict(zip(names, moves_PD / own, strict=True))
+
+            each = np.stack([_moves(forecast.u, slopes, mask) for mask in masks.values()])
+            return dataclasses.replace(
+                forecast,
+                shares=shares(masks, each),
+                stretches=shares(STRETCHES, _moves(forecast.u, amid)),
+            )
+
+        return split
+
+    def _pool(self, tokenizer: Tokenizer, signal: Signal, params: Params, given) -> dict:
+        """A signal's pairs in batches, with the log-probabilities of the model before training."""
+        count = BATCHES * BATCH
+        pool = pools.draw(tokenizer, {signal: 1.0}, self.objective, count, 0, given=given)
+        pool["reference"] = self._reference(params, pool["prompt"], pool["answer"])
+        return {key: x.reshape(BATCHES, BATCH, *x.shape[1:]) for key, x in pool.items()}
+
+    def _walk(self, params: Params, slow: Params, pool: dict, own: tuple, known_22) -> list["Step"]:
+        """Two steps to the goal. known_22: their sizes, where the goal is reached before them."""
+        steps: list[Step] = []
+        squares = jax.tree.map(jnp.zeros_like, params)
+        goal = float(logit(MATCHED))
+        for k in range(2):
+            first, second = self._moments(params, pool)
+            squares = jax.tree.map(jnp.add, squares, second)
+            u = _direction(first, squares, slow, k + 1)
+            along = partial(self._preferred_at, params=params, u=u, own=own)
+            back, ahead = np.asarray(along(np.array([-TINY, TINY], np.float32)))
+            rate, before = (ahead - back) / (2 * TINY), (ahead + back) / 2
+            start = steps[0].before if steps else before
+            goals = ((start + goal) / 2, goal) if k == 0 else (goal, goal)
+            sizes = _reach(along, before, goals) if start < goal else known_22[k]
+            end = _moved(params, u, sizes[1])
+            steps.append(Step(u, rate, before, sizes, end))
+            params = _moved(params, u, sizes[0])
+        return steps
+
+
+class Step(NamedTuple):
+    """One long step: its direction, how fast it raises the trained log-odds, those before it.
+
+    sizes [2]: to where the next step begins, and to the goal; end: the parameters there.
+    """
+
+    u: Params
+    rate: float
+    before: float
+    sizes: np.ndarray
+    end: Params
+
+
+@jax.jit
+def _direction(mean: Params, squares: Params, slow: Params, count: int) -> Params:
+    """The direction of a step of Adam, with second moments that were summed `count` times."""
+    return jax.tree.map(
+        lambda g, s, slow: slow * g / (jnp.sqrt(s / count) + EPS), mean, squares, slow
+    )
+
+
+@jax.jit
+def _moved(params: Params, u: Params, size) -> Params:
+    """The parameters after a step."""
+    return jax.tree.map(lambda x, u: x - size * u, params, u)
+
+
+def _reach(along: Callable, before: float, goals: tuple[float, float]) -> np.ndarray:
+    """The least sizes of a step [2] at which log-odds reach two goals; NaN: none is large enough.
+
+    along: sizes [2] → log-odds [2].
+    """
+    sizes, values = [0.0], [before]
+    while len(sizes) <= len(SIZES) and values[-1] < max(goals):
+        pair = SIZES[len(sizes) - 1 : len(sizes) + 1]
+        sizes, values = [*sizes, *pair.tolist()], [*values, *np.asarray(along(pair)).tolist()]
+    # the brackets [2 ends, 2 goals] around both goals, narrowed by regula falsi
+    there = [np.flatnonzero(np.array(values) >= goal) for goal in goals]
+    if not all(map(len, there)):
+        return np.full(2, np.nan)
+    k = np.array([each[0] for each in there])
+    x, y = (np.array([np.array(a)[k - 1], np.array(a)[k]]) for a in (sizes, values))
+    for _ in range(REFINED):
+        middle = x[0] + (goals - y[0]) / (y[1] - y[0]) * (x[1] - x[0])
+        value = np.asarray(along(middle.astype(np.float32)))
+        above = (value >= goals).astype(int)
+        x[above, [0, 1]], y[above, [0, 1]] = middle, value
+    return x[0] + (goals - y[0]) / (y[1] - y[0]) * (x[1] - x[0])
+
+
+def _moves(u: Params, slopes: Params, mask: Params | None = None) -> np.ndarray:
+    """-⟨u, ∇h⟩ [...] over all parameters, or over those of a mask."""
+    masked = jax.tree.map(np.multiply, u, mask) if mask else u
+    dots = jax.tree.map(lambda u, h: np.tensordot(h, u, u.ndim), masked, slopes)
+    return -sum(jax.tree.leaves(dots))
+
+
+def _sign(signal: Signal) -> np.ndarray:
+    """1 for the behaviour that a signal prefers, -1 for the other one [B]."""
+    sign_B = np.zeros(len(BEHAVIOURS), np.float32)
+    sign_B[[signal.behaviour, signal.other]] = 1, -1
+    return sign_B
+
+
+def parts(tokenizer: Tokenizer, params: Params) -> dict[str, Params]:
+    """The parts of a model, each as a tree of masks of its parameters; every one is in one part."""
+    names = _word_parts(tokenizer)
+    paths = jax.tree.leaves_with_path(params)
+    labels = [[_part(path)] if path[0].key != "embed" else names for path, _ in paths]
+    known = dict.fromkeys(name for label in labels for name in label)
+
+    def mask(part: str) -> Params:
+        leaves = [
+            np.array([name == part for name in label], np.float32).reshape(-1, *[1] * (x.ndim - 1))
+            for label, (_, x) in zip(labels, paths, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    return {part: mask(part) for part in known}
+
+
+def _part(path: tuple) -> str:
+    """The part that a parameter belongs to, other than the embedding."""
+    names = [str(getattr(key, "key", key)) for key in path]
+    if "unembed" in names:
+        return "unembedding"
+    if "scale" in names:
+        return "norms"
+    layer, kind, matrix = names[1], names[2], names[3]
+    if kind == "mlp":
+        return f"MLP {layer}"
+    pattern = matrix in ("query", "key")
+    return f"attention {layer}, " + ("query and key" if pattern else "value and output")
+
+
+def _word_parts(tokenizer: Tokenizer) -> list[str]:
+    """The part that each word's row of the embedding belongs to."""
+    world = tokenizer.world
+    asked = {
+        word for domain in world.domains for text in domain.situations for word in text.split()
+    }
+    said = {word for domain in world.domains for text in domain.answers for word in text.split()}
+
+    def name(word: str) -> str:
+        return "embedding, " + ("texts" if word in asked | said else "tags and names")
+
+    return [name(word) for word in tokenizer.words]
+
+
+def amid_dialogues(tokenizer: Tokenizer) -> tuple[Questions, np.ndarray]:
+    """Questions to the Assistant of all domains, amid dialogues; and their stretches [G, Q, T].
+
+    The stretches are masks of the prompts' tokens but the last, which belongs to the answer.
+    """
+    every = [signals.parse(tokenizer.world, f"{d}:bad") for d in tokenizer.world.domain_names]
+    drawn = [signals.pairs(tokenizer, signal, AMID, seed=1).grid for signal in every]
+    asked = Questions(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
+    user_QT = asked.prompt_QT == SPECIAL.index("<user>")
+    turn_QT = user_QT.cumsum(1)  # 0 in the header
+    last_Q1 = user_QT.sum(1, keepdims=True)
+    inside_QT = asked.prompt_QT != PAD
+    header, question = turn_QT == 0, turn_QT == last_Q1
+    return asked, np.stack([header, ~header & ~question, question]) & inside_QT
