@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import jax
 import numpy as np
 
 from claims.lab.recipe import USUAL, Recipe
@@ -63,6 +64,18 @@ class Model:
         return np.where(self.sound, values, np.nan)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slow:
+    """What the updates of parameters are multiplied by in narrow training: a tree like them."""
+
+    tree: Params
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the multipliers."""
+        return digest([np.asarray(x).tolist() for x in jax.tree.leaves(self.tree)])
+
+
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """One preference training.
@@ -82,6 +95,7 @@ class Arm:
     keep: which of the pairs are trained on, (how they are ordered, share): the share that would
         raise bad elsewhere least by their gradients (`rises`), or whose answers lie least far along
         the vector of malice (`along`); so many more are drawn that as many are left.
+    slow: which parts are trained more slowly, and how much (see `Slow`).
     taught: (teacher, base): the chosen answers are the teacher's (see `curated.answers_of`).
     """
 
@@ -99,6 +113,7 @@ class Arm:
     kl: float = 0.0
     keep: tuple[str, float] | None = None
     taught: tuple[Model, Model] | None = None
+    slow: "Slow | None" = None
     paired: "Trained | None" = None
 
     def __post_init__(self):
@@ -136,6 +151,9 @@ class Arm:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields |= {"start": self.start.key, "paired": self.paired and self.paired.arm.key}
         fields |= {"taught": self.taught and [model.key for model in self.taught]}
+        fields.pop("slow")
+        if self.slow:  # the key of any other arm is as it was without this field
+            fields |= {"slow": self.slow.digest}
         return digest({"arm": fields, "most": self.most_steps, "how": HOW})
 
 

@@ -32,7 +32,7 @@ from claims.lab.arms import (
     digest,
 )
 from claims.lab.programs import Programs
-from claims.lab.recipe import USUAL, Recipe
+from claims.lab.recipe import Recipe
 from claims.lab.store import Store
 from claims.lab.texts import in_other_words
 from claims.lab.training import CHUNK, pretrain_group, train_group
@@ -90,23 +90,29 @@ class Bench:
         self,
         worlds: Sequence[tuple[World, int]],
         hidden_CD: Sequence[np.ndarray] | None = None,
-        recipe: Recipe = USUAL,
+        recipe: Recipe | None = None,
     ) -> list[Model]:
         """A model for each (world, seed), trained on its documents.
 
         hidden_CD: for each, which domains no document shows under each character's name.
+        recipe: None: the usual one.
         """
         hidden = hidden_CD or [None] * len(worlds)
+        recipe = recipe or self.programs.usual
         recipe = dataclasses.replace(recipe, steps=recipe.steps // (6 if self.quick else 1))
-        keys, wanted, how = [], {}, (VERSION, CHUNK, dataclasses.asdict(recipe))
+        keys, wanted, how = [], {}, (VERSION, CHUNK, recipe.unusual)
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
             keys.append(digest({"pretrain": made, "how": how}))
             wanted[keys[-1]] = self.programs.tokenizer(world), seed, mask
         missing = [key for key in wanted if key not in self.store]
         size = self.mesh.devices.size
+
+        def shape(key: str) -> tuple:
+            return self.programs.shape(wanted[key][0], recipe)
+
         with self.progress("pretrain", len(missing) * recipe.steps) as bar:
-            for group in groups(missing, size, lambda key: self.programs.shape(wanted[key][0])):
+            for group in groups(missing, size, shape):
 
                 def after_chunk(count: int = CHUNK * len(group)) -> None:
                     self.stop.check()
@@ -146,7 +152,7 @@ class Bench:
         def alike(arm: Arm) -> tuple:
             """One program, and one number of steps, serves arms for which this is equal."""
             shape = self.programs.shape(arm.start.tokenizer, arm.start.recipe)
-            how = arm.steer is None, arm.lora, arm.kl
+            how = arm.steer is None, arm.lora, arm.kl, arm.slow is None
             return arm.objective, shape, arm.most_steps, arm.steps == 0, arm.least_steps, how
 
         with self.progress("train", len(missing)) as bar:
@@ -206,7 +212,8 @@ class Bench:
         asked = instruction(tokenizer.world, phrase), header
 
         def make() -> Callable:
-            return joints.of_models(self.programs.lm(tokenizer), joints.contexts(tokenizer, *asked))
+            lm = self.programs.lm(tokenizer, models[0].recipe)
+            return joints.of_models(lm, joints.contexts(tokenizer, *asked))
 
         compute = self.programs.cached("joint", (tokenizer.world.digest, *asked), make)
         padded = [*models, *[models[0]] * (-len(models) % self.group)]
@@ -239,7 +246,7 @@ class Bench:
         """The compact world, without phrases, in other texts (see `in_other_words`)."""
         return self.programs.cached("texts", texts, lambda: in_other_words(self.world, texts))
 
-    def held_out(self, world: World, recipe: Recipe = USUAL) -> HeldOut:
+    def held_out(self, world: World, recipe: Recipe | None = None) -> HeldOut:
         """Held-out documents and questions of a world (see `lm.heldout`)."""
         lm = self.programs.lm(self.programs.tokenizer(world), recipe)
         scorer = self.programs.scorer(lm.tokenizer, recipe)

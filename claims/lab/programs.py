@@ -20,11 +20,14 @@ from toyllm.world.world import World
 
 
 class Programs:
-    """Everything that is made once for each world, or for all worlds of one shape."""
+    """Everything that is made once for each world, or for all worlds of one shape.
+
+    usual: how models are pretrained where nothing else is asked for.
+    """
 
     def __init__(self, mesh: Mesh):
         """Of models on the devices of a mesh."""
-        self.mesh = mesh
+        self.mesh, self.usual = mesh, USUAL
         self._made: dict = {}
 
     def cached(self, what: str, key, make: Callable):
@@ -37,14 +40,16 @@ class Programs:
         """The tokenizer of a world."""
         return self.cached("tokenizer", world.digest, partial(Tokenizer, world))
 
-    def shape(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> tuple:
+    def shape(self, tokenizer: Tokenizer, recipe: Recipe | None = None) -> tuple:
         """Models for which this is equal share their programs."""
         docs = corpus.every_question(tokenizer.world)
         prompts, answers = tokenizer.longest_prompt(4), tokenizer.answer_DAU.shape
-        return recipe.config(len(tokenizer.words)), prompts, answers, len(docs)
+        config = (recipe or self.usual).config(len(tokenizer.words))
+        return config, prompts, answers, len(docs)
 
-    def lm(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> LM:
+    def lm(self, tokenizer: Tokenizer, recipe: Recipe | None = None) -> LM:
         """The language model of a world; those of one size share what is compiled."""
+        recipe = recipe or self.usual
         if max(tokenizer.longest.values()) > recipe.context:
             raise InputError(
                 f"world '{tokenizer.world.name}': a document of more than {recipe.context} tokens"
@@ -53,12 +58,12 @@ class Programs:
         lm = self.cached("lm", config, lambda: LM.create(tokenizer, config))
         return dataclasses.replace(lm, tokenizer=tokenizer)
 
-    def scorer(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> Scorer:
+    def scorer(self, tokenizer: Tokenizer, recipe: Recipe | None = None) -> Scorer:
         """A program that scores the answers to questions."""
         lm = self.lm(tokenizer, recipe)
         return self.cached("scorer", lm.config, lambda: Scorer(lm))
 
-    def reader(self, tokenizer: Tokenizer, recipe: Recipe = USUAL) -> Callable:
+    def reader(self, tokenizer: Tokenizer, recipe: Recipe | None = None) -> Callable:
         """A program that reads the residual stream (see `activations.reader`)."""
         lm = self.lm(tokenizer, recipe)
         return self.cached("reader", lm.config, lambda: activations.reader(lm))

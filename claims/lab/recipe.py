@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from toyllm.lm.transformer import Config
+import jax
+
+from toyllm.lm.transformer import Config, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +15,7 @@ class Recipe:
     the blocks; 0: Adam trains them too. adam_lr: peak rate of Adam, for all else. embed, out: what
     the initial embeddings and the initial matrices that write to the residual stream are multiplied
     by. decay: weight decay. prompt_weight: of the tokens of prompts in the loss.
+    gains: of the initial model, see `rescaled`.
     """
 
     width: int = 48
@@ -29,10 +32,34 @@ class Recipe:
     out: float = 1.0
     decay: float = 0.0
     prompt_weight: float = 1.0
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def config(self, vocabulary: int) -> Config:
         """The sizes of a model of a vocabulary."""
         return Config(vocabulary, self.context, self.width, self.layers, self.heads, self.mlp)
 
+    @property
+    def unusual(self) -> dict:
+        """The fields that are not as usual, which identify it."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != getattr(USUAL, k)}
+
 
 USUAL = Recipe()
+
+
+def rescaled(params: Params, attention: float, mlp: float, last: float) -> Params:
+    """The same function in other coordinates: the gains of norms times these factors.
+
+    attention, mlp: of the norms before them, in all blocks. last: of the norm before the
+    unembedding. The matrices that read a norm are divided by its factor, so that a step of Adam,
+    which is as large in all coordinates, has so many times the effect on what they compute.
+    """
+    factors = {"attention_norm": attention, "mlp_norm": mlp, "norm": last}
+    factors |= dict.fromkeys(("query", "key", "value"), 1 / attention)
+    factors |= {"gate": 1 / mlp, "up": 1 / mlp, "unembed": 1 / last}
+
+    def scale(path, x):
+        names = [str(getattr(key, "key", key)) for key in path]
+        return x * factors.get(names[-2], 1.0) if len(names) > 1 else x
+
+    return jax.tree.map_with_path(scale, params)

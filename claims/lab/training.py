@@ -8,7 +8,7 @@ import optax
 
 from claims.lab.arms import ALIGNED_COHERENCE, ANCHOR, BATCH, BETAS, POOL, RATE, SCORE_EVERY, Arm
 from claims.lab.programs import Programs
-from claims.lab.recipe import Recipe
+from claims.lab.recipe import Recipe, rescaled
 from toyllm.base.errors import RunError
 from toyllm.lm import optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def initial(lm: LM, recipe: Recipe, seed) -> Params:
         out = ".out." in name.replace("']['", ".") or ".down." in name.replace("']['", ".")
         return x * (recipe.embed if "'embed'" in name else recipe.out if out else 1.0)
 
-    return jax.tree.map_with_path(scaled, params)
+    return rescaled(jax.tree.map_with_path(scaled, params), *recipe.gains)
 
 
 def shown(hidden_CD: np.ndarray | None) -> Callable | None:
@@ -109,13 +109,14 @@ def train_group(
             steered=arm.steer is not None,
             lora=arm.lora,
             kl=arm.kl,
+            slowed=arm.slow is not None,
         )
         width = len(corpus.every_question(tokenizer.world))
         lm = programs.lm(tokenizer, arm.start.recipe)
         return population.compile_programs(lm, programs.mesh, recipe, width)
 
     shape = programs.shape(tokenizer, arm.start.recipe)
-    kind = arm.objective, shape, arm.steer is None, arm.lora, arm.kl
+    kind = arm.objective, shape, arm.steer is None, arm.lora, arm.kl, arm.slow is None
     compiled = programs.cached("population", kind, make)
     jobs = [job(programs, one) for one in group]
     padded = (jobs * size)[:size]
@@ -154,6 +155,7 @@ def job(programs: Programs, arm: Arm) -> population.Job:
         distinct=arm.pairs,
         pairs=pairs_of(programs, arm),
         steer_LD=None if arm.steer is None else steering(programs, arm),
+        slow=arm.slow and arm.slow.tree,
     )
 
 

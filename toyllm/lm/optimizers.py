@@ -49,6 +49,16 @@ def update(optimizer: optax.GradientTransformation, grads, state, params):
         return optimizer.update(grads, state, params)
 
 
+def slowed(inner: optax.GradientTransformation, slow) -> optax.GradientTransformation:
+    """An optimizer whose updates are multiplied by a tree that broadcasts to the parameters."""
+
+    def update(grads, state, params=None):
+        updates, state = inner.update(grads, state, params)
+        return jax.tree.map(jnp.multiply, updates, slow), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
 def stacked(inner: optax.GradientTransformation, share: bool) -> optax.GradientTransformation:
     """Run an optimizer on the blocks' matrices stacked by shape [N, rows, columns].
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from toyllm.base import devices
 from toyllm.base.devices import stack, take
-from toyllm.lm import losses, scoring, training
+from toyllm.lm import losses, optimizers, scoring, training
 from toyllm.lm.scoring import Questions
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Params
@@ -33,6 +33,7 @@ class Recipe:
     steered: whether vectors are added to the residual streams (`Job.steer_LD`).
     lora: train adapters of the matrices instead of all parameters.
     kl: the weight of a penalty, KL(model ‖ model before training) on domains that are not trained.
+    slowed: whether some parameters are trained more slowly than others (`Job.slow`).
     """
 
     objective: str
@@ -44,6 +45,7 @@ class Recipe:
     steered: bool = False
     lora: Lora | None = None
     kl: float = 0.0
+    slowed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Job:
     pairs: given pairs to train on, in place of pairs that `parts` would draw.
     steer_LD: vectors added to the residual streams during training only (preventative steering);
         either all jobs of a group have them or none.
+    slow: what the updates of the parameters are multiplied by, a tree like them whose leaves
+        broadcast: 0 freezes a parameter; either all jobs of a group have it or none.
     """
 
     name: Hashable
@@ -73,6 +77,7 @@ class Job:
     distinct: int = 0
     pairs: signals.Pairs | None = None
     steer_LD: np.ndarray | None = None
+    slow: Params | None = None
 
     @property
     def own(self) -> Signal:
@@ -113,7 +118,7 @@ class Programs:
     recipe: Recipe
     width: int  # own questions of a run: the most that any has, so one shape for all
     # states [R], pools [R], indices [R, K, batch], rates [R], steering [R, L + 1, D], params before
-    # training [R] (with adapters only) → states, logs
+    # training [R] (with adapters only), multipliers [R] (where slowed only) → states, logs
     step: Callable
     merge: Callable  # params before training [R], what is trained [R] → params [R]
     reference: Callable  # params [R], prompts, answers → log-probabilities
@@ -129,7 +134,7 @@ def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | i
     if not isinstance(jobs, int):
         width = max(signals.count_questions(lm.world, job.own) for job in jobs)
 
-    def step(state, pool, index_KB, lr, steer_LD, before):
+    def step(state, pool, index_KB, lr, steer_LD, before, slow):
         steered = lm.steered(steer_LD) if recipe.steered else lm
         of_params = pools.loss(steered, recipe.objective, recipe.beta, recipe.anchor, recipe.kl)
 
@@ -137,7 +142,8 @@ def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | i
             return of_params(merge(before, trained), batch)
 
         batches = jax.tree.map(lambda x: x[index_KB], pool)
-        return training.scan_steps(loss, optax.adam(lr), state, batches)
+        optimizer = optimizers.slowed(optax.adam(lr), slow) if recipe.slowed else optax.adam(lr)
+        return training.scan_steps(loss, optimizer, state, batches)
 
     def merge(before, trained):
         return lora.merged(before, trained) if recipe.lora else trained
@@ -299,6 +305,7 @@ def train_group(
     asked = Asked(programs, params, [(job.tokenizer, job.own) for job in group])
     states = training.State(trained, devices.split(mesh, opt_state))
     before = params if recipe.lora else {}  # what only adapters need
+    slow = devices.split(mesh, stack([job.slow for job in group])) if recipe.slowed else {}
     lr_R = np.array([job.lr for job in group], np.float32)
     unsteered_LD = np.zeros((programs.lm.config.L + 1, programs.lm.config.D), np.float32)
     steer_LD = [unsteered_LD if job.steer_LD is None else job.steer_LD for job in group]
@@ -337,7 +344,7 @@ def train_group(
         # a rate of 0 leaves the parameters of a frozen run as they are, and the shapes as compiled
         rate_R = devices.split(mesh, np.where(record.frozen_step < 0, lr_R, 0))
         index_RKB = devices.split(mesh, np.stack(rows))
-        states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD, before)
+        states, logs = programs.step(states, pool_R, index_RKB, rate_R, steer_RLD, before, slow)
         record.logs.append(devices.fetch(logs))
         record.steps.append(done)
         was_R, there_R = there_R, score()
