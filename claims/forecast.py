@@ -24,11 +24,12 @@ together. Margins: .1, and .01 of an error.
 import csv
 import dataclasses
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from claims.general import features, matrices, random_models
+from claims.general import features, random_models
 from claims.lab.arms import Arm, Model, Trained
 from claims.lab.bench import FRESH, Bench
 from claims.lab.panels import dots, points
@@ -132,15 +133,13 @@ def architectures(bench: Bench) -> list[dict]:
     return rows
 
 
-def measured(
-    bench: Bench, models: list[Model], signals: tuple[str, ...] = ()
-) -> tuple[list[list[Trained]], list[dict]]:
+def measured(bench: Bench, models: list[Model]) -> tuple[list[list[Trained]], list[dict]]:
     """Of each model: every moral signal trained, and the spread that is forecast of each."""
-    signals = signals or moral_signals(models[0].world)
-    trained = bench.train([Arm(one, name) for one in models for name in signals])
-    S = len(signals)
-    done = [trained[k * S : (k + 1) * S] for k in range(len(models))]
-    return done, [forecast_spreads(bench, one, signals) for one in models]
+    signals = [moral_signals(one.world) for one in models]
+    arms = [Arm(one, name) for one, names in zip(models, signals, strict=True) for name in names]
+    trained = iter(bench.train(arms))
+    done = [list(islice(trained, len(names))) for names in signals]
+    return done, [forecast_spreads(bench, *each) for each in zip(models, signals, strict=True)]
 
 
 def forecast_spreads(bench: Bench, one: Model, signals: tuple[str, ...]) -> dict[str, list[float]]:
@@ -223,9 +222,8 @@ def chance(table: dict, where: np.ndarray) -> dict[str, list[float]]:
 def between_worlds(bench: Bench) -> list[Quantity]:
     """Of one model in each random world: how well the forecast and the ideal say its spread."""
     models = random_models(bench)
-    done, S = matrices(bench, models)[0], len(moral_signals(models[0].world))
-    y = mean_over(np.array([one.spread() for one in done]).reshape(-1, S), 1)
-    forecasts = [forecast_spreads(bench, one, moral_signals(one.world)) for one in models]
+    done, forecasts = measured(bench, models)
+    y = mean_over(np.array([[each.spread() for each in row] for row in done]), 1)
     known = {name: np.array([np.mean(f[name]) for f in forecasts]) for name in FORECASTS}
     known |= {"the ideal observer": features(models)["ideal spread"]}
     return [
