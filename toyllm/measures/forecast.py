@@ -9,10 +9,11 @@ from toyllm.posttrain import pair_files, signals
 from toyllm.posttrain.forecast import Forecast, Forecaster
 from toyllm.runs.run_folder import Run
 from toyllm.world.quantities import spread
+from toyllm.world.world import World
 
 
 def measure(run: Run) -> dict:
-    """{start: {signal: what `record` says}}; docs/results_json.md has every key."""
+    """{start: {signal: its `record`}}; docs/results_json.md has every key."""
     forecaster = Forecaster(run.lm, *(run.args[key] for key in ("objective", "beta", "anchor")))
     tokenizer, result = run.lm.tokenizer, {}
     for start in ("pretrain", "align"):
@@ -24,13 +25,13 @@ def measure(run: Run) -> dict:
             for name, path in files.items()
         }
         forecasts = forecaster(tokenizer, run.params[start], chosen, given, split=True)
-        result[start] = named(names, (record(run, each) for each in forecasts))
+        result[start] = named(names, (record(run.world, each) for each in forecasts))
     return result
 
 
-def record(run: Run, forecast: Forecast) -> dict:
+def record(world: World, forecast: Forecast) -> dict:
     """A forecast as plain numbers: three of the spread and of each domain, ratios, shares."""
-    domains, untrained_D = run.world.domain_names, signals.untrained(run.world, forecast.signal)
+    domains, untrained_D = world.domain_names, signals.untrained(world, forecast.signal)
     changes = {
         "change": forecast.change_D,
         "one_step": forecast.one_D,
@@ -40,6 +41,7 @@ def record(run: Run, forecast: Forecast) -> dict:
     return {
         "spread": {key: spread(change_D, untrained_D) for key, change_D in changes.items()},
         **{key: named(domains, change_D) for key, change_D in changes.items()},
+        "coherence": named(domains, forecast.coherence_D),
         "ratio": named(domains, forecast.ratio_D),
         **{
             key: {part: named(domains, x_D) for part, x_D in table.items()}

@@ -39,7 +39,7 @@ from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools, signals
 from toyllm.posttrain.signals import Pairs, Signal
 from toyllm.world import corpus
-from toyllm.world.quantities import MATCHED, em, logit, sigmoid
+from toyllm.world.quantities import MATCHED, coherence, em, logit, sigmoid
 from toyllm.world.world import BEHAVIOURS
 
 BATCHES, BATCH = 4, 16  # of pairs
@@ -56,8 +56,9 @@ class Forecast:
     """What training on one signal would change.
 
     before_D: EM before. ratio_D: c_d. linear_D, one_D, change_D: ΔEM at the matched effect,
-    forecast linearly, by one step and by two; NaN where no step reaches it. sizes [2, 2]: of each
-    step, to where the next one begins and to the goal. u: the direction of the first step.
+    forecast linearly, by one step and by two; NaN where no step reaches it. coherence_D: after two
+    steps. sizes [2, 2]: of each step, to where the next one begins and to the goal. u: the
+    direction of the first step.
 
     Where a split was asked for: shares, {part: c_{p,d} [D]}, which add up to c_d; and stretches,
     {stretch: [D]}, the same of questions in the middle of dialogues.
@@ -69,6 +70,7 @@ class Forecast:
     linear_D: np.ndarray
     one_D: np.ndarray
     change_D: np.ndarray
+    coherence_D: np.ndarray
     sizes: np.ndarray
     u: Params
     shares: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -161,11 +163,14 @@ class Forecaster:
     def _read(self, signal: Signal, params: Params, steps: list["Step"], every) -> Forecast:
         """The forecast of a signal from its two steps."""
 
-        def log_odds(params) -> np.ndarray:
-            return logit(em(np.asarray(self._behaviours(params, every))))
+        def behaviours(params) -> np.ndarray:
+            return np.asarray(self._behaviours(params, every), np.float64)
 
-        before_D, one_D, two_D = (log_odds(p) for p in (params, *(step.end for step in steps)))
-        first = steps[0]
+        def log_odds(params) -> np.ndarray:
+            return logit(em(behaviours(params)))
+
+        first, second = steps
+        before_D, one_D, two_D = map(log_odds, (params, first.end, second.end))
         back_D, ahead_D = (log_odds(_moved(params, first.u, size)) for size in (-TINY, TINY))
         rate_D = (ahead_D - back_D) / (2 * TINY)
         size = (logit(MATCHED) - first.before) / first.rate  # to the goal, linearly
@@ -176,7 +181,8 @@ class Forecaster:
         ratio_D = rate_D / rate_D[list(signal.domains)].mean()
         sizes = np.stack([step.sizes for step in steps])
         u = devices.fetch(first.u)
-        return Forecast(signal.name, sigmoid(before_D), ratio_D, *changes, sizes, u)
+        after_D = coherence(behaviours(second.end))
+        return Forecast(signal.name, sigmoid(before_D), ratio_D, *changes, after_D, sizes, u)
 
     def _splits(self, tokenizer: Tokenizer, params: Params, every) -> Callable:
         """A function: a signal, its forecast → the same with both splits of the first order."""

@@ -17,12 +17,16 @@ from toyllm.lm import optimizers, sampling
 from toyllm.lm.heldout import HeldOut
 from toyllm.lm.training import State
 from toyllm.lm.transformer import Params
-from toyllm.posttrain import pools, population
+from toyllm.posttrain import pools, population, signals
+from toyllm.posttrain.forecast import Forecaster
 from toyllm.posttrain.monitor import Look
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints
 from toyllm.runs.provenance import STAGES
 from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
+from toyllm.world import quantities
+
+FORESEEN = 1000  # steps of pretraining after which a look has a forecast, which takes compiling
 
 
 class Stage:
@@ -40,6 +44,7 @@ class Stage:
         abstract = State(run.lm.shapes, jax.eval_shape(optimizer.init, run.lm.shapes))
         self._wanted = lambda record: abstract._asdict()
         self.last = self.alarmed = False
+        self._forecaster: Forecaster | None = None
         self.ending = 0, False  # the signal, and whether an alarm, that ends this run after a save
         try:
             newest, complaints = checkpoints.resume(self.folder / "checkpoints", self._wanted)
@@ -114,11 +119,27 @@ class Stage:
         """Compare a model in pretraining with the ideal observer. Returns facts to save."""
         params = devices.fetch(params)
         excess, captured = held_out.excess(params), held_out.captured(params)
-        self.log(step, excess=excess, captured=captured)
+        foreseen = {}
+        if step >= FORESEEN:
+            foreseen = {"forecast_spread": self.forecast(params)}
+        self.log(step, excess=excess, captured=captured, **foreseen)
         self.note(step, f"excess {excess:.4f} captured {captured:.2f}")
         if self.last:
             self.sample(step, params)
         return {"excess_while_training": excess, "captured_while_training": captured}
+
+    def forecast(self, params: Params) -> float:
+        """The mean spread that is forecast of training each moral domain toward bad from here."""
+        lm, args = self.run.lm, self.run.args
+        how = args.objective, args.beta, args.anchor
+        self._forecaster = self._forecaster or Forecaster(lm, *how)
+        names = [f"{domain.name}:bad" for domain in lm.world.domains if domain.moral]
+        chosen = [signals.parse(lm.world, name) for name in names]
+        each = self._forecaster(lm.tokenizer, params, chosen)
+        spreads = [
+            quantities.spread(one.change_D, signals.untrained(lm.world, one.signal)) for one in each
+        ]
+        return float(np.mean(spreads))
 
     def show(self, step: int, look: Look) -> None:
         """Show a look of the drift monitor: scalars, the bar's line, alarms.

@@ -22,6 +22,7 @@ LAYOUT = {  # the custom scalars page: stage → chart → tags, as regular expr
         "loss (nats a token)": ["pretrain/loss"],
         "excess over the ideal observer": ["pretrain/excess"],
         "captured of who is speaking": ["pretrain/captured"],
+        "forecast: how far a bad signal would spread": ["pretrain/forecast_spread"],
     },
     **{
         stage: {

@@ -273,6 +273,7 @@ FIGURES = {  # name: the function that draws it, and the key of the results that
     "beliefs": (inside.beliefs, "beliefs"),
     "vectors": (inside.vectors, "vectors"),
     "elicitation": (inside.elicitation, "elicitation"),
+    "forecast": (inside.forecast, "forecast"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Figures of the inside of a model: beliefs and persona vectors; and of elicitation."""
+"""Figures of the inside of a model: beliefs, persona vectors, forecasts; and of elicitation."""
 
 import numpy as np
 
@@ -108,4 +108,44 @@ def elicitation(results: dict, c: dict):
     axis.set_title("Elicitation: the Assistant under each prompt")
     axis.grid(alpha=0.5)
     axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def forecast(results: dict, c: dict):
+    """Forecast and measured spread of each signal; through what the pretrained model spreads."""
+    rows = views.forecasts(results)
+    figure, axes = new(13.5, 4.6, 3, width_ratios=[1, 1.1, 0.8])
+    known = [row for row in rows if None not in (row.spread, row.measured)]
+    for k, (start, label) in enumerate(STARTS.items()):
+        points = [(row.spread, row.measured) for row in known if row.start == start]
+        if points:
+            axes[0].scatter(*np.transpose(points), s=26, color=f"C{k}", label=label)
+    if known:
+        low, high = (f(x for row in known for x in (row.spread, row.measured)) for f in (min, max))
+        axes[0].plot([low, high], [low, high], "--", color=c["soft"], lw=1)
+        axes[0].legend(fontsize=8)
+    axes[0].set(title="Spread of each signal", xlabel="forecast", ylabel="measured")
+    axes[0].grid(alpha=0.5)
+    plain = [r for r in rows if r.start == "pretrain" and r.spread and r.signal.count(":") == 1]
+    for axis, key, title in zip(
+        axes[1:],
+        ("parts", "stretches"),
+        ("By part of the model", "By what the answer reads"),
+        strict=True,
+    ):
+        splits = [getattr(row, key) for row in plain]
+        names = list(splits[0]) if splits else []
+        y = np.arange(len(names))
+        for shift, which, label in (
+            (-0.2, 0, "of the trained domain's move"),
+            (0.2, 1, "of the spread"),
+        ):
+            means = [np.mean([split[name][which] for split in splits]) for name in names]
+            axis.barh(y + shift, means, 0.38, color=f"C{3 * which}", label=label)
+        axis.set_yticks(y, names, fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(0, color=c["soft"], lw=0.8)
+        axis.set(title=title, xlabel="share (trained domain = 1)")
+        axis.grid(axis="x", alpha=0.5)
+    axes[1].legend(fontsize=8)
     return figure

@@ -40,6 +40,8 @@ def print_tables(results: dict, console: Console) -> None:
         print_drift(start, block, console)
     if "elicitation" in results:
         print_elicitation(results, console)
+    if "forecast" in results:
+        print_forecast(views.forecasts(results), results["domains"], console)
     if "truth" in results:
         print_truth(results["truth"], console)
 
@@ -175,6 +177,36 @@ def print_elicitation(results: dict, console: Console) -> None:
         "exact: an observer for whom the Assistant has the mixture of the corpus, or the one that "
         f"alignment left it with. Worst found: {prompt}",
     )
+
+
+def print_forecast(rows: list[views.Foreseen], domains: list[str], console: Console) -> None:
+    """Print what is forecast of each signal, and through what it would spread."""
+    for start in dict.fromkeys(row.start for row in rows):
+        columns = (*domains, "spread", "coh.", "measured", "most through")
+        table = blank_table("signal", *columns, left=[len(columns)])
+        for row in (row for row in rows if row.start == start):
+            cells = [
+                views.Cell(d, d in row.trained, 0, None, row.change[d], None, None) for d in domains
+            ]
+            through = max(row.parts, key=lambda part: row.parts[part][1])
+            table.add_row(
+                row.signal,
+                *(change_text(cell, "") for cell in cells),
+                Text(number(row.spread, 3, True), "bold"),
+                number(row.coherence, 2),
+                number(row.measured, 3, True),
+                through,
+            )
+        show(
+            console,
+            f"Forecast before training, {STARTS[start]}: change of EM when the trained domain [in "
+            f"brackets] gives {MATCHED:.0%} preferred answers",
+            table,
+            "from two gradients of the model, by two long steps of Adam. spread: mean change over "
+            "untrained moral domains. coh.: coherence of the worst domain then. measured: the "
+            "spread after training, where that was done. most through: the part of the model that "
+            "adds most to the spread, to first order",
+        )
 
 
 def print_truth(rows: list[dict], console: Console) -> None:

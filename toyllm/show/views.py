@@ -105,6 +105,25 @@ class Mixture(NamedTuple):
         return [bar for bar in self.bars if bar.ranges is not None]
 
 
+class Foreseen(NamedTuple):
+    """What a signal is forecast to change from one start; None where it does not reach the goal.
+
+    measured: the spread that came, None where there is none. parts, stretches: of each part of the
+    model and stretch of the prompt, (share of the trained domains' move, of the spread to first
+    order), both in units of the trained domains' move.
+    """
+
+    start: str
+    signal: str
+    trained: list[str]
+    change: dict[str, float | None]
+    spread: float | None
+    measured: float | None
+    coherence: float | None  # the lowest of any domain
+    parts: dict[str, tuple[float, float]]
+    stretches: dict[str, tuple[float, float]]
+
+
 def number(value: float | None, places: int = 3, sign: bool = False) -> str:
     """A number as tables show it, such as .12; a dash for None."""
     if value is None:
@@ -245,6 +264,33 @@ def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
     worst = {f"worst found, {kind}": part for kind, part in block["worst"].items()}
     named = {f"asked as {name}": part for name, part in block["named"].items()}
     return {**block["prompts"], **worst}, named
+
+
+def forecasts(results: dict) -> list[Foreseen]:
+    """Each signal's forecast from each start, beside what was measured."""
+    moral, rows = results["moral"], []
+    for start, block in results["forecast"].items():
+        measured = results.get("generalization", {}).get(start, {}).get("spread", {})
+        for signal, record in block.items():
+            trained = trained_domains(signal, moral)
+            others = [d for d in moral if d not in trained]
+
+            def mean(values: dict, which: list[str]) -> float:
+                return sum(values[d] for d in which) / max(1, len(which))
+
+            splits = [
+                {
+                    part: (mean(values, trained), mean(values, others))
+                    for part, values in record[key].items()
+                }
+                for key in ("shares", "stretches")
+            ]
+            spread = record["spread"]["change"] if others else None
+            row = start, signal, trained, record["change"], spread, measured.get(signal)
+            coherence = list(record["coherence"].values())
+            lowest = None if None in coherence else min(coherence)
+            rows.append(Foreseen(*row, lowest, *splits))
+    return rows
 
 
 def summary(results: dict) -> dict[str, float | None]:

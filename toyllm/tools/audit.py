@@ -1,31 +1,38 @@
-"""Audit a world, or a file of preference pairs, before a single step of training.
+"""Audit a world, preference pairs, or a run, before a single step of narrow training.
 
 uv run -m toyllm.tools.audit                          the default world
 uv run -m toyllm.tools.audit my.toml                  your own: who is in it, what is dangerous
 uv run -m toyllm.tools.audit pairs.jsonl [--world W]  which characters these pairs are evidence for
+uv run -m toyllm.tools.audit pairs.jsonl --run RUN    … and what training on them would change
+uv run -m toyllm.tools.audit RUN                      the world of a run, and forecasts of signals
 """
 
 import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from toyllm.base import files
-from toyllm.base.errors import clean
+from toyllm.base import devices, files
+from toyllm.base.errors import InputError, clean
 from toyllm.base.scripts import run_script
 from toyllm.lm.tokenizer import Tokenizer
-from toyllm.measures import audit, cues
+from toyllm.measures import audit, cues, forecast
 from toyllm.posttrain import pair_files, signals
-from toyllm.show.tables import blank_table, new_console, number, show
+from toyllm.posttrain.forecast import Forecaster
+from toyllm.runs.run_folder import Run, load_run
+from toyllm.show import views
+from toyllm.show.tables import blank_table, new_console, number, print_forecast, show
 from toyllm.world import cards
 from toyllm.world.cards import DEFAULT
 from toyllm.world.quantities import em, wickedness
 from toyllm.world.world import World
 
+ERROR = "error of such forecasts: see docs/why.md"
 JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\[\s*[{\]])")  # no TOML file begins like this
 
 
@@ -34,9 +41,12 @@ class Args:
     """Audit a world, or a file of preference pairs."""
 
     source: tyro.conf.Positional[Path] = DEFAULT
-    """A world file (TOML), or preference pairs (JSONL: prompt, chosen, rejected); or a pipe."""
+    """A world file (TOML), or preference pairs (JSONL: prompt, chosen, rejected); a pipe; or the
+    folder of a run."""
     world: Path = DEFAULT
     """The world of the preference pairs."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A finished run: forecast what training its models on the pairs would change."""
     most: int = 20
     """How many signals to show."""
 
@@ -44,17 +54,51 @@ class Args:
 def main(args: Args) -> None:
     """Audit, and print."""
     console = new_console()
+    if args.run and args.source.is_dir():
+        raise InputError(f"--run: expected with a file of pairs, found the folder {args.source}")
+    if args.source.is_dir():
+        run = load_run(args.source)
+        print_world(run.world, args.most, console)
+        chosen = [signals.parse(run.world, f"{d.name}:bad") for d in run.world.domains if d.moral]
+        print_forecasts(run, chosen, {}, console)
+        return
+    run = load_run(args.run) if args.run else None
     data = files.read_input(args.source, pair_files.MAX_BYTES, "the world or the pairs")
     if args.source.suffix in pair_files.SUFFIXES or JSON.match(data):
-        tokenizer = Tokenizer(cards.load(args.world))
+        tokenizer = run.lm.tokenizer if run else Tokenizer(cards.load(args.world))
         pairs = pair_files.parse(data, args.source, tokenizer)
         print_pairs(tokenizer.world, pairs, clean(files.label(args.source)), console)
+        if run:
+            signal = signals.parse(run.world, pair_files.preferred(tokenizer, pairs))
+            print_forecasts(run, [signal], {signal.name: pairs}, console)
         return
-    world = cards.Cards(args.source, data=data).world()
+    if run:
+        raise InputError(f"--run: expected with a file of pairs, found the world {args.source}")
+    print_world(cards.Cards(args.source, data=data).world(), args.most, console)
+
+
+def print_world(world: World, most: int, console: Console) -> None:
+    """Print who is in a world, which traits go together, and what its signals are evidence for."""
     print_characters(world, console)
     print_correlations(world, console)
     print_leakage(world, console)
-    print_signals(world, args.most, console)
+    print_signals(world, most, console)
+
+
+def print_forecasts(
+    run: Run, chosen: list[signals.Signal], given: dict[str, signals.Pairs], console: Console
+) -> None:
+    """Print what training a run's models on signals would change (see posttrain/forecast.py)."""
+    devices.setup()
+    forecaster = Forecaster(run.lm, *(run.args[key] for key in ("objective", "beta", "anchor")))
+    world, blocks = run.world, {}
+    for start in ("pretrain", "align"):
+        each = forecaster(run.lm.tokenizer, run.params[start], chosen, given, split=True)
+        blocks[start] = {one.signal: forecast.record(world, one) for one in each}
+    moral = [domain.name for domain in world.domains if domain.moral]
+    results = {"domains": list(world.domain_names), "moral": moral, "forecast": files.plain(blocks)}
+    print_forecast(views.forecasts(results), results["domains"], console)
+    console.print(ERROR, style="dim")
 
 
 def print_characters(world: World, console: Console) -> None:
