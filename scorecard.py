@@ -51,7 +51,8 @@ class Args:
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One pretraining seed and few worlds: to see it work. Decides nothing."""
     publish: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also write RESULTS.md and docs/scorecard/ beside this script."""
+    """Also write RESULTS.md and docs/scorecard/ beside this script, with what is published there
+    of the claims that this run has no result of."""
     pilot: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train on the seeds of the pilot. Decides nothing; --power reads it."""
     power: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -109,6 +110,8 @@ def main(args: Args) -> None:
         for line in bench.store.elsewhere:
             warn(f"some of this was trained in another environment: {line}")
         write(args, files.plain(list(done.values())), known, console)
+        if args.publish:
+            publish(args, files.plain(done), known, world.digest, console)
 
 
 def result(name: str, module: ModuleType, bench: Bench, world: str) -> dict:
@@ -143,19 +146,32 @@ def expected(wanted: dict[str, ModuleType], bench: Bench) -> str:
 
 
 def write(args: Args, done: list[dict], known: dict, console: Console) -> None:
-    """Print the scorecard, and write RESULTS.md and its figures; where asked for, publish them."""
+    """Print the scorecard, and write RESULTS.md and its figures."""
     print_scorecard(done, console)
     how, docs = made(args, done), {name: docstring(module) for name, module in known.items()}
     page.publish(done, docs, how, args.run / "RESULTS.md", args.run / "figures")
     facts.publish(done, args.run / "facts.md")
     shown = clean(str(args.run))
     console.print(f"scorecard.json, RESULTS.md, facts.md and figures/ are in {shown}/", style="dim")
-    if args.publish:
-        if len(done) < len(known) or any(r["kind"] != "full" for r in done):
-            raise InputError("--publish: not all claims have a full result yet")
-        page.publish(done, docs, how, HERE / "RESULTS.md", PUBLISHED)
-        facts.publish(done, HERE / "docs" / "facts.md")
-        files.write_json(PUBLISHED / "scorecard.json", page.rounded(done))
+
+
+def publish(args: Args, done: dict, known: dict, world: str, console: Console) -> None:
+    """Publish all full results; a claim without one here keeps what is published of it."""
+    if thin := [name for name, record in done.items() if record["kind"] != "full"]:
+        raise InputError(f"--publish: no full result of {', '.join(thin)}")
+    kept = records.current(PUBLISHED / "scorecard.json", known, world, tuple(known))
+    kept = {name: record for name, record in kept.items() if name not in done}
+    every = {name: (kept | done)[name] for name in known if name in kept | done}
+    missing = [name for name in known if name not in every]
+    for name, verdict in verdicts.verdicts(every, len(known)).items():
+        every[name]["verdict"] = verdict
+    results = list(every.values())
+    docs = {name: docstring(module) for name, module in known.items()}
+    how = [*made(args, results), *(f"No result yet: {name}." for name in missing)]
+    page.publish(results, docs, how, HERE / "RESULTS.md", PUBLISHED)
+    facts.publish(results, HERE / "docs" / "facts.md")
+    files.write_json(PUBLISHED / "scorecard.json", page.rounded(results))
+    console.print(f"published; kept as they were: {', '.join(kept) or 'none'}", style="dim")
 
 
 def made(args: Args, done: list[dict]) -> list[str]:

@@ -23,7 +23,6 @@ together. Margins: .1, and .01 of an error.
 
 import csv
 import dataclasses
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from claims.general import features, random_models
 from claims.lab.arms import Arm, Model, Trained
 from claims.lab.bench import FRESH, Bench
 from claims.lab.panels import dots, points
-from claims.lab.quantities import Outcome, Quantity, each, mean_over
+from claims.lab.quantities import Outcome, Quantity, each, mean_over, pseudo_values
 from claims.lab.recipe import Recipe
 from claims.spreads import moral_signals
 from toyllm.lm import transformer
@@ -55,11 +54,12 @@ def test(bench: Bench) -> Outcome:
     table = population(bench)
     y, code = table["spread"], table["spread of code:bad"]
     sound = np.isfinite(y)
+    held_out = np.where(table["half"] == "held out", table["shape"], "")
     learned = sound & (table["captured"] >= LEARNED)
     blamed = np.stack([table[name] for name in ("excess", "captured", "log size")], 1)
 
     def explained(x, where=sound, y=y) -> np.ndarray:
-        return jackknife(table, lambda rows: centred(table, x, y, rows & where))
+        return pseudo_values(lambda rows: centred(table, x, y, rows & where), held_out)
 
     known = {name: explained(table[name]) for name in FORECASTS}
     error = of_shapes(table, np.abs(table["two steps"] - y), sound)
@@ -185,14 +185,6 @@ def raw(x: np.ndarray, y: np.ndarray) -> float:
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     return float(1 - ((y - x) ** 2).sum() / max(1e-12, ((y - y.mean()) ** 2).sum()))
-
-
-def jackknife(table: dict, statistic: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Pseudo-values of a statistic of rows, one for each held-out shape that is left out."""
-    shapes = np.unique(table["shape"][table["half"] == "held out"])
-    whole, n = statistic(np.full(len(table["shape"]), True)), len(shapes)
-    without = [statistic(table["shape"] != shape) for shape in shapes]
-    return np.array([n * whole - (n - 1) * each for each in without])
 
 
 def of_shapes(table: dict, values: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -163,8 +163,7 @@ def explained(
         after_SD = before_D + change_SD
         cells = prediction.Cells(world, names, world.assistant_C, before_D, after_SD)
         parsed = [parse(world, name) for name in names]
-        ratio_SD = np.stack([each.ratio_D for each in bench.forecasts(one, parsed)])
-        directed = prediction.directed(ratio_SD)
+        directed = prediction.directed(bench.gradients(one, parsed))
         for name, model in {**prediction.MODELS, "gradient": directed}.items():
             shared_SD = prediction.shared(cells, model)[0]
             strict_SD = model(cells, np.ones(1))[0]

@@ -215,7 +215,8 @@ class Bench:
             lm = self.programs.lm(tokenizer, models[0].recipe)
             return joints.of_models(lm, joints.contexts(tokenizer, *asked))
 
-        compute = self.programs.cached("joint", (tokenizer.world.digest, *asked), make)
+        shape = self.programs.shape(tokenizer, models[0].recipe)
+        compute = self.programs.cached("joint", (tokenizer.world.digest, shape, *asked), make)
         padded = [*models, *[models[0]] * (-len(models) % self.group)]
         stacks = [
             devices.stack([one.params for one in padded[k : k + self.group]])
@@ -241,6 +242,10 @@ class Bench:
         return self.programs.cached("forecast", shape, make)(
             one.tokenizer, one.params, chosen, **how
         )
+
+    def gradients(self, one: Model, chosen: list[Signal]) -> np.ndarray:
+        """How a first step of each signal moves each domain, for 1 of the trained one [S, D]."""
+        return np.stack([forecast.ratio_D for forecast in self.forecasts(one, chosen)])
 
     def other_words(self, texts: str) -> World:
         """The compact world, without phrases, in other texts (see `in_other_words`)."""

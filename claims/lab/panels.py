@@ -28,9 +28,9 @@ def curves(title: str, xlabel: str, ylabel: str, x, series: dict, log: bool = Fa
     return {**words, "x": plain(x), "series": plain(series), "log": log}
 
 
-def points(title: str, xlabel: str, ylabel: str, series: dict) -> dict:
-    """Dots at (x, y): {name: (x [n], y [n])}, and a line where both are equal."""
-    words = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
+def points(title: str, xlabel: str, ylabel: str, series: dict, equal: bool = True) -> dict:
+    """Dots at (x, y): {name: (x [n], y [n])}; equal: with a line where both are equal."""
+    words = {"title": title, "xlabel": xlabel, "ylabel": ylabel, "equal": equal}
     return {"kind": "points", **words, "series": plain(series)}
 
 
@@ -100,7 +100,7 @@ def _points(axis, panel: dict, c: dict) -> None:
     for name, (x, y) in panel["series"].items():
         axis.scatter(x, y, s=16, label=name, alpha=0.8, lw=0)
     known = np.concatenate([np.array(xy, float).ravel() for xy in panel["series"].values()])
-    if np.isfinite(known).any():
+    if panel.get("equal", True) and np.isfinite(known).any():
         ends = [np.nanmin(known), np.nanmax(known)]
         axis.plot(ends, ends, color=c["soft"], lw=1, ls="--", zorder=1)
 

@@ -4,7 +4,7 @@ Axes: R learning rates, the usual one first   N pretraining seeds or worlds   D 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,6 +188,17 @@ def mean_over(values, axis: int) -> np.ndarray:
     total = np.where(known, values, 0).sum(axis)
     enough = known.mean(axis) >= 1 - MOST_MISSING
     return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
+
+
+def pseudo_values(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> np.ndarray:
+    """The jackknife's pseudo-values of a statistic (Tukey 1958), one for each group left out [G].
+
+    statistic: a function of which rows [N] count. groups: of each row; "" belongs to none. The mean
+    of the values is the statistic less its bias, and they are treated as independent.
+    """
+    names = [name for name in np.unique(groups) if name != ""]
+    whole, n = statistic(np.full(len(groups), True)), len(names)
+    return np.array([n * whole - (n - 1) * statistic(groups != name) for name in names])
 
 
 def each(pattern: str, values: Mapping, trained: Mapping | None = None, **how) -> list[Quantity]:

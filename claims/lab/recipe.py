@@ -38,6 +38,12 @@ class Recipe:
         """The sizes of a model of a vocabulary."""
         return Config(vocabulary, self.context, self.width, self.layers, self.heads, self.mlp)
 
+    def sized(self, width=0, layers=0, documents=0, steps=0) -> "Recipe":
+        """The same with other sizes, the MLP as wide as the stream; 0: as they are."""
+        sizes = {"width": width, "mlp": width, "layers": layers}
+        sizes |= {"documents": documents, "steps": steps}
+        return dataclasses.replace(self, **{key: value for key, value in sizes.items() if value})
+
     @property
     def unusual(self) -> dict:
         """The fields that are not as usual, which identify it."""

@@ -13,7 +13,7 @@ from toyllm.base.errors import InputError, warn
 from toyllm.base.scripts import docstring
 
 KEYS = {  # of a record
-    *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions", "panels"),
+    *("claim", "number", "title", "effect", "ci", "verdict", "arms", "predictions"),
     *("related", "kind", "p_for", "p_against", "seconds", "world", "source", "environment"),
 }
 
@@ -43,6 +43,7 @@ def source(module: ModuleType) -> str:
 def current(file: Path, known: dict[str, ModuleType], world: str, wanted: tuple[str, ...]) -> dict:
     """The recorded results of this world and of the claims as they are now, by claim.
 
+    Those that are published have no panels (see `page.rounded`).
     Warns of those that are dropped for another reason than that they are tested again. Raises
     InputError for a file of other content.
     """
