@@ -36,7 +36,7 @@ def smallest(name: str, out, *more: str) -> dict:
 
 def test_every_benchmark_has_a_smallest_setting():
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert scripts - {"contestants", "peer"} == set(SMALLEST)
+    assert scripts - {"contestants", "peer", "forecast_files"} == set(SMALLEST)
 
 
 @pytest.mark.long
@@ -57,6 +57,17 @@ def test_a_peer_ends_too(name, tmp_path):
     if not importlib.util.find_spec(peer):
         pytest.skip(f"needs {peer}: see benchmarks/README.md")
     smallest(name, tmp_path / "out.json", "--peer", peer)
+
+
+@pytest.mark.long
+def test_forecasts_of_files_are_compared(tiny, tmp_path):
+    out = tmp_path / "out.json"
+    script = start("benchmarks/forecast_files.py", tiny / "run", "--each", "1", "--json", out)
+    assert script.wait(300) == 0, script.err
+    rows = json.loads(out.read_text())
+    assert len(rows) == 2 * 8  # from both starts
+    assert {row["kind"] for row in rows} >= {"plain", "noisy", "someone"}
+    assert "compared; others:" in script.out
 
 
 @pytest.fixture
