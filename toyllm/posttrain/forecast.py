@@ -91,9 +91,8 @@ class Forecaster:
                 return jax.grad(lambda p: loss(p, batch)[0] / BATCH)(params)
 
             grads = jax.lax.map(gradient, pool)
-            return jax.tree.map(lambda g: g.mean(0), grads), jax.tree.map(
-                lambda g: (g * g).mean(0), grads
-            )
+            mean, squares = (lambda g: g.mean(0)), (lambda g: (g * g).mean(0))
+            return jax.tree.map(mean, grads), jax.tree.map(squares, grads)
 
         def preferred(params, own, weight_Q, sign_B):
             """The log-odds of what a signal prefers, in its own questions."""
@@ -173,7 +172,9 @@ class Forecaster:
         before_D, one_D, two_D = map(log_odds, (params, first.end, second.end))
         back_D, ahead_D = (log_odds(_moved(params, first.u, size)) for size in (-TINY, TINY))
         rate_D = (ahead_D - back_D) / (2 * TINY)
-        size = (logit(MATCHED) - first.before) / first.rate  # to the goal, linearly
+        left = logit(MATCHED) - first.before
+        # to the goal, linearly; a prompt that is there already goes as far as its plain signal
+        size = left / first.rate if left > 0 else first.sizes[1]
         changes = [
             sigmoid(after_D) - sigmoid(before_D)
             for after_D in (before_D + size * rate_D, one_D, two_D)
