@@ -133,6 +133,7 @@ def cells(
         usual = bench.programs.usual
         grid, how, signals = [usual.sized(steps=s) for s in (600, 1200, 1800)], usual, signals[:2]
     for cell in grid:
+        bench.forget()  # the programs of earlier cells would fill the memory
         recipe = dataclasses.replace(cell, context=how.context, prompt_weight=how.prompt_weight)
         models = bench.pretrain([(world, seed) for seed in seeds], recipe=recipe)
         rows.append(cell_of(bench, models, signals))

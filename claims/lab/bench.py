@@ -38,7 +38,7 @@ from claims.lab.texts import in_other_words
 from claims.lab.training import CHUNK, pretrain_group, train_group
 from toyllm.base import devices
 from toyllm.base.errors import warn
-from toyllm.lm import joints, scoring
+from toyllm.lm import joints, scoring, training
 from toyllm.lm.heldout import HeldOut
 from toyllm.measures import voices
 from toyllm.posttrain.forecast import Forecast, Forecaster
@@ -85,6 +85,11 @@ class Bench:
             self.seeds = self.draws = PILOT
         elif self.quick:
             self.seeds, self.draws = TRIED[:1], TRIED
+
+    def forget(self) -> None:
+        """Drop all compiled programs; those of some dozens of shapes do not fit a process."""
+        self.programs = Programs(self.mesh, self.programs.usual)
+        training.forget()
 
     def pretrain(
         self,

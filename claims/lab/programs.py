@@ -25,9 +25,9 @@ class Programs:
     usual: how models are pretrained where nothing else is asked for.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, usual: Recipe | None = None):
         """Of models on the devices of a mesh."""
-        self.mesh, self.usual = mesh, USUAL
+        self.mesh, self.usual = mesh, usual or USUAL
         self._made: dict = {}
 
     def cached(self, what: str, key, make: Callable):

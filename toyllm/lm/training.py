@@ -162,6 +162,12 @@ def _chunk_of_many(loss: Loss, optimizer: optax.GradientTransformation, mesh: Me
     return devices.over_models(partial(scan_steps, loss, optimizer), mesh, donate=(0,))
 
 
+def forget() -> None:
+    """Drop every compiled function: a process can map only so many into its memory."""
+    _chunk_of_many.cache_clear()
+    jax.clear_caches()
+
+
 class Fetched(Sequence):
     """Trees stacked along axis 0 on devices; tree r is fetched to the host when it is asked for."""
 
