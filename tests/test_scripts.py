@@ -71,7 +71,7 @@ def test_results_have_the_agreed_shape(results):
     assert results["pretrain"]["excess"] > 0
     assert set(results["moral"]) < set(results["domains"])
     assert results["seconds"] > 0
-    assert not {"cues", "gradients", "voices", "beliefs", "audit"} & set(results)  # optional
+    assert not {"cues", "forecast", "voices", "beliefs", "audit"} & set(results)  # optional
     assert "starts" in results["prediction"]
     for begin, signals in (("pretrain", 11), ("align", 5)):
         block = results["generalization"][begin]
@@ -113,11 +113,11 @@ def test_tables_csvs_and_figures_are_there(tiny):
 def test_optional_measures_are_taken_when_asked_for():
     known = eval_script.available()
     optional = set(known) - set(eval_script.STANDARD)
-    assert {"cues", "gradients", "voices", "vectors", "truth"} < optional
+    assert {"cues", "forecast", "voices", "vectors", "truth"} < optional
     assert eval_script.chosen(eval_script.Args(), known) == eval_script.STANDARD
     assert set(eval_script.chosen(eval_script.Args(inside=True), known)) == set(known)
-    named = eval_script.Args(measure=(("gradients",), ("voices",)))
-    assert eval_script.chosen(named, known) == ("gradients", "voices")
+    named = eval_script.Args(measure=(("forecast",), ("voices",)))
+    assert eval_script.chosen(named, known) == ("forecast", "voices")
 
 
 @pytest.mark.long
