@@ -131,10 +131,12 @@ def cells(
     seeds = range(FRESH, FRESH + SEEDS) if bench.kind == "full" else bench.seeds[:1]
     if bench.quick:  # of the usual shape, so that nothing more is compiled
         usual = bench.programs.usual
-        grid, how, signals = [usual.sized(steps=s) for s in (600, 1200, 1800)], usual, signals[:2]
+        grid, signals = [usual.sized(steps=steps) for steps in (600, 1200, 1800)], signals[:2]
     for cell in grid:
         bench.forget()  # the programs of earlier cells would fill the memory
-        recipe = dataclasses.replace(cell, context=how.context, prompt_weight=how.prompt_weight)
+        recipe = dataclasses.replace(
+            cell, context=how.context, rows=how.rows, prompt_weight=how.prompt_weight
+        )
         models = bench.pretrain([(world, seed) for seed in seeds], recipe=recipe)
         rows.append(cell_of(bench, models, signals))
     return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
