@@ -105,7 +105,7 @@ def test(bench: Bench) -> Outcome:
     shown = {name: (foreseen[name], y[name]) for name in y}
     panels = [
         dots("Mean spread, and the mean of its forecast (diamonds)", "ΔEM", y,
-             {name: float(np.nanmean(x)) for name, x in foreseen.items()}),
+             {n: float(x.mean()) for n, x in foreseen.items() if np.isfinite(x).all()}),
         points("Each model under each intervention", "forecast", "measured", shown),
     ]  # fmt: skip
     return Outcome([*predictions, *arms], panels)

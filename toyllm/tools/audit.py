@@ -32,7 +32,7 @@ from toyllm.world.cards import DEFAULT
 from toyllm.world.quantities import em, wickedness
 from toyllm.world.world import World
 
-ERROR = "error of such forecasts: see docs/why.md"
+ERROR = "benchmarks/forecast_files.py measures how far such forecasts err for files"
 JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\[\s*[{\]])")  # no TOML file begins like this
 
 
