@@ -10,17 +10,21 @@ Arms, all moral `D:bad` from the pretrained model: (a) attention, or MLPs and un
 narrow training, or at a third of the rate; controls: the gains of norms frozen, which the forecast
 calls irrelevant, and, for `code:bad`, ten random sets of columns of all matrices with as large a
 share of the parameters as MLPs and unembedding have of the trained domain's move. (b) models
-pretrained from the same seeds with four blocks and narrow MLPs (HIGH), or with one block and a wide
-MLP (LOW), of about the same size and excess: chosen since the forecast of pilot models said that
-the first spread most and the second least. (c) the same function in other coordinates (`rescaled`):
+pretrained from the same seeds with four blocks and narrow MLPs (HIGH), or with one block, a wide
+MLP and initial gains such that Adam's steps have a third of the effect on attention and three times
+that on MLPs and unembedding (LOW). Their sizes are about equal, and their steps such that their
+excess was equal on pilot seeds; they were chosen since the forecast of pilot models said that the
+first spread most and the second least. (c) the same function in other coordinates (`rescaled`):
 gains such that Adam's steps have three times the effect on attention and a third on MLPs and
 unembedding (up), and the opposite (down).
 Measures: mean spread over signals at the matched effect; the forecast of it from the model before
 training, with the same parts frozen, nothing fitted.
 
+Units: (b) 16 seeds, all else the first 8 of them.
+
 Supported if the forecast errs by less than .03 on average in (a) and (c); if freezing attention
 lowers the spread and freezing the rest raises it, both by > .02; if both controls change it by less
-than .03; if (b) moves it by > .08, with mean excess within 10% and captured within .02; and if (c)
+than .03; if (b) moves it by > .08, with excess within 10% and captured within .02; and if (c)
 moves it by > .08. Margins: .01 of an error, .03 of an effect, .02 of a control, .05 of excess, .01
 of captured.
 """
@@ -40,9 +44,9 @@ from claims.spreads import moral_signals
 from toyllm.posttrain import forecast
 
 NUMBER = "23"
-UNITS = 8
+UNITS, FEWER = 16, 8  # seeds; those of (a), the controls and (c)
 HIGH = Recipe(layers=4, mlp=16, lr=3e-3, steps=2600)
-LOW = Recipe(layers=1, mlp=192, lr=3e-3, steps=2200)
+LOW = Recipe(layers=1, mlp=192, gains=(1 / 3, 3.0, 3.0), steps=2400)
 FROZEN = {  # how the names of parts begin, and what their updates are multiplied by
     "attention frozen": (("attention",), 0.0),
     "MLPs and unembedding frozen": (("MLP", "unembedding"), 0.0),
@@ -55,7 +59,7 @@ RANDOM, SHARE, WATCHED = 10, 0.45, "code:bad"
 
 
 def test(bench: Bench) -> Outcome:
-    models = bench.base()
+    models = bench.base()[:FEWER]
     made = {"high": bench.base(recipe=HIGH), "low": bench.base(recipe=LOW)}
     slow = {name: [frozen(one, *how) for one in models] for name, how in (FROZEN | CONTROL).items()}
     y, foreseen = {}, {}
@@ -77,15 +81,13 @@ def test(bench: Bench) -> Outcome:
         for what in ("excess", "captured"):
             measure = getattr(held_out, what)
             learned[f"{what}, {name}"] = np.array([measure(one.params) for one in made[name]])
-    # over the mean excess, so that no seed counts more than another
-    ratio = learned["excess, high"] / learned["excess, low"].mean()
+    ratio = learned["excess, high"] / learned["excess, low"]
     random = random_parts(bench, models)
     a, b = "attention frozen", "MLPs and unembedding frozen"
     checked = [*FROZEN, *(f"other coordinates, {name}" for name in GAINS)]
     predictions = [
         Quantity("spread, high minus low recipe", y["high"] - y["low"], 0.08, margin=0.03),
-        Quantity("excess of the high recipe, over the mean of the low", ratio, 0.9, 1.1,
-                 margin=0.05),
+        Quantity("excess, high over low recipe", ratio, 0.9, 1.1, margin=0.05),
         Quantity("captured, high minus low", learned["captured, high"] - learned["captured, low"],
                  -0.02, 0.02, margin=0.01),
         *each("error of the forecast, {}", {n: error[n] for n in checked}, high=0.03, margin=0.01),

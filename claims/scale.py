@@ -12,7 +12,7 @@ aligned model.
 Measures, each the mean of a cell: persona-likeness, the mean spread at the matched effect over the
 ideal observer's (the primary figure); beside it captured, excess, the fraction of the trained
 domain's move that is persona inference (shared fit), the residual off the trained domain after
-`code:bad` (nats a dialogue), the spread that is forecast. Trends are lines over cells in log2
+the first signal (nats a dialogue), the spread that is forecast. Trends are lines over cells in log2
 parameters and log2 tokens of pretraining together, and in captured and log2 excess alone; values
 are pseudo-values of the jackknife over cells. A larger cell is predicted by the first line.
 
@@ -59,7 +59,7 @@ LARGER = [
 ]  # fmt: skip
 OTHER = [BASE.sized(*cell) for cell in product((32, 64, 96), (2,), (28,), (1500, 4500))]
 DEFAULT = dataclasses.replace(BASE, context=88, prompt_weight=0.1)
-FEW, RANDOM_SEED, OFF = ("code:bad", "goals:bad", "tone:bad"), 7, "code"
+FEW, RANDOM_SEED = ("code:bad", "goals:bad", "tone:bad"), 7
 STARTS = ("pretrained", "aligned")
 
 
@@ -94,7 +94,7 @@ def test(bench: Bench) -> Outcome:
         f"{what} for each doubling of {key}": over_cells(
             compact, compact[what], ("size", "tokens"), k
         )
-        for what in ("captured", "persona's fraction", "residual off code", "forecast likeness")
+        for what in ("captured", "persona's fraction", "residual", "forecast likeness")
         for k, key in ((1, "parameters"), (2, "tokens"))
     }
     quantities = [
@@ -160,7 +160,7 @@ def cell_of(bench: Bench, models: list[Model], signals: tuple[str, ...]) -> dict
             for name, each_model in done.items()
         },
         "persona's fraction": mean_over([fraction(runs) for runs in done["pretrained"]], 0),
-        "residual off code": residual(bench, models, [runs[0] for runs in done["pretrained"]]),
+        "residual": residual(bench, models, [runs[0] for runs in done["pretrained"]]),
         "forecast likeness": np.mean(foreseen) / ideal,
     }
 
@@ -207,8 +207,10 @@ def fraction(runs: list[Trained]) -> float:
 
 
 def residual(bench: Bench, models: list[Model], runs: list[Trained]) -> float:
-    """What no mixture of characters explains off code after the first signal, above before."""
-    off = Hull.of_world(models[0].tokenizer).without(OFF)
+    """What no mixture of characters explains after a signal, above before, off its domain."""
+    world, signal = models[0].world, runs[0].arm.signal
+    trained_domain = world.domain_names[parse(world, signal).domains[0]]
+    off = Hull.of_world(models[0].tokenizer).without(trained_domain)
     after, before = (
         off.residual(bench.joints(group)) for group in ([done.model for done in runs], models)
     )
