@@ -59,7 +59,7 @@ RANDOM, SHARE, WATCHED = 10, 0.45, "code:bad"
 
 
 def test(bench: Bench) -> Outcome:
-    models = bench.base()[:FEWER]
+    models = bench.pretrain([(bench.world, seed) for seed in bench.seeds[:FEWER]])
     made = {"high": bench.base(recipe=HIGH), "low": bench.base(recipe=LOW)}
     slow = {name: [frozen(one, *how) for one in models] for name, how in (FROZEN | CONTROL).items()}
     y, foreseen = {}, {}
