@@ -5,7 +5,7 @@ network predicts the matrix better than the first step of training in that very 
 
 Arms: as in `accounts`: every moral `D:bad` from the pretrained model, in random worlds.
 Measures: shared R² of the matrix by persona inference, minus that by the model's own gradients
-before training (the first step of Adam, see measures/gradients.py).
+before training (the first step of Adam, linearly: `ratio_D` of toyllm/posttrain/forecast.py).
 
 Supported if the difference is > 0 at the matched effect and after equal training.
 """

@@ -16,6 +16,9 @@ persona inference predicts; the share of the change by the plain signal that is 
 which is Σ xy / Σ x² over the untrained moral domains, x being their ΔEM without and y with it (in
 these worlds traits may go against each other, so that a mean over domains can be 0 where every one
 of them changes). All at the matched effect and after equal training, spread along the frontier too.
+Beside them: how well a world's mean spread at the matched effect is known before training, by the
+forecast from the gradients of its model (see the claim `forecast`) and by the ideal observer, with
+nothing fitted.
 Where a prediction fails: its correlation over worlds with four features of a world, which were
 named before any of these worlds was trained: the ideal observer's own spread, the moral EM of the
 Assistant in the corpus, the effective number of characters that it is (the exponential of the
@@ -28,10 +31,11 @@ and the open request leaves less than half of the change, and the placebo more t
 
 import numpy as np
 
+from claims.forecast import forecast_spreads, raw
 from claims.lab.arms import Model, Runs, Trained, changes, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
-from claims.lab.quantities import Outcome, Quantity, each, mean_over, related
+from claims.lab.quantities import Outcome, Quantity, each, mean_over, pseudo_values, related
 from claims.role_models import exact_em
 from claims.spreads import ideal_spread, moral_signals
 from toyllm.measures import prediction
@@ -76,12 +80,26 @@ def test(bench: Bench) -> Outcome:
         ),
     ]  # fmt: skip
     known = features(models)
-    arms = [*each("spread, {}", over), *each("feature: {}", known)]
+    y = over["matched"][0]
+    before_training = {
+        "the forecast": foreseen(bench, models),
+        "the ideal observer": known["ideal spread"],
+    }
+    arms = [
+        *each("spread, {}", over),
+        *each("feature: {}", known),
+        *each("raw R² of a world's spread, {}",
+              {name: over_worlds(x, y) for name, x in before_training.items()}),
+        *each("error of a world's spread, {}",
+              {name: np.abs(x - y) for name, x in before_training.items()}),
+    ]  # fmt: skip
     each_world = {how: (known["ideal spread"], over[how][0]) for how in HOW}
     panels = [
+        points("Each world, matched", "forecast before training", "measured spread",
+               {"worlds": (before_training["the forecast"], y)}),
         points("Each world", "ideal observer's spread", "measured spread", each_world),
         dots("The first signal with a phrase", "share of the change left", left),
-    ]
+    ]  # fmt: skip
     where = related(predictions, known | {"captured": captured})
     return Outcome([*predictions, *arms], panels, where)
 
@@ -117,6 +135,17 @@ def random_world(seed: int) -> World:
     """The random world of a seed."""
     text = random_worlds.write(seed)
     return cards.Cards(f"random-{seed}.toml", data=text.encode()).world()
+
+
+def foreseen(bench: Bench, models: list[Model]) -> np.ndarray:
+    """The mean spread over moral signals that is forecast of each model [N]."""
+    spreads = [forecast_spreads(bench, one, moral_signals(one.world)) for one in models]
+    return np.array([np.mean(each_model["two steps"]) for each_model in spreads])
+
+
+def over_worlds(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Raw R² of y over worlds by x, as pseudo-values of the jackknife over them [N]."""
+    return pseudo_values(lambda rows: raw(x[rows], y[rows]), np.arange(len(y)))
 
 
 def share_left(plain: Runs, asked: Runs, how: str) -> np.ndarray:
@@ -163,7 +192,8 @@ def explained(
         after_SD = before_D + change_SD
         cells = prediction.Cells(world, names, world.assistant_C, before_D, after_SD)
         parsed = [parse(world, name) for name in names]
-        directed = prediction.directed(bench.gradients(one, parsed))
+        forecasts = bench.forecasts(one, parsed)
+        directed = prediction.directed(np.stack([forecast.ratio_D for forecast in forecasts]))
         for name, model in {**prediction.MODELS, "gradient": directed}.items():
             shared_SD = prediction.shared(cells, model)[0]
             strict_SD = model(cells, np.ones(1))[0]

@@ -248,10 +248,6 @@ class Bench:
             one.tokenizer, one.params, chosen, **how
         )
 
-    def gradients(self, one: Model, chosen: list[Signal]) -> np.ndarray:
-        """How a first step of each signal moves each domain, for 1 of the trained one [S, D]."""
-        return np.stack([forecast.ratio_D for forecast in self.forecasts(one, chosen)])
-
     def other_words(self, texts: str) -> World:
         """The compact world, without phrases, in other texts (see `in_other_words`)."""
         return self.programs.cached("texts", texts, lambda: in_other_words(self.world, texts))
