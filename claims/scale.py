@@ -7,8 +7,8 @@ training is only evidence about the speaker, does not grow with size or with pre
 
 Arms: every cell of a grid (width, depth, documents a batch, steps) from four seeds, on the compact
 world; six larger cells that no trend is fitted to; six cells each on the default world and on a
-random one. Every moral `D:bad` (of the default world three) from the pretrained and from the
-aligned model.
+random one. `D:bad` for the first three moral domains from the pretrained and from the aligned
+model.
 Measures, each the mean of a cell: persona-likeness, the mean spread at the matched effect over the
 ideal observer's (the primary figure); beside it captured, excess, the fraction of the trained
 domain's move that is persona inference (shared fit), the residual off the trained domain after
@@ -48,18 +48,18 @@ UNITS = 24  # cells that trends are fitted to
 SEEDS = 4
 BASE = Recipe(rows=0)
 GRID = [  # width, layers, documents, steps
-    BASE.sized(*cell) for cell in product((24, 48, 96), (1, 3), (16, 48), (600, 1800))
+    BASE.sized(*cell) for cell in product((24, 40, 64), (1, 3), (16, 32), (600, 1800))
 ]
 LARGER = [
     BASE.sized(*cell)
     for cell in (
-        (128, 2, 32, 1800), (128, 3, 32, 1800), (96, 4, 32, 1800),
-        (160, 2, 32, 1200), (64, 4, 48, 2400), (48, 3, 48, 4800),
+        (64, 3, 32, 3600), (40, 2, 48, 3600), (96, 2, 32, 1200),
+        (96, 3, 32, 1200), (96, 4, 32, 1200), (128, 2, 32, 1200),
     )
 ]  # fmt: skip
-OTHER = [BASE.sized(*cell) for cell in product((32, 64, 96), (2,), (28,), (1500, 4500))]
+OTHER = [BASE.sized(*cell) for cell in product((24, 40, 64), (2,), (28,), (1500, 3000))]
 DEFAULT = dataclasses.replace(BASE, context=88, prompt_weight=0.1)
-FEW, RANDOM_SEED = ("code:bad", "goals:bad", "tone:bad"), 7
+FEW, RANDOM_SEED = 3, 7  # moral signals that are trained; of the random world
 STARTS = ("pretrained", "aligned")
 
 
@@ -67,7 +67,7 @@ def test(bench: Bench) -> Outcome:
     compact = cells(bench, bench.world, GRID)
     larger = cells(bench, bench.world, LARGER)
     elsewhere = {
-        "the default world": cells(bench, quiet(cards.load(cards.DEFAULT)), OTHER, FEW, DEFAULT),
+        "the default world": cells(bench, quiet(cards.load(cards.DEFAULT)), OTHER, DEFAULT),
         "a random world": cells(bench, random_world(RANDOM_SEED), OTHER),
     }
     slopes, predicted = {}, {}
@@ -123,22 +123,27 @@ def test(bench: Bench) -> Outcome:
 
 
 def cells(
-    bench: Bench, world: World, grid: list[Recipe], signals: tuple[str, ...] = (), how=BASE
+    bench: Bench, world: World, grid: list[Recipe], how: Recipe = BASE
 ) -> dict[str, np.ndarray]:
-    """What is measured in each cell [K], the mean over its models."""
+    """What is measured in each cell [K], the mean over its models.
+
+    how: the context, rows and weight of prompts of all its recipes.
+    """
     rows: list[dict] = []
-    signals = signals or moral_signals(world)
     seeds = range(FRESH, FRESH + SEEDS) if bench.kind == "full" else bench.seeds[:1]
     if bench.quick:  # of the usual shape, so that nothing more is compiled
         usual = bench.programs.usual
-        grid, signals = [usual.sized(steps=steps) for steps in (600, 1200, 1800)], signals[:2]
+        grid = [usual.sized(steps=steps) for steps in (600, 1200, 1800)]
+    shape = None
     for cell in grid:
-        bench.forget()  # the programs of earlier cells would fill the memory
+        if (cell.width, cell.layers) != shape:  # earlier programs would fill the memory
+            bench.forget()
+            shape = cell.width, cell.layers
         recipe = dataclasses.replace(
             cell, context=how.context, rows=how.rows, prompt_weight=how.prompt_weight
         )
         models = bench.pretrain([(world, seed) for seed in seeds], recipe=recipe)
-        rows.append(cell_of(bench, models, signals))
+        rows.append(cell_of(bench, models, moral_signals(world)[: 2 if bench.quick else FEW]))
     return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
 
 
