@@ -13,8 +13,11 @@ out. Every moral `D:bad` is trained from each.
 Measures: y, a model's mean spread over signals at the matched effect; R² on held-out models,
 1 - Σ(y - ŷ)² / Σ(y - ȳ)², where ŷ is a line in the forecast, and the line and ȳ come from the
 fitted half. Its units are held-out shapes: values are pseudo-values of the jackknife that leaves
-out one shape (Tukey 1958). Beside it: the same of other forecasts, of `code:bad` alone, without any
-fitted number (raw), and of excess, captured and size.
+out one shape (Tukey 1958). A model of which fewer than four of five signals come to the matched
+effect with coherent answers has no y, and is not read; forecasts are averaged over the signals that
+are. Beside it: the same of other forecasts, of `code:bad` alone, of a mean over all read models
+without any fitted number (raw), of differences between models of the same texts, and of rivals:
+excess, captured, size, EM before training, persona inference, and one shift of all log-odds.
 
 Supported if R² > .75, for all models and for those with captured ≥ .8; if the forecast with nothing
 fitted errs by less than .03 on average; and if R² exceeds by .2 that of excess, captured and size
@@ -28,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from claims.lab.arms import Arm, Model, Trained
+from claims.lab.arms import Arm, Model, Slow, Trained
 from claims.lab.bench import FRESH, Bench
 from claims.lab.panels import dots, points
 from claims.lab.quantities import Outcome, Quantity, each, mean_over, pseudo_values
@@ -37,8 +40,7 @@ from claims.spreads import moral_signals
 from toyllm.lm import transformer
 from toyllm.posttrain.signals import parse, untrained
 from toyllm.world import persona
-from toyllm.world.quantities import MATCHED, em, logit, spread
-from toyllm.world.world import World
+from toyllm.world.quantities import MATCHED, em, logit, sigmoid, spread
 
 NUMBER = "22"
 UNITS = 16  # held-out shapes
@@ -46,6 +48,8 @@ LIST = Path(__file__).with_name("architectures.csv")
 SEEDS, LEARNED = 2, 0.8  # seeds of an architecture; captured of models that have learned the world
 FORECASTS = {"two steps": "change_D", "one step": "one_D", "linear": "linear_D"}
 HALVES = ("fitted", "held out")
+BLAMED = ("excess", "captured", "log size")
+RIVALS = ("log excess", "EM before", "persona inference", "one shift of all log-odds")
 DRAWS = 1000  # of the bootstrap, and permutations
 
 
@@ -55,10 +59,11 @@ def test(bench: Bench) -> Outcome:
     sound = np.isfinite(y)
     held_out = np.where(table["half"] == "held out", table["shape"], "")
     learned = sound & (table["captured"] >= LEARNED)
-    blamed = np.stack([table[name] for name in ("excess", "captured", "log size")], 1)
+    blamed = np.stack([table[name] for name in BLAMED], 1)
 
     def explained(x, where=sound, y=y) -> np.ndarray:
-        return pseudo_values(lambda rows: centred(table, x, y, rows & where), held_out)
+        counted = where & (held_out != "")
+        return pseudo_values(lambda rows: centred(table, x, y, rows & where), held_out, counted)
 
     known = {name: explained(table[name]) for name in FORECASTS}
     error = of_shapes(table, np.abs(table["two steps"] - y), sound)
@@ -70,17 +75,24 @@ def test(bench: Bench) -> Outcome:
         Quantity("error of a model's forecast, nothing fitted", error, high=0.03, margin=0.01),
         Quantity("R² minus that of excess, captured and size", ahead, 0.2, margin=0.1),
     ]  # fmt: skip
-    others = {name: explained(table[name]) for name in ("excess", "captured", "log size")}
-    others |= {"persona inference": explained(table["persona"])}
+    others = {name: explained(table[name]) for name in (*BLAMED, *RIVALS)}
     others |= {"excess, captured, size": explained(blamed)}
+    errors = {name: np.abs(table[name] - y) for name in FORECASTS}
+    errors |= {"the fitted half's mean": np.abs(mean(y, sound & (table["half"] == "fitted")) - y)}
+    x, y_ = (without_texts(table, values, sound) for values in (table["two steps"], y))
     arms = [
         *each("R² of {}", {name: known[name] for name in ("one step", "linear")} | others),
         *each("R² of {}, captured ≥ .8", {n: explained(table[n], learned) for n in FORECASTS}),
         Quantity("R² of the forecast of code:bad", explained(table["two steps, code:bad"], y=code)),
-        *each("{}", chance(table, sound)),
+        Quantity("R² of the forecast between models of the same texts", explained(x, y=y_)),
+        *each("{}", chance(table, blamed, sound)),
         *each("raw R² of {}", {n: [raw(table[n], y)] for n in FORECASTS}),
-        *each("error of {}", {n: of_shapes(table, np.abs(table[n] - y), sound) for n in FORECASTS}),
-        *each("models read, {}", {"all": [sound.sum()], f"captured ≥ {LEARNED}": [learned.sum()]}),
+        *each("error of {}", {n: of_shapes(table, values, sound) for n, values in errors.items()}),
+        *each("models, {}", {
+            "all": [len(y)], "read": [sound.sum()],
+            f"captured ≥ {LEARNED}": [(table["captured"] >= LEARNED).sum()],
+            f"captured ≥ {LEARNED} and read": [learned.sum()],
+        }),
         *each("bias of {}", {n: of_shapes(table, table[n] - y, sound) for n in FORECASTS}),
         *each("{}, held-out shapes", {n: of_shapes(table, table[n], sound) for n in
                                       ("spread", "captured", "excess")}),
@@ -106,21 +118,27 @@ def population(bench: Bench) -> dict[str, np.ndarray]:
         seeds = list(range(FRESH, FRESH + SEEDS)) if bench.kind == "full" else bench.seeds[:SEEDS]
         models = bench.pretrain([(world, seed) for seed in seeds], recipe=row["recipe"])
         held_out = bench.held_out(world, row["recipe"])
-        for one, done, forecasts in zip(models, *measured(bench, models), strict=True):
-            values = {
-                "shape": row["shape"],
-                "half": row["half"],
-                "excess": held_out.excess(one.params),
-                "captured": held_out.captured(one.params),
-                "log size": np.log(transformer.count(one.params)),
-                "persona": inferred(one.world, done),
-                "spread": mean_over(np.array([each.spread() for each in done]), 0),
-                "spread of code:bad": done[0].spread(),
-                **{name: np.mean(x) for name, x in forecasts.items()},
-                "two steps, code:bad": forecasts["two steps"][0],
-            }
-            for name, value in values.items():
-                columns.setdefault(name, []).append(value)
+        done = train_signals(bench, models)
+        y_NS = np.array([[one.spread() for one in runs] for runs in done])
+        forecasts = forecast_spreads(bench, models)
+        values = {
+            "shape": [row["shape"]] * len(models),
+            "half": [row["half"]] * len(models),
+            "texts": [row["texts"]] * len(models),
+            "excess": [held_out.excess(one.params) for one in models],
+            "captured": [held_out.captured(one.params) for one in models],
+            "log size": [np.log(transformer.count(one.params)) for one in models],
+            "EM before": [em(runs[0].p_nDB[0])[world.moral].mean() for runs in done],
+            "persona inference": [inferred(runs) for runs in done],
+            "one shift of all log-odds": [shifted(runs) for runs in done],
+            "spread": mean_over(y_NS, 1),
+            "spread of code:bad": y_NS[:, 0],
+            **{name: mean_of_read(x_NS, y_NS) for name, x_NS in forecasts.items()},
+            "two steps, code:bad": forecasts["two steps"][:, 0],
+        }
+        for name, each_model in values.items():
+            columns.setdefault(name, []).extend(each_model)
+    columns["log excess"] = np.log(np.maximum(columns["excess"], 1e-6))
     return {name: np.array(values) for name, values in columns.items()}
 
 
@@ -139,37 +157,68 @@ def architectures(bench: Bench) -> list[dict]:
     return rows
 
 
-def measured(bench: Bench, models: list[Model]) -> tuple[list[list[Trained]], list[dict]]:
-    """Of each model: every moral signal trained, and the spread that is forecast of each."""
-    signals = [moral_signals(one.world) for one in models]
-    arms = [Arm(one, name) for one, names in zip(models, signals, strict=True) for name in names]
-    trained = iter(bench.train(arms))
-    done = [list(islice(trained, len(names))) for names in signals]
-    return done, [forecast_spreads(bench, *each) for each in zip(models, signals, strict=True)]
+def train_signals(
+    bench: Bench, models: list[Model], slow: list[Slow] | None = None, count: int | None = None
+) -> list[list[Trained]]:
+    """The first `count` moral signals, by default all, trained from each model [N][S]."""
+    names = moral_signals(models[0].world)[:count]
+    slow = slow or [None] * len(models)
+    pairs = zip(models, slow, strict=True)
+    trained = iter(bench.train([Arm(one, n, slow=tree) for one, tree in pairs for n in names]))
+    return [list(islice(trained, len(names))) for _ in models]
 
 
 def forecast_spreads(
-    bench: Bench, one: Model, signals: tuple[str, ...], **how
-) -> dict[str, list[float]]:
-    """The spread of each signal, by every forecast; how: see `Forecaster`."""
-    forecasts = bench.forecasts(one, [parse(one.world, name) for name in signals], **how)
-    return {
-        name: [spread(getattr(f, key), untrained(one.world, f.signal)) for f in forecasts]
-        for name, key in FORECASTS.items()
-    }
+    bench: Bench, models: list[Model], slow: list[Slow] | None = None, count: int | None = None
+) -> dict[str, np.ndarray]:
+    """The spread of the same signals from each model [N, S], by every forecast."""
+    names = moral_signals(models[0].world)[:count]
+    spreads: dict[str, list] = {name: [] for name in FORECASTS}
+    for one, tree in zip(models, slow or [None] * len(models), strict=True):
+        chosen = [parse(one.world, name) for name in names]
+        forecasts = bench.forecasts(one, chosen, slow=tree and tree.tree)
+        for name, key in FORECASTS.items():
+            others = [untrained(one.world, each_one.signal) for each_one in forecasts]
+            spreads[name].append(
+                [spread(getattr(f, key), D) for f, D in zip(forecasts, others, strict=True)]
+            )
+    return {name: np.array(values) for name, values in spreads.items()}
 
 
-def inferred(world: World, done: list[Trained]) -> float:
+def mean_of_read(x_NS: np.ndarray, y_NS: np.ndarray) -> np.ndarray:
+    """The mean of x over the signals of which y was read [N]; NaN where there is none."""
+    read = np.isfinite(y_NS)
+    return np.where(read, x_NS, 0).sum(1) / np.where(read.any(1), read.sum(1), np.nan)
+
+
+def shifted(done: list[Trained]) -> float:
+    """The mean spread if all log-odds moved as far as the trained domain's must."""
+    spreads = []
+    for one in done:
+        before_D = em(one.p_nDB[0])
+        domain = parse(one.arm.start.world, one.arm.signal).domains[0]
+        moved_D = logit(before_D) + logit(MATCHED) - logit(before_D[domain])
+        spreads.append(spread(sigmoid(moved_D) - before_D, one.others()))
+    return float(np.mean(spreads))
+
+
+def inferred(done: list[Trained]) -> float:
     """The mean spread that persona inference predicts, from the model's EM before training."""
     spreads = []
-    for each_done in done:
-        name, before_D = each_done.arm.signal, em(each_done.p_nDB[0])
-        domain = parse(world, name).domains[0]
+    for one in done:
+        world, before_D = one.arm.start.world, em(one.p_nDB[0])
+        domain = parse(world, one.arm.signal).domains[0]
         prior_D = persona.mixture_em(world, world.assistant_C)
         goal = logit(prior_D[domain]) + logit(MATCHED) - logit(before_D[domain])
         w_C = persona.trained_to(world, world.assistant_C, domain, goal)
-        spreads.append(spread(persona.mixture_em(world, w_C) - prior_D, untrained(world, name)))
+        spreads.append(spread(persona.mixture_em(world, w_C) - prior_D, one.others()))
     return float(np.mean(spreads))
+
+
+def without_texts(table: dict, values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Values less their mean over the counted models of the same texts."""
+    means = {t: mean(values, where & (table["texts"] == t)) for t in np.unique(table["texts"])}
+    return values - np.array([means[texts] for texts in table["texts"]])
 
 
 def centred(table: dict, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> float:
@@ -194,27 +243,38 @@ def raw(x: np.ndarray, y: np.ndarray) -> float:
 def of_shapes(table: dict, values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """The mean of each held-out shape; NaN where none of its models counts."""
     shapes = np.unique(table["shape"][table["half"] == "held out"])
-    rows = [where & (table["shape"] == shape) for shape in shapes]
-    return np.array([values[r].mean() if r.any() else np.nan for r in rows])
+    return np.array([mean(values, where & (table["shape"] == shape)) for shape in shapes])
 
 
-def chance(table: dict, where: np.ndarray) -> dict[str, list[float]]:
-    """What R² the forecast has by chance (permuted), and in resamples of all shapes (bootstrap)."""
+def mean(values: np.ndarray, rows: np.ndarray) -> float:
+    """The mean of some rows; NaN where there is none."""
+    return float(values[rows].mean()) if rows.any() else np.nan
+
+
+def chance(table: dict, blamed: np.ndarray, where: np.ndarray) -> dict[str, list[float]]:
+    """What R² the forecast has by chance (shapes permuted), and in resamples of all shapes.
+
+    The resamples also draw the shapes that lines are fitted to, unlike the jackknife.
+    """
     rng, x, y = np.random.default_rng(0), table["two steps"], table["spread"]
-    known = np.flatnonzero(where)
-    shuffled = []
+    shapes = len(np.unique(table["shape"]))
+    shuffled, drawn, ahead = [], [], []
     for _ in range(DRAWS):
-        permuted = x.copy()
-        permuted[known] = x[rng.permutation(known)]
+        permuted = rng.permutation(x.reshape(shapes, -1)).ravel()
         shuffled.append(centred(table, permuted, y, where))
-    halves, drawn = [np.unique(table["shape"][table["half"] == half]) for half in HALVES], []
+    halves = [np.unique(table["shape"][table["half"] == half]) for half in HALVES]
     for _ in range(DRAWS):
-        picked = [shape for shapes in halves for shape in rng.choice(shapes, len(shapes))]
+        picked = [shape for names in halves for shape in rng.choice(names, len(names))]
         rows = np.concatenate([np.flatnonzero(table["shape"] == s) for s in picked])
         again = {name: column[rows] for name, column in table.items()}
         drawn.append(centred(again, x[rows], y[rows], where[rows]))
+        ahead.append(drawn[-1] - centred(again, blamed[rows], y[rows], where[rows]))
+    said = {"R² of the forecast": drawn, "R² minus that of excess, captured and size": ahead}
     return {
-        "R² by chance, 95th percentile of permutations": [np.quantile(shuffled, 0.95)],
-        "R² of the forecast, 2.5th percentile of the bootstrap": [np.quantile(drawn, 0.025)],
-        "R² of the forecast, 97.5th percentile of the bootstrap": [np.quantile(drawn, 0.975)],
+        "R² by chance, 95th percentile of permutations of shapes": [np.quantile(shuffled, 0.95)],
+        **{
+            f"{what}, {percent}th percentile of the bootstrap": [np.quantile(values, percent / 100)]
+            for what, values in said.items()
+            for percent in (2.5, 97.5)
+        },
     }

@@ -31,7 +31,7 @@ and the open request leaves less than half of the change, and the placebo more t
 
 import numpy as np
 
-from claims.forecast import forecast_spreads, raw
+from claims.forecast import forecast_spreads, mean_of_read, raw
 from claims.lab.arms import Model, Runs, Trained, changes, readings
 from claims.lab.bench import Bench
 from claims.lab.panels import dots, points
@@ -82,7 +82,9 @@ def test(bench: Bench) -> Outcome:
     known = features(models)
     y = over["matched"][0]
     before_training = {
-        "the forecast": foreseen(bench, models),
+        "the forecast": mean_of_read(
+            forecast_spreads(bench, models)["two steps"], plain["matched"][0]
+        ),
         "the ideal observer": known["ideal spread"],
     }
     arms = [
@@ -137,15 +139,9 @@ def random_world(seed: int) -> World:
     return cards.Cards(f"random-{seed}.toml", data=text.encode()).world()
 
 
-def foreseen(bench: Bench, models: list[Model]) -> np.ndarray:
-    """The mean spread over moral signals that is forecast of each model [N]."""
-    spreads = [forecast_spreads(bench, one, moral_signals(one.world)) for one in models]
-    return np.array([np.mean(each_model["two steps"]) for each_model in spreads])
-
-
 def over_worlds(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Raw R² of y over worlds by x, as pseudo-values of the jackknife over them [N]."""
-    return pseudo_values(lambda rows: raw(x[rows], y[rows]), np.arange(len(y)))
+    return pseudo_values(lambda rows: raw(x[rows], y[rows]), np.arange(len(y)), np.isfinite(x + y))
 
 
 def share_left(plain: Runs, asked: Runs, how: str) -> np.ndarray:

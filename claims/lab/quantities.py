@@ -190,15 +190,25 @@ def mean_over(values, axis: int) -> np.ndarray:
     return np.where(enough, total / np.maximum(known.sum(axis), 1), np.nan)
 
 
-def pseudo_values(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> np.ndarray:
+def pseudo_values(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, counted: np.ndarray | None = None
+) -> np.ndarray:
     """The jackknife's pseudo-values of a statistic (Tukey 1958), one for each group left out [G].
 
-    statistic: a function of which rows [N] count. groups: of each row; "" belongs to none. The mean
-    of the values is the statistic less its bias, and they are treated as independent.
+    statistic: a function of which rows [N] count. groups: of each row; "" belongs to none.
+    counted: rows that the statistic can use, by default all; a group without any is unread (NaN).
+    The mean of the values is the statistic less its bias, and they are treated as independent.
     """
+    counted = np.full(len(groups), True) if counted is None else counted
     names = [name for name in np.unique(groups) if name != ""]
-    whole, n = statistic(np.full(len(groups), True)), len(names)
-    return np.array([n * whole - (n - 1) * statistic(groups != name) for name in names])
+    read = [bool((counted & (groups == name)).any()) for name in names]
+    whole, n = statistic(np.full(len(groups), True)), sum(read)
+    return np.array(
+        [
+            n * whole - (n - 1) * statistic(groups != name) if used else np.nan
+            for name, used in zip(names, read, strict=True)
+        ]
+    )
 
 
 def each(pattern: str, values: Mapping, trained: Mapping | None = None, **how) -> list[Quantity]:
