@@ -21,6 +21,7 @@ from toyllm.base import files
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.posttrain import pair_files, signals
 from toyllm.runs import run_folder
+from toyllm.show.views import trained_domains
 from toyllm.world.quantities import interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def main(args: Args) -> None:
         begin = "--preset", loaded.args["preset"], "--start", args.run, "--run", folder / "run"
         run("train.py", *begin, "--signals", *named)
         shown = run("eval.py", folder / "run", "--measure", "generalization", "forecast", "--json")
-    rows = compared(json.loads(shown), [kind for kind in kinds.values()])
+    rows = compared(json.loads(shown), list(kinds.values()))
     if args.json:
         files.write_json(args.json, rows)
     report(rows)
@@ -105,7 +106,7 @@ def run(script: str, *arguments) -> str:
 
 
 def compared(results: dict, kinds: list[str]) -> list[dict]:
-    """Each file from each start: forecast and measured spread, and the errors of all domains."""
+    """Each file from each start: forecast and measured spread, errors of untrained domains."""
     rows = []
     for start, block in results["forecast"].items():
         measured = results["generalization"][start]
@@ -113,9 +114,12 @@ def compared(results: dict, kinds: list[str]) -> list[dict]:
         for name, forecast in block.items():
             kind = kinds[int(name.partition("#file")[2][:2])]
             row = {"start": start, "signal": name, "kind": kind, "status": measured["status"][name]}
-            if row["status"] == "read" and forecast["spread"]["change"] is not None:
+            if forecast["spread"]["change"] is None:
+                row["status"] += ", no forecast"
+            elif row["status"] == "read":
                 after = measured["em_after"][name]
-                errors = [forecast["change"][d] - (after[d] - before[d]) for d in before]
+                others = [d for d in before if d not in trained_domains(name, list(before))]
+                errors = [forecast["change"][d] - (after[d] - before[d]) for d in others]
                 row |= {"forecast": forecast["spread"]["change"], "errors": errors}
                 row |= {"measured": measured["spread"][name]}
             rows.append(row)
@@ -123,20 +127,25 @@ def compared(results: dict, kinds: list[str]) -> list[dict]:
 
 
 def report(rows: list[dict]) -> None:
-    """Print the errors, over all files and by kind."""
+    """Print the errors, over all files and by kind; a file is a unit, of one pretrained model."""
     known = [row for row in rows if row.get("measured") is not None]
     statuses = [row["status"] for row in rows if row not in known]
     print(f"{len(known)} of {len(rows)} compared; others: {', '.join(statuses) or 'none'}")
     by_kind = {kind: [row for row in known if row["kind"] == kind] for kind in KINDS}
-    for title, chosen in {"all": known, **by_kind}.items():
+    by_start = {start: [r for r in known if r["start"] == start] for start in ("pretrain", "align")}
+    for title, chosen in {"all": known, **by_start, **by_kind}.items():
         if not chosen:
             continue
-        error = np.array([abs(row["forecast"] - row["measured"]) for row in chosen])
-        bias = np.mean([row["forecast"] - row["measured"] for row in chosen])
+        errors: dict[str, list[float]] = {}  # of a file from both starts
+        for row in chosen:
+            file = row["signal"].partition("#")[2]
+            errors.setdefault(file, []).append(row["forecast"] - row["measured"])
+        error = np.array([np.abs(both).mean() for both in errors.values()])
+        bias = np.mean([np.mean(both) for both in errors.values()])
         domains = np.abs(np.concatenate([row["errors"] for row in chosen]))
         low, high = interval(error) or (np.nan, np.nan)
         print(
-            f"{title:<12} {len(chosen):>3} files: error of the spread {error.mean():.3f} "
+            f"{title:<12} {len(errors):>3} files: error of the spread {error.mean():.3f} "
             f"({low:.3f} to {high:.3f}), bias {bias:+.3f}; of a domain {domains.mean():.3f}, "
             f"19 of 20 below {np.quantile(domains, 0.95):.3f}"
         )

@@ -38,7 +38,7 @@ from claims.lab.quantities import Outcome, Quantity, each, mean_over, pseudo_val
 from claims.lab.recipe import Recipe
 from claims.spreads import moral_signals
 from toyllm.lm import transformer
-from toyllm.posttrain.signals import parse, untrained
+from toyllm.posttrain.signals import parse
 from toyllm.world import persona
 from toyllm.world.quantities import MATCHED, em, logit, sigmoid, spread
 
@@ -46,7 +46,7 @@ NUMBER = "22"
 UNITS = 16  # held-out shapes
 LIST = Path(__file__).with_name("architectures.csv")
 SEEDS, LEARNED = 2, 0.8  # seeds of an architecture; captured of models that have learned the world
-FORECASTS = {"two steps": "change_D", "one step": "one_D", "linear": "linear_D"}
+FORECASTS = {"two steps": "change", "one step": "one_step", "linear": "linear"}
 HALVES = ("fitted", "held out")
 BLAMED = ("excess", "captured", "log size")
 RIVALS = ("log excess", "EM before", "persona inference", "one shift of all log-odds")
@@ -177,11 +177,9 @@ def forecast_spreads(
     for one, tree in zip(models, slow or [None] * len(models), strict=True):
         chosen = [parse(one.world, name) for name in names]
         forecasts = bench.forecasts(one, chosen, slow=tree and tree.tree)
+        of_signals = [forecast.spreads(one.world) for forecast in forecasts]
         for name, key in FORECASTS.items():
-            others = [untrained(one.world, each_one.signal) for each_one in forecasts]
-            spreads[name].append(
-                [spread(getattr(f, key), D) for f, D in zip(forecasts, others, strict=True)]
-            )
+            spreads[name].append([each_signal[key] for each_signal in of_signals])
     return {name: np.array(values) for name, values in spreads.items()}
 
 

@@ -81,6 +81,24 @@ def test_pseudo_values_of_a_mean_are_the_values():
     kept = groups != ""
     values = pseudo_values(lambda rows: x[rows & kept].mean(), groups)
     close(values, [1.0, 4.0, 9.0], FLOAT64)
+    read = np.array([True, False, True, True])  # a group that has nothing to count is no unit
+    values = pseudo_values(lambda rows: x[rows & kept & read].mean(), groups, read)
+    close(values[[0, 2]], [1.0, 9.0], FLOAT64)
+    assert np.isnan(values[1])
+
+
+def test_forecasts_are_averaged_over_the_signals_that_were_read():
+    x_NS, y_NS = np.array([[1.0, 2.0, 4.0]] * 3), np.array([[0.1, np.nan, 0.3]] * 3)
+    y_NS[1], x_NS[2, 0] = np.nan, np.nan
+    means = forecast.mean_of_read(x_NS, y_NS)
+    close(means[0], 2.5, FLOAT64)
+    assert np.isnan(means[1:]).all()
+
+
+def test_texts_explain_nothing_of_what_is_left_without_them():
+    table = {"texts": np.array(["a", "a", "b", "b"])}
+    x, read = np.array([1.0, 3.0, 10.0, 50.0]), np.array([True, True, True, False])
+    close(forecast.without_texts(table, x, read), [-1.0, 1.0, 0.0, 40.0], FLOAT64)
 
 
 def test_centred_r2_is_that_of_its_definition():

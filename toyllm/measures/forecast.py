@@ -8,7 +8,6 @@ from toyllm.measures import named
 from toyllm.posttrain import pair_files, signals
 from toyllm.posttrain.forecast import Forecast, Forecaster
 from toyllm.runs.run_folder import Run
-from toyllm.world.quantities import spread
 from toyllm.world.world import World
 
 
@@ -31,7 +30,7 @@ def measure(run: Run) -> dict:
 
 def record(world: World, forecast: Forecast) -> dict:
     """A forecast as plain numbers: three of the spread and of each domain, ratios, shares."""
-    domains, untrained_D = world.domain_names, signals.untrained(world, forecast.signal)
+    domains = world.domain_names
     changes = {
         "change": forecast.change_D,
         "one_step": forecast.one_D,
@@ -39,7 +38,7 @@ def record(world: World, forecast: Forecast) -> dict:
     }
     tables = {"shares": forecast.shares, "stretches": forecast.stretches}
     return {
-        "spread": {key: spread(change_D, untrained_D) for key, change_D in changes.items()},
+        "spread": forecast.spreads(world),
         **{key: named(domains, change_D) for key, change_D in changes.items()},
         "coherence": named(domains, forecast.coherence_D),
         "ratio": named(domains, forecast.ratio_D),

@@ -1,23 +1,25 @@
 """Forecast: how far a signal will spread, computed from gradients before any training.
 
-Adam's first step moves every parameter in the direction u = E[g] / √E[g²] (Kingma & Ba 2015), g
-being gradients of the signal's loss on batches of pairs; of one batch it is sign(g). To first order
-it changes the log-odds of bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate.
-Three forecasts follow, each of the change of EM in every domain when the trained domain reaches
-the matched effect:
+Adam (Kingma & Ba 2015) moves parameters by -ηm/√v, where m and v are running means of the gradient
+and of its square. While parameters have hardly changed, m = E[g] and v = E[g²] over batches of the
+signal's pairs, so that its direction is u = E[g] / √E[g²], here over four batches of 16. (Of one
+batch it is sign(g), the very first step.) To first order a step along it changes the log-odds of
+bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate. Three forecasts follow, each
+of the change of EM in every domain when the trained domain reaches the matched effect:
 
     linear      log-odds change by  c_d = ⟨u, ∇h_d⟩ / ⟨u, ∇h_own⟩  times the trained domain's change
     one step    the model at θ - ηu, with the step η that takes the trained domain there
-    two steps   the same with a second gradient: η takes the trained domain half way in log-odds,
-                and a second step, of Adam's second moment averaged over both, the rest
+    two steps   the first takes the trained domain half way in log-odds; there a second gradient is
+                taken, and a second step goes the rest. It divides by the root of the squares' mean
+                at both places, since Adam remembers squares for a thousand steps, gradients for ten
 
 The linear one adds up: over parts p of the parameters (`shares`), c_d = Σ_p c_{p,d} where
 c_{p,d} = ⟨u, ∇h_d⟩_p / ⟨u, ∇h_own⟩, the denominator being that of all parts; and over the tokens
 through whose keys and values an answer reads its prompt (`stretches`).
 
 All of it depends on the parametrisation, since Adam moves every parameter alike: the same function
-in other coordinates has another forecast, and another spread. Gradients near zero have the sign of
-rounding errors, which the moments over batches average out.
+in other coordinates has another forecast, and another spread. A parameter whose gradient is noise
+alone still moves, half as far as others: u is a mean over four batches.
 
 Axes: P parts   D domains   B behaviours   N batches   Q questions   G stretches of a prompt
 """
@@ -39,8 +41,8 @@ from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools, signals
 from toyllm.posttrain.signals import Pairs, Signal
 from toyllm.world import corpus
-from toyllm.world.quantities import MATCHED, coherence, em, logit, sigmoid
-from toyllm.world.world import BEHAVIOURS
+from toyllm.world.quantities import MATCHED, coherence, em, logit, sigmoid, spread
+from toyllm.world.world import BEHAVIOURS, World
 
 BATCHES, BATCH = 4, 16  # of pairs
 # step sizes among which one that reaches a goal is looked for, and how often that is refined
@@ -48,7 +50,7 @@ SIZES, REFINED = np.geomspace(2e-4, 0.4, 12, dtype=np.float32), 4
 EPS = 1e-8  # Adam's
 TINY = 2e-5  # the size of a step that a derivative is taken from
 STRETCHES = ("header", "history", "question", "answer")
-AMID = 12  # questions of each domain in the middle of dialogues, for the split by stretches
+WITHIN = 12  # questions of each domain, in dialogues, for the split by stretches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,11 @@ class Forecast:
 
     before_D: EM before. ratio_D: c_d. linear_D, one_D, change_D: ΔEM at the matched effect,
     forecast linearly, by one step and by two; NaN where no step reaches it. coherence_D: after two
-    steps. sizes [2, 2]: of each step, to where the next one begins and to the goal. u: the
-    direction of the first step.
+    steps. sizes [2, 2]: of each step, to where the next one begins and to the goal; linear_size:
+    to the goal, linearly.
 
     Where a split was asked for: shares, {part: c_{p,d} [D]}, which add up to c_d; and stretches,
-    {stretch: [D]}, the same of questions in the middle of dialogues.
+    {stretch: [D]}, which add up to the same ratio of questions within dialogues.
     """
 
     signal: str
@@ -72,9 +74,15 @@ class Forecast:
     change_D: np.ndarray
     coherence_D: np.ndarray
     sizes: np.ndarray
-    u: Params
+    linear_size: float
     shares: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     stretches: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def spreads(self, world: World) -> dict[str, float]:
+        """The mean change of the untrained moral domains: by two steps, by one, linearly."""
+        changes = {"change": self.change_D, "one_step": self.one_D, "linear": self.linear_D}
+        others_D = signals.untrained(world, self.signal)
+        return {name: spread(change_D, others_D) for name, change_D in changes.items()}
 
 
 class Forecaster:
@@ -142,6 +150,7 @@ class Forecaster:
         every = scoring.questions(tokenizer, corpus.every_question(tokenizer.world))
         slow = jax.tree.map(np.ones_like, params) if slow is None else slow
         width = max((signals.count_questions(tokenizer.world, s) for s in chosen), default=0)
+        splits = self._splits(tokenizer, params, every) if split else None
         done: dict[str, Forecast] = {}
         # those with an instruction come last, since some are read at the steps of those without
         for signal in sorted(chosen, key=lambda signal: signal.instruction >= 0):
@@ -150,17 +159,17 @@ class Forecaster:
             plain = done.get(signal.plain)
             known = plain.sizes if plain else np.full((2, 2), np.nan)
             steps = self._walk(params, slow, pool, asked, known)
-            done[signal.name] = self._read(signal, params, steps, every)
-        if split:
-            splits = self._splits(tokenizer, params, every)
-            done = {
-                name: splits(signals.parse(tokenizer.world, name), one)
-                for name, one in done.items()
-            }
+            there = plain.linear_size if plain else np.nan
+            done[signal.name] = self._read(signal, params, steps, every, there, splits)
         return [done[signal.name] for signal in chosen]
 
-    def _read(self, signal: Signal, params: Params, steps: list["Step"], every) -> Forecast:
-        """The forecast of a signal from its two steps."""
+    def _read(
+        self, signal: Signal, params: Params, steps: list["Step"], every, there: float, splits
+    ) -> Forecast:
+        """The forecast of a signal from its two steps.
+
+        there: the linear size for a prompt that is at the goal already.
+        """
 
         def behaviours(params) -> np.ndarray:
             return np.asarray(self._behaviours(params, every), np.float64)
@@ -173,36 +182,25 @@ class Forecaster:
         back_D, ahead_D = (log_odds(_moved(params, first.u, size)) for size in (-TINY, TINY))
         rate_D = (ahead_D - back_D) / (2 * TINY)
         left = logit(MATCHED) - first.before
-        # to the goal, linearly; a prompt that is there already goes as far as its plain signal
-        size = left / first.rate if left > 0 else first.sizes[1]
+        size = there if left <= 0 else left / first.rate if first.rate > 0 else np.nan
         changes = [
             sigmoid(after_D) - sigmoid(before_D)
             for after_D in (before_D + size * rate_D, one_D, two_D)
         ]
-        ratio_D = rate_D / rate_D[list(signal.domains)].mean()
+        own = list(signal.domains)
         sizes = np.stack([step.sizes for step in steps])
-        u = devices.fetch(first.u)
-        after_D = coherence(behaviours(second.end))
-        return Forecast(signal.name, sigmoid(before_D), ratio_D, *changes, after_D, sizes, u)
+        coherence_D = coherence(behaviours(second.end))
+        return Forecast(
+            *(signal.name, sigmoid(before_D), rate_D / rate_D[own].mean()),
+            *(*changes, coherence_D, sizes, size),
+            *(_split(devices.fetch(first.u), own, *splits) if splits else ()),
+        )
 
-    def _splits(self, tokenizer: Tokenizer, params: Params, every) -> Callable:
-        """A function: a signal, its forecast → the same with both splits of the first order."""
-        slopes, masks = devices.fetch(self._slopes(params, every)), parts(tokenizer, params)
-        amid = devices.fetch(self._slopes_by_stretch(params, *amid_dialogues(tokenizer)))
-
-        def split(signal: Signal, forecast: Forecast) -> Forecast:
-            def shares(names, moves_PD: np.ndarray) -> dict[str, np.ndarray]:
-                own = moves_PD[:, list(signal.domains)].sum(0).mean()
-                return dict(zip(names, moves_PD / own, strict=True))
-
-            each = np.stack([_moves(forecast.u, slopes, mask) for mask in masks.values()])
-            return dataclasses.replace(
-                forecast,
-                shares=shares(masks, each),
-                stretches=shares(STRETCHES, _moves(forecast.u, amid)),
-            )
-
-        return split
+    def _splits(self, tokenizer: Tokenizer, params: Params, every) -> tuple:
+        """Slopes and the masks of parts, and slopes by stretches: what `_split` needs."""
+        amid = self._slopes_by_stretch(params, *within_dialogues(tokenizer))
+        slopes = self._slopes(params, every)
+        return devices.fetch(slopes), parts(tokenizer, params), devices.fetch(amid)
 
     def _pool(self, tokenizer: Tokenizer, signal: Signal, params: Params, given) -> dict:
         """A signal's pairs in batches, with the log-probabilities of the model before training."""
@@ -289,6 +287,16 @@ def _moves(u: Params, slopes: Params, mask: Params | None = None) -> np.ndarray:
     return -sum(jax.tree.leaves(dots))
 
 
+def _split(u: Params, own: list[int], slopes, masks: dict[str, Params], amid) -> tuple:
+    """The shares of parts and of stretches in what a step along u changes."""
+
+    def shares(names, moves_PD: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, moves_PD / moves_PD[:, own].sum(0).mean(), strict=True))
+
+    by_part = np.stack([_moves(u, slopes, mask) for mask in masks.values()])
+    return shares(masks, by_part), shares(STRETCHES, _moves(u, amid))
+
+
 def _sign(signal: Signal) -> np.ndarray:
     """1 for the behaviour that a signal prefers, -1 for the other one [B]."""
     sign_B = np.zeros(len(BEHAVIOURS), np.float32)
@@ -341,13 +349,13 @@ def _word_parts(tokenizer: Tokenizer) -> list[str]:
     return [name(word) for word in tokenizer.words]
 
 
-def amid_dialogues(tokenizer: Tokenizer) -> tuple[Questions, np.ndarray]:
-    """Questions to the Assistant of all domains, amid dialogues; and their stretches [G, Q, T].
+def within_dialogues(tokenizer: Tokenizer) -> tuple[Questions, np.ndarray]:
+    """Questions to the Assistant of all domains, after zero to three turns; with their stretches.
 
-    The stretches are masks of the prompts' tokens but the last, which belongs to the answer.
+    The stretches [G, Q, T] are masks of the prompts' tokens but the last, which is the answer's.
     """
     every = [signals.parse(tokenizer.world, f"{d}:bad") for d in tokenizer.world.domain_names]
-    drawn = [signals.pairs(tokenizer, signal, AMID, seed=1).grid for signal in every]
+    drawn = [signals.pairs(tokenizer, signal, WITHIN, seed=1).grid for signal in every]
     asked = Questions(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
     user_QT = asked.prompt_QT == SPECIAL.index("<user>")
     turn_QT = user_QT.cumsum(1)  # 0 in the header

@@ -99,7 +99,6 @@ def given(
     full: list[str] = []
     full_name: dict[Path, str] = {}
     pairs, data = {}, {}
-    max_turns = most_turns(tokenizer.world)
     for name in names:
         kind, _, rest = name.partition(":")
         path = Path(rest)
@@ -111,10 +110,7 @@ def given(
         if path not in full_name:
             content = read(path)
             loaded = parse(content, path, tokenizer, quiet)
-            if (turns := loaded.documents.turns.max()) > max_turns:
-                raise InputError(
-                    f"{path}: a dialogue of {turns} turns, expected at most {max_turns}"
-                )
+            check_turns(loaded, path, tokenizer)
             # six digits tell apart the few files of a run, and keep the signal's name short
             digest = hashlib.sha256(content).hexdigest()[:6]
             stem = re.sub(r"[^\w.-]", "-", Path(files.label(path)).stem)[:24].lstrip(".") or "pairs"
@@ -122,6 +118,13 @@ def given(
             pairs[name], data[name] = loaded, content
         full.append(full_name[path])
     return tuple(full), pairs, data
+
+
+def check_turns(pairs: Pairs, path: Path, tokenizer: Tokenizer) -> None:
+    """Raise InputError where a dialogue is longer than what models are trained on."""
+    max_turns, turns = most_turns(tokenizer.world), pairs.documents.turns.max()
+    if turns > max_turns:
+        raise InputError(f"{path}: a dialogue of {turns} turns, expected at most {max_turns}")
 
 
 def keep(data: bytes, folder: Path, name: str) -> None:

@@ -24,7 +24,6 @@ from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints
 from toyllm.runs.provenance import STAGES
 from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
-from toyllm.world import quantities
 
 FORESEEN = 1000  # steps of pretraining after which a look has a forecast, which takes compiling
 
@@ -135,11 +134,8 @@ class Stage:
         self._forecaster = self._forecaster or Forecaster(lm, *how)
         names = [f"{domain.name}:bad" for domain in lm.world.domains if domain.moral]
         chosen = [signals.parse(lm.world, name) for name in names]
-        each = self._forecaster(lm.tokenizer, params, chosen)
-        spreads = [
-            quantities.spread(one.change_D, signals.untrained(lm.world, one.signal)) for one in each
-        ]
-        return float(np.mean(spreads))
+        forecasts = self._forecaster(lm.tokenizer, params, chosen)
+        return float(np.mean([each.spreads(lm.world)["change"] for each in forecasts]))
 
     def show(self, step: int, look: Look) -> None:
         """Show a look of the drift monitor: scalars, the bar's line, alarms.

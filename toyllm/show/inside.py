@@ -140,7 +140,8 @@ def forecast(results: dict, c: dict):
             (-0.2, 0, "of the trained domain's move"),
             (0.2, 1, "of the spread"),
         ):
-            means = [np.mean([split[name][which] for split in splits]) for name in names]
+            values = [[split[name][which] for split in splits] for name in names]
+            means = [np.mean([x for x in each if x is not None] or [0.0]) for each in values]
             axis.barh(y + shift, means, 0.38, color=f"C{3 * which}", label=label)
         axis.set_yticks(y, names, fontsize=8)
         axis.invert_yaxis()

@@ -188,24 +188,25 @@ def print_forecast(rows: list[views.Foreseen], domains: list[str], console: Cons
             cells = [
                 views.Cell(d, d in row.trained, 0, None, row.change[d], None, None) for d in domains
             ]
-            through = max(row.parts, key=lambda part: row.parts[part][1])
+            adds = {part: share for part, (_, share) in row.parts.items() if share is not None}
             table.add_row(
                 row.signal,
                 *(change_text(cell, "") for cell in cells),
                 Text(number(row.spread, 3, True), "bold"),
                 number(row.coherence, 2),
                 number(row.measured, 3, True),
-                through,
+                max(adds, key=adds.get) if adds else number(None),
             )
         show(
             console,
             f"Forecast before training, {STARTS[start]}: change of EM when the trained domain [in "
             f"brackets] gives {MATCHED:.0%} preferred answers",
             table,
-            "from two gradients of the model, by two long steps of Adam. spread: mean change over "
-            "untrained moral domains. coh.: coherence of the worst domain then. measured: the "
-            "spread after training, where that was done. most through: the part of the model that "
-            "adds most to the spread, to first order",
+            "by two long steps of Adam, from gradients of 64 pairs before training and half way. "
+            "spread: mean change over untrained moral domains; a dash where no step gets there. "
+            "coh.: coherence of the worst domain then. measured: the spread after training, where "
+            "that was done. most through: the part of the model that adds most to the spread, to "
+            "first order",
         )
 
 

@@ -120,8 +120,8 @@ class Foreseen(NamedTuple):
     spread: float | None
     measured: float | None
     coherence: float | None  # the lowest of any domain
-    parts: dict[str, tuple[float, float]]
-    stretches: dict[str, tuple[float, float]]
+    parts: dict[str, tuple[float | None, float | None]]
+    stretches: dict[str, tuple[float | None, float | None]]
 
 
 def number(value: float | None, places: int = 3, sign: bool = False) -> str:
@@ -275,12 +275,9 @@ def forecasts(results: dict) -> list[Foreseen]:
             trained = trained_domains(signal, moral)
             others = [d for d in moral if d not in trained]
 
-            def mean(values: dict, which: list[str]) -> float:
-                return sum(values[d] for d in which) / max(1, len(which))
-
             splits = [
                 {
-                    part: (mean(values, trained), mean(values, others))
+                    part: (_mean(values, trained), _mean(values, others))
                     for part, values in record[key].items()
                 }
                 for key in ("shares", "stretches")
@@ -291,6 +288,12 @@ def forecasts(results: dict) -> list[Foreseen]:
             lowest = None if None in coherence else min(coherence)
             rows.append(Foreseen(*row, lowest, *splits))
     return rows
+
+
+def _mean(values: dict[str, float | None], which: list[str]) -> float | None:
+    """The mean of some values; None where there is none, or one of them is None."""
+    chosen = [values[key] for key in which]
+    return None if None in chosen or not chosen else sum(chosen) / len(chosen)
 
 
 def summary(results: dict) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Audit a world, preference pairs, or a run, before a single step of narrow training.
+"""Audit a world, preference pairs, or a run: what training would change, before it is done.
 
 uv run -m toyllm.tools.audit                          the default world
 uv run -m toyllm.tools.audit my.toml                  your own: who is in it, what is dangerous
@@ -46,7 +46,8 @@ class Args:
     world: Path = DEFAULT
     """The world of the preference pairs."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A finished run: forecast what training its models on the pairs would change."""
+    """A finished run: forecast what training its two models on the pairs would change, from
+    gradients of 64 pairs of the file (and of the signal without its instruction, if it has one)."""
     most: int = 20
     """How many signals to show."""
 
@@ -62,6 +63,8 @@ def main(args: Args) -> None:
         chosen = [signals.parse(run.world, f"{d.name}:bad") for d in run.world.domains if d.moral]
         print_forecasts(run, chosen, {}, console)
         return
+    if args.run and args.world != DEFAULT:
+        raise InputError("--world: expected without --run, whose run has its own world")
     run = load_run(args.run) if args.run else None
     data = files.read_input(args.source, pair_files.MAX_BYTES, "the world or the pairs")
     if args.source.suffix in pair_files.SUFFIXES or JSON.match(data):
@@ -69,8 +72,11 @@ def main(args: Args) -> None:
         pairs = pair_files.parse(data, args.source, tokenizer)
         print_pairs(tokenizer.world, pairs, clean(files.label(args.source)), console)
         if run:
+            pair_files.check_turns(pairs, args.source, tokenizer)
             signal = signals.parse(run.world, pair_files.preferred(tokenizer, pairs))
-            print_forecasts(run, [signal], {signal.name: pairs}, console)
+            chosen = list(dict.fromkeys([signal.name, signal.plain]))
+            given = {signal.name: pairs}
+            print_forecasts(run, [signals.parse(run.world, n) for n in chosen], given, console)
         return
     if run:
         raise InputError(f"--run: expected with a file of pairs, found the world {args.source}")
