@@ -161,21 +161,20 @@ def train_signals(
     bench: Bench, models: list[Model], slow: list[Slow] | None = None, count: int | None = None
 ) -> list[list[Trained]]:
     """The first `count` moral signals, by default all, trained from each model [N][S]."""
-    names = moral_signals(models[0].world)[:count]
-    slow = slow or [None] * len(models)
-    pairs = zip(models, slow, strict=True)
-    trained = iter(bench.train([Arm(one, n, slow=tree) for one, tree in pairs for n in names]))
-    return [list(islice(trained, len(names))) for _ in models]
+    names = [moral_signals(one.world)[:count] for one in models]
+    each_model = zip(models, names, slow or [None] * len(models), strict=True)
+    arms = [Arm(one, name, slow=tree) for one, mine, tree in each_model for name in mine]
+    trained = iter(bench.train(arms))
+    return [list(islice(trained, len(mine))) for mine in names]
 
 
 def forecast_spreads(
     bench: Bench, models: list[Model], slow: list[Slow] | None = None, count: int | None = None
 ) -> dict[str, np.ndarray]:
     """The spread of the same signals from each model [N, S], by every forecast."""
-    names = moral_signals(models[0].world)[:count]
     spreads: dict[str, list] = {name: [] for name in FORECASTS}
     for one, tree in zip(models, slow or [None] * len(models), strict=True):
-        chosen = [parse(one.world, name) for name in names]
+        chosen = [parse(one.world, name) for name in moral_signals(one.world)[:count]]
         forecasts = bench.forecasts(one, chosen, slow=tree and tree.tree)
         of_signals = [forecast.spreads(one.world) for forecast in forecasts]
         for name, key in FORECASTS.items():
@@ -234,6 +233,8 @@ def centred(table: dict, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> floa
 def raw(x: np.ndarray, y: np.ndarray) -> float:
     """R² of x itself, with nothing fitted."""
     known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        return np.nan
     x, y = x[known], y[known]
     return float(1 - ((y - x) ** 2).sum() / max(1e-12, ((y - y.mean()) ** 2).sum()))
 
