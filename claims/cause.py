@@ -130,7 +130,16 @@ def test(bench: Bench) -> Outcome:
         }),
         Quantity("size of the change by one set of random columns", random_size),
     ]  # fmt: skip
-    shown = {name: (foreseen[name], y[name]) for name in y}
+    kinds = {
+        "as usual": ("as usual",),
+        "parts frozen or slowed": tuple(slow),
+        "other coordinates": tuple(moved),
+        "pretrained otherwise": (*made, *estimates),
+    }
+    shown = {
+        kind: tuple(np.concatenate([table[name] for name in names]) for table in (foreseen, y))
+        for kind, names in kinds.items()
+    }
     panels = [
         dots("Mean spread, and the mean of its forecast (diamonds)", "ΔEM", y,
              {n: float(x.mean()) for n, x in foreseen.items() if np.isfinite(x).all()}),
