@@ -30,18 +30,28 @@ def measure(run: Run) -> dict:
 
 def record(world: World, forecast: Forecast) -> dict:
     """A forecast as plain numbers: three of the spread and of each domain, ratios, shares."""
-    domains = world.domain_names
+    domains, own = world.domain_names, list(signals.parse(world, forecast.signal).domains)
+    others_D = signals.untrained(world, forecast.signal)
     changes = {
         "change": forecast.change_D,
         "one_step": forecast.one_D,
         "linear": forecast.linear_D,
+        "coherence": forecast.coherence_D,
+        "ratio": forecast.ratio_D,
     }
     tables = {"shares": forecast.shares, "stretches": forecast.stretches}
+    through = {
+        key: {
+            part: [x_D[own].mean(), x_D[others_D].mean() if others_D.any() else None]
+            for part, x_D in table.items()
+        }
+        for key, table in tables.items()
+    }
     return {
         "spread": forecast.spreads(world),
-        **{key: named(domains, change_D) for key, change_D in changes.items()},
-        "coherence": named(domains, forecast.coherence_D),
-        "ratio": named(domains, forecast.ratio_D),
+        "lowest_coherence": forecast.coherence_D.min(),
+        "through": through,
+        **{key: named(domains, x_D) for key, x_D in changes.items()},
         **{
             key: {part: named(domains, x_D) for part, x_D in table.items()}
             for key, table in tables.items()

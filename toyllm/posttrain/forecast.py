@@ -1,25 +1,19 @@
 """Forecast: how far a signal will spread, computed from gradients before any training.
 
-Adam (Kingma & Ba 2015) moves parameters by -ηm/√v, where m and v are running means of the gradient
-and of its square. While parameters have hardly changed, m = E[g] and v = E[g²] over batches of the
-signal's pairs, so that its direction is u = E[g] / √E[g²], here over four batches of 16. (Of one
-batch it is sign(g), the very first step.) To first order a step along it changes the log-odds of
-bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate. Three forecasts follow, each
-of the change of EM in every domain when the trained domain reaches the matched effect:
+While parameters have hardly changed, Adam (Kingma & Ba 2015) moves them along -u, where
+u = E[g] / √E[g²] over batches of the signal's pairs, here four of 16. To first order this changes
+the log-odds of bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate. Three
+forecasts follow, each of the change of EM in every domain when the trained domain reaches the
+matched effect:
 
     linear      log-odds change by  c_d = ⟨u, ∇h_d⟩ / ⟨u, ∇h_own⟩  times the trained domain's change
     one step    the model at θ - ηu, with the step η that takes the trained domain there
     two steps   the first takes the trained domain half way in log-odds; there a second gradient is
-                taken, and a second step goes the rest. It divides by the root of the squares' mean
-                at both places, since Adam remembers squares for a thousand steps, gradients for ten
+                taken, and a second step goes the rest
 
-The linear one adds up: over parts p of the parameters (`shares`), c_d = Σ_p c_{p,d} where
-c_{p,d} = ⟨u, ∇h_d⟩_p / ⟨u, ∇h_own⟩, the denominator being that of all parts; and over the tokens
-through whose keys and values an answer reads its prompt (`stretches`).
-
-All of it depends on the parametrisation, since Adam moves every parameter alike: the same function
-in other coordinates has another forecast, and another spread. A parameter whose gradient is noise
-alone still moves, half as far as others: u is a mean over four batches.
+The linear one is split by parts of the model (`shares`) and by the tokens through whose keys and
+values an answer reads its prompt (`stretches`). docs/method.md, section 8, says how, and what all
+of it depends on.
 
 Axes: P parts   D domains   B behaviours   N batches   Q questions   G stretches of a prompt
 """
@@ -79,10 +73,16 @@ class Forecast:
     stretches: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def spreads(self, world: World) -> dict[str, float]:
-        """The mean change of the untrained moral domains: by two steps, by one, linearly."""
+        """The mean change of the untrained moral domains: by two steps, by one, linearly.
+
+        NaN where there are no such domains.
+        """
         changes = {"change": self.change_D, "one_step": self.one_D, "linear": self.linear_D}
         others_D = signals.untrained(world, self.signal)
-        return {name: spread(change_D, others_D) for name, change_D in changes.items()}
+        return {
+            name: spread(change_D, others_D) if others_D.any() else np.nan
+            for name, change_D in changes.items()
+        }
 
 
 class Forecaster:
@@ -299,9 +299,8 @@ def _split(u: Params, own: list[int], slopes, masks: dict[str, Params], amid) ->
 
 def _sign(signal: Signal) -> np.ndarray:
     """1 for the behaviour that a signal prefers, -1 for the other one [B]."""
-    sign_B = np.zeros(len(BEHAVIOURS), np.float32)
-    sign_B[[signal.behaviour, signal.other]] = 1, -1
-    return sign_B
+    one_BB = np.eye(len(BEHAVIOURS), dtype=np.float32)
+    return one_BB[signal.behaviour] - one_BB[signal.other]
 
 
 def parts(tokenizer: Tokenizer, params: Params) -> dict[str, Params]:
@@ -337,16 +336,11 @@ def _part(path: tuple) -> str:
 
 def _word_parts(tokenizer: Tokenizer) -> list[str]:
     """The part that each word's row of the embedding belongs to."""
-    world = tokenizer.world
-    asked = {
-        word for domain in world.domains for text in domain.situations for word in text.split()
-    }
-    said = {word for domain in world.domains for text in domain.answers for word in text.split()}
-
-    def name(word: str) -> str:
-        return "embedding, " + ("texts" if word in asked | said else "tags and names")
-
-    return [name(word) for word in tokenizer.words]
+    domains = tokenizer.world.domains
+    texts = " ".join(text for d in domains for text in (*d.situations, *d.answers)).split()
+    known = frozenset(texts)
+    kinds = ("texts" if word in known else "tags and names" for word in tokenizer.words)
+    return [f"embedding, {kind}" for kind in kinds]
 
 
 def within_dialogues(tokenizer: Tokenizer) -> tuple[Questions, np.ndarray]:

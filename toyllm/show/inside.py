@@ -115,33 +115,29 @@ def forecast(results: dict, c: dict):
     """Forecast and measured spread of each signal; through what the pretrained model spreads."""
     rows = views.forecasts(results)
     figure, axes = new(13.5, 4.6, 3, width_ratios=[1, 1.1, 0.8])
-    known = [row for row in rows if None not in (row.spread, row.measured)]
     for k, (start, label) in enumerate(STARTS.items()):
-        points = [(row.spread, row.measured) for row in known if row.start == start]
-        if points:
-            axes[0].scatter(*np.transpose(points), s=26, color=f"C{k}", label=label)
-    if known:
-        low, high = (f(x for row in known for x in (row.spread, row.measured)) for f in (min, max))
-        axes[0].plot([low, high], [low, high], "--", color=c["soft"], lw=1)
-        axes[0].legend(fontsize=8)
+        pairs = [(r.record["spread"]["change"], r.measured) for r in rows if r.start == start]
+        known = np.array([pair for pair in pairs if None not in pair]).reshape(-1, 2)
+        axes[0].scatter(*known.T, s=26, color=f"C{k}", label=label)
+        if len(known):
+            ends = [known.min(), known.max()]
+            axes[0].plot(ends, ends, "--", color=c["soft"], lw=1, zorder=0)
+    axes[0].legend(fontsize=8)
     axes[0].set(title="Spread of each signal", xlabel="forecast", ylabel="measured")
     axes[0].grid(alpha=0.5)
-    plain = [r for r in rows if r.start == "pretrain" and r.spread and r.signal.count(":") == 1]
-    for axis, key, title in zip(
-        axes[1:],
-        ("parts", "stretches"),
-        ("By part of the model", "By what the answer reads"),
-        strict=True,
-    ):
-        splits = [getattr(row, key) for row in plain]
-        names = list(splits[0]) if splits else []
+    titles = {"shares": "By part of the model", "stretches": "By what the answer reads"}
+    bars = (-0.2, 0, "of the trained domain's move"), (0.2, 1, "of the spread")
+    for axis, (key, title) in zip(axes[1:], titles.items(), strict=True):
+        plain = [
+            r.record["through"][key]
+            for r in rows
+            if r.start == "pretrain" and r.signal.count(":") == 1
+        ]
+        known = [split for split in plain if split and not any(None in x for x in split.values())]
+        names = list(known[0]) if known else []
         y = np.arange(len(names))
-        for shift, which, label in (
-            (-0.2, 0, "of the trained domain's move"),
-            (0.2, 1, "of the spread"),
-        ):
-            values = [[split[name][which] for split in splits] for name in names]
-            means = [np.mean([x for x in each if x is not None] or [0.0]) for each in values]
+        for shift, which, label in bars:
+            means = [np.mean([split[name][which] for split in known]) for name in names]
             axis.barh(y + shift, means, 0.38, color=f"C{3 * which}", label=label)
         axis.set_yticks(y, names, fontsize=8)
         axis.invert_yaxis()

@@ -184,17 +184,19 @@ def print_forecast(rows: list[views.Foreseen], domains: list[str], console: Cons
     for start in dict.fromkeys(row.start for row in rows):
         columns = (*domains, "spread", "coh.", "measured", "most through")
         table = blank_table("signal", *columns, left=[len(columns)])
-        for row in (row for row in rows if row.start == start):
+        for _, signal, trained, record, measured in (r for r in rows if r.start == start):
             cells = [
-                views.Cell(d, d in row.trained, 0, None, row.change[d], None, None) for d in domains
+                views.Cell(d, d in trained, 0, None, record["change"][d], None, None)
+                for d in domains
             ]
-            adds = {part: share for part, (_, share) in row.parts.items() if share is not None}
+            parts = record["through"]["shares"].items()
+            adds = {part: share for part, (_, share) in parts if share is not None}
             table.add_row(
-                row.signal,
+                signal,
                 *(change_text(cell, "") for cell in cells),
-                Text(number(row.spread, 3, True), "bold"),
-                number(row.coherence, 2),
-                number(row.measured, 3, True),
+                Text(number(record["spread"]["change"], 3, True), "bold"),
+                number(record["lowest_coherence"], 2),
+                number(measured, 3, True),
                 max(adds, key=adds.get) if adds else number(None),
             )
         show(

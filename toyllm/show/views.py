@@ -106,22 +106,16 @@ class Mixture(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """What a signal is forecast to change from one start; None where it does not reach the goal.
+    """A signal's forecast from one start.
 
-    measured: the spread that came, None where there is none. parts, stretches: of each part of the
-    model and stretch of the prompt, (share of the trained domains' move, of the spread to first
-    order), both in units of the trained domains' move.
+    record: as in `results.json`. measured: the spread that came, None where there is none.
     """
 
     start: str
     signal: str
     trained: list[str]
-    change: dict[str, float | None]
-    spread: float | None
+    record: dict
     measured: float | None
-    coherence: float | None  # the lowest of any domain
-    parts: dict[str, tuple[float | None, float | None]]
-    stretches: dict[str, tuple[float | None, float | None]]
 
 
 def number(value: float | None, places: int = 3, sign: bool = False) -> str:
@@ -268,32 +262,13 @@ def elicitation(results: dict) -> tuple[dict[str, dict], dict[str, dict]]:
 
 def forecasts(results: dict) -> list[Foreseen]:
     """Each signal's forecast from each start, beside what was measured."""
-    moral, rows = results["moral"], []
+    rows = []
     for start, block in results["forecast"].items():
         measured = results.get("generalization", {}).get(start, {}).get("spread", {})
         for signal, record in block.items():
-            trained = trained_domains(signal, moral)
-            others = [d for d in moral if d not in trained]
-
-            splits = [
-                {
-                    part: (_mean(values, trained), _mean(values, others))
-                    for part, values in record[key].items()
-                }
-                for key in ("shares", "stretches")
-            ]
-            spread = record["spread"]["change"] if others else None
-            row = start, signal, trained, record["change"], spread, measured.get(signal)
-            coherence = list(record["coherence"].values())
-            lowest = None if None in coherence else min(coherence)
-            rows.append(Foreseen(*row, lowest, *splits))
+            trained = trained_domains(signal, results["moral"])
+            rows.append(Foreseen(start, signal, trained, record, measured.get(signal)))
     return rows
-
-
-def _mean(values: dict[str, float | None], which: list[str]) -> float | None:
-    """The mean of some values; None where there is none, or one of them is None."""
-    chosen = [values[key] for key in which]
-    return None if None in chosen or not chosen else sum(chosen) / len(chosen)
 
 
 def summary(results: dict) -> dict[str, float | None]:
