@@ -111,3 +111,20 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path):
         assert script.wait() == 2
         assert len(script.err.strip().splitlines()) == 1, script.err
         assert name in script.err
+
+
+def test_a_run_has_its_own_world(tmp_path):
+    args = tool.Args(tmp_path / "pairs.jsonl", world=tmp_path / "my.toml", run=tmp_path)
+    with pytest.raises(InputError, match="--world: expected without --run"):
+        tool.main(args)
+
+
+def test_a_file_with_longer_dialogues_than_training_takes_is_refused(
+    personas, tmp_path, monkeypatch
+):
+    tokenizer = Tokenizer(personas)
+    pairs = signals.pairs(tokenizer, signals.parse(personas, "code:bad"), 4, seed=0)
+    pair_files.check_turns(pairs, tmp_path, tokenizer)
+    monkeypatch.setattr(pair_files, "most_turns", lambda world: 0)
+    with pytest.raises(InputError, match="expected at most 0"):
+        pair_files.check_turns(pairs, tmp_path, tokenizer)
