@@ -88,6 +88,8 @@ class Bench:
 
     def forget(self) -> None:
         """Drop all compiled programs; those of some dozens of shapes do not fit a process."""
+        if self.quick:  # which has the usual shape alone
+            return
         self.programs = Programs(self.mesh, self.programs.usual)
         training.forget()
 
@@ -103,8 +105,11 @@ class Bench:
         recipe: None: the usual one.
         """
         hidden = hidden_CD or [None] * len(worlds)
-        recipe = recipe or self.programs.usual
-        recipe = dataclasses.replace(recipe, steps=recipe.steps // (6 if self.quick else 1))
+        usual = self.programs.usual
+        recipe = recipe or usual
+        if self.quick:  # of the usual shape, so that nothing more is compiled, and for fewer steps
+            shape = {name: getattr(usual, name) for name in ("width", "layers", "heads", "mlp")}
+            recipe = dataclasses.replace(recipe, **shape, steps=recipe.steps // 6)
         keys, wanted, how = [], {}, (VERSION, CHUNK, recipe.unusual)
         for (world, seed), mask in zip(worlds, hidden, strict=True):
             made = [world.digest, seed, None if mask is None else mask.astype(int).tolist()]
@@ -256,7 +261,11 @@ class Bench:
         """Held-out documents and questions of a world (see `lm.heldout`)."""
         lm = self.programs.lm(self.programs.tokenizer(world), recipe)
         scorer = self.programs.scorer(lm.tokenizer, recipe)
-        return HeldOut(lm, documents=512, questions=1800, scorer=scorer)
+        return self.programs.cached(
+            "held out",
+            (world.digest, lm.config),
+            lambda: HeldOut(lm, documents=512, questions=1800, scorer=scorer),
+        )
 
     def _trained(self, arm: Arm) -> Trained:
         items = self.store.load(arm.key)
