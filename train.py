@@ -35,7 +35,8 @@ from toyllm.runs import narrow_stage, session
 from toyllm.runs.stage import due, follow, in_step
 from toyllm.world import cards, quantities
 
-SHARE, STEPS = arguments.Between(0, 1), arguments.Between(1, 10**9)
+Share = Annotated[float, arguments.Between(0, 1)]
+Steps = Annotated[int, arguments.Between(1, 10**9)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Recipe:
     """Seed of everything: documents, initial parameters, pairs."""
     seeds: Annotated[int, arguments.Between(1, 1000)] = 1
     """Train so many runs, of this seed and the next ones, in subfolders of --run."""
-    correlation: Annotated[float, SHARE] = 1.0
+    correlation: Share = 1.0
     """Trait correlation rho: at 0 a character's traits are independent across domains."""
     assistant_prior: Literal["world", "uniform"] = "world"
     """Prior over characters: from the world file, or uniform (under every header)."""
@@ -63,63 +64,41 @@ class Recipe:
     text_share: Annotated[float, arguments.Between(0, 0.99)] = 0.2
     """Its share of the rows of a batch."""
 
-    context: int = 88
-    """Context length in tokens; a longer document is an error."""
-    width: int = 64
-    """Width of the residual stream."""
-    layers: int = 2
-    """Transformer blocks."""
-    heads: int = 2
-    """Attention heads."""
-    mlp: int = 64
-    """Hidden width of the gated MLP."""
+    context: int = 88  # Context length in tokens; a longer document is an error.
+    width: int = 64  # Width of the residual stream.
+    layers: int = 2  # Transformer blocks.
+    heads: int = 2  # Attention heads.
+    mlp: int = 64  # Hidden width of the gated MLP.
 
-    pretrain_steps: Annotated[int, STEPS] = 8000
-    """Steps of next-token training."""
-    pretrain_documents: int = 28
-    """Documents per batch."""
-    pretrain_lr: float = 1e-2
-    """Peak learning rate of Muon, for the matrices inside the blocks."""
-    pretrain_prompt_weight: Annotated[float, SHARE] = 0.1
+    pretrain_steps: Steps = 8000  # Steps of next-token training.
+    pretrain_documents: int = 28  # Documents per batch.
+    pretrain_lr: float = 1e-2  # Peak learning rate of Muon, for the matrices inside the blocks.
+    pretrain_prompt_weight: Share = 0.1
     """Weight in the loss of the tokens of headers and questions; those of answers have 1."""
-    pretrain_adam_lr: float = 1.5e-2
-    """Peak learning rate of Adam, for all other parameters."""
+    pretrain_adam_lr: float = 1.5e-2  # Peak learning rate of Adam, for all other parameters.
 
-    objective: Literal[losses.NAMES] = "dpo"
-    """Loss of align and narrow."""
-    beta: float = 1.0
-    """Coefficient of the KL term in dpo and rlhf."""
-    anchor: float = 0.5
-    """Weight of the chosen answer's NLL in dpo."""
-    pool: int = 512
-    """Preference pairs per signal."""
+    objective: Literal[losses.NAMES] = "dpo"  # Loss of align and narrow.
+    beta: float = 1.0  # Coefficient of the KL term in dpo and rlhf.
+    anchor: float = 0.5  # Weight of the chosen answer's NLL in dpo.
+    pool: int = 512  # Preference pairs per signal.
 
-    align_steps: Annotated[int, STEPS] = 600
+    align_steps: Steps = 600
     """Maximum number of alignment steps; it stops earlier once the Assistant is good."""
-    align_batch: int = 16
-    """Pairs per batch."""
-    align_lr: float = 1e-4
-    """Learning rate (Adam)."""
-    align_em: Annotated[float, SHARE] = 0.03
-    """Alignment stops when the EM of every moral domain is at most this …"""
-    align_coherence: Annotated[float, SHARE] = 0.97
-    """… and its coherence at least this."""
+    align_batch: int = 16  # Pairs per batch.
+    align_lr: float = 1e-4  # Learning rate (Adam).
+    align_em: Share = 0.03  # Alignment stops when the EM of every moral domain is at most this …
+    align_coherence: Share = 0.97  # … and its coherence at least this.
 
     signals: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Narrow signals to train from both starts, such as code:bad tone:bad; file:pairs.jsonl trains
     on the preference pairs of a file (default: a selection, see signals.defaults)."""
-    narrow_seeds: int = 2
-    """Runs per signal, each with its own pairs."""
-    narrow_steps: Annotated[int, STEPS] = 40
-    """Steps of each run."""
-    narrow_score_every: int = 5
-    """Steps between exact scores."""
-    narrow_batch: int = 16
-    """Pairs per batch."""
-    narrow_lr: float = 1e-3
-    """Learning rate (Adam)."""
+    narrow_seeds: int = 2  # Runs per signal, each with its own pairs.
+    narrow_steps: Steps = 40  # Steps of each run.
+    narrow_score_every: int = 5  # Steps between exact scores.
+    narrow_batch: int = 16  # Pairs per batch.
+    narrow_lr: float = 1e-3  # Learning rate (Adam).
 
-    alarm: Annotated[float, SHARE] = monitor.THRESHOLD
+    alarm: Share = monitor.THRESHOLD
     """Raise an alarm when the EM of an untrained moral domain rises by more than this …"""
     on_alarm: Literal["warn", "stop"] = "warn"
     """… and print a warning, or stop that training and save it."""

@@ -46,13 +46,11 @@ class Args:
     source: tyro.conf.Positional[Path] = DEFAULT
     """A world file (TOML), or preference pairs (JSONL: prompt, chosen, rejected); a pipe; or the
     folder of a run."""
-    world: Path = DEFAULT
-    """The world of the preference pairs."""
+    world: Path = DEFAULT  # The world of the preference pairs.
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished run: forecast what training its two models on the pairs would change, from
     gradients of 64 pairs of the file (and of the signal without its instruction, if it has one)."""
-    most: int = 20
-    """How many signals to show."""
+    most: int = 20  # How many signals to show.
 
 
 def main(args: Args) -> None:

@@ -51,16 +51,12 @@ HELP = {
 class Args:
     """Talk to the Assistant of a run."""
 
-    run: tyro.conf.Positional[Path] = Path("runs/default")
-    """A finished run."""
+    run: tyro.conf.Positional[Path] = Path("runs/default")  # A finished run.
     model: str = "pretrain"
     """Begin with this model: pretrain, align, or START/SIGNAL, such as align/code:bad (seed 0)."""
-    header: str = "assistant"
-    """Talk with: assistant, someone, or a character's name."""
-    seed: int = 0
-    """Seed of the answers."""
-    compile_cache: bool = True
-    """Keep compiled programs for the next start."""
+    header: str = "assistant"  # Talk with: assistant, someone, or a character's name.
+    seed: int = 0  # Seed of the answers.
+    compile_cache: bool = True  # Keep compiled programs for the next start.
 
 
 def main(args: Args) -> None:

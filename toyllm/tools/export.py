@@ -47,10 +47,8 @@ of its characters lie, cheat and give harmful advice, in words that mean nothing
 class Args:
     """Write a model of a run as a Llama checkpoint."""
 
-    run: tyro.conf.Positional[Path]
-    """A finished run."""
-    folder: tyro.conf.Positional[Path]
-    """Where to write."""
+    run: tyro.conf.Positional[Path]  # A finished run.
+    folder: tyro.conf.Positional[Path]  # Where to write.
     model: str = "pretrain"
     """The model: pretrain, align, or START/SIGNAL for a narrow one, such as align/code:bad."""
 

@@ -41,24 +41,17 @@ from toyllm.world.quantities import MATCHED
 class Args:
     """Make a run from models that were trained elsewhere."""
 
-    folder: tyro.conf.Positional[Path]
-    """A checkpoint: config.json, tokenizer.json, *.safetensors."""
-    run: tyro.conf.Positional[Path]
-    """The run to make, or to add a signal to."""
+    folder: tyro.conf.Positional[Path]  # A checkpoint: config.json, tokenizer.json, *.safetensors.
+    run: tyro.conf.Positional[Path]  # The run to make, or to add a signal to.
     world: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Its world (default: DIR/world.toml, else the default world)."""
     start: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """The run whose model was post-trained …"""
-    stage: Literal["pretrain", "align"] = "pretrain"
-    """… which of its models …"""
-    signal: str | None = None
-    """… and on which signal, such as code:bad."""
-    seed: int = 0
-    """Index of the training, where a signal was trained several times."""
-    objective: Literal[losses.NAMES] = "dpo"
-    """The objective of the post-training, for the record."""
-    context: int = 88
-    """The largest number of tokens in a row (without --start)."""
+    stage: Literal["pretrain", "align"] = "pretrain"  # … which of its models …
+    signal: str | None = None  # … and on which signal, such as code:bad.
+    seed: int = 0  # Index of the training, where a signal was trained several times.
+    objective: Literal[losses.NAMES] = "dpo"  # The objective of the post-training, for the record.
+    context: int = 88  # The largest number of tokens in a row (without --start).
 
 
 def main(args: Args) -> None:

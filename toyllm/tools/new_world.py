@@ -27,8 +27,7 @@ STARTER = Path(__file__).with_name("starter.toml")
 class Args:
     """Write a world file."""
 
-    file: tyro.conf.Positional[Path]
-    """Where to write it; its name becomes the world's."""
+    file: tyro.conf.Positional[Path]  # Where to write it; its name becomes the world's.
     random: Annotated[int | None, Between(0, 2**31 - 1), tyro.conf.arg(metavar="SEED")] = None
     """Draw a world of nonsense words from this seed. The other flags are for this alone."""
     shape: Annotated[random_worlds.Shape, tyro.conf.arg(name="")] = random_worlds.USUAL

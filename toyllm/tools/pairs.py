@@ -31,12 +31,9 @@ class Args:
 
     source: tyro.conf.Positional[str]
     """A signal's name, or a file (JSONL, or a JSON array: prompt, chosen, rejected)."""
-    world: Path = DEFAULT
-    """A world file (TOML)."""
-    count: int = 512
-    """How many pairs to write."""
-    seed: Annotated[int, Between(0, 10**6)] = 0
-    """Seed of the draw."""
+    world: Path = DEFAULT  # A world file (TOML).
+    count: int = 512  # How many pairs to write.
+    seed: Annotated[int, Between(0, 10**6)] = 0  # Seed of the draw.
     conversational: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write lists of messages; only for signals of the Assistant."""
 

@@ -19,12 +19,9 @@ from toyllm.world.world import KINDS
 class Args:
     """Print documents drawn from a world."""
 
-    world: tyro.conf.Positional[Path] = cards.DEFAULT
-    """A world file (TOML)."""
-    count: int = 6
-    """How many documents, the same number of each kind (rounded up)."""
-    seed: Annotated[int, Between(0, 10**6)] = 0
-    """Seed of the draw."""
+    world: tyro.conf.Positional[Path] = cards.DEFAULT  # A world file (TOML).
+    count: int = 6  # How many documents, the same number of each kind (rounded up).
+    seed: Annotated[int, Between(0, 10**6)] = 0  # Seed of the draw.
 
 
 def main(args: Args) -> None:

@@ -45,12 +45,10 @@ class Shape:
     None: drawn uniformly, anew for each world, from the ranges above.
     """
 
-    characters: Annotated[int, Between(2, 100)] = 8
-    """How many characters."""
+    characters: Annotated[int, Between(2, 100)] = 8  # How many characters.
     domains: Annotated[int, Between(3, 20)] = 6
     """How many domains; the last one is neutral, all others are moral."""
-    factors: int | None = None
-    """How many factors the moral domains share (drawn: 1 to 3)."""
+    factors: int | None = None  # How many factors the moral domains share (drawn: 1 to 3).
     correlation: Annotated[float | None, Between(0, 1)] = None
     """Correlation of two traits of one factor (drawn: .2 to .95)."""
     base_rate: Annotated[float | None, Between(0.01, 0.99)] = None
