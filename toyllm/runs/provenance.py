@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import jax
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError
 from toyllm.lm import transformer
-from toyllm.world import cards, world
+from toyllm.world import cards
 from toyllm.world.world import World
 
 STAGES = ("pretrain", "align", "narrow")
@@ -86,7 +87,7 @@ def open_folder(
     environments, warnings = [], []
     if path.exists():
         saved = read_config(folder)
-        warnings = _compare_settings(folder, saved, wanted, dialled)
+        warnings = _compare_settings(folder, saved, wanted, source)
         environments = saved["environments"]
         if environments and now not in environments:
             warnings.append(
@@ -107,7 +108,7 @@ def open_folder(
     return warnings
 
 
-def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -> list[str]:
+def _compare_settings(folder: Path, saved: dict, wanted: dict, source: str) -> list[str]:
     """Move the stages aside that other arguments change, with a warning each, or raise."""
     old, new = settings(saved), settings(wanted)
     changed = [key for key in new if old.get(key) != new[key]]
@@ -116,9 +117,10 @@ def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -
     if other := [key for key in changed if key not in narrow]:
         difference = differences(old, new, other)
         if "world_sha256" in other:
-            # unless config.json or the copy of the world is broken
+            # unless the copy of the world is broken
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                a, b = map(world.describe, (world_of(folder, saved["args"]), dialled))
+                a = _fields(cards.Cards(folder / "world.toml").table)
+                b = _fields(tomllib.loads(source))
                 keys = [key for key in {**b, **a} if a.get(key) != b.get(key)]
                 difference += differences(a, b, keys[:SHOWN])
                 difference += [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
@@ -134,6 +136,17 @@ def _compare_settings(folder: Path, saved: dict, wanted: dict, dialled: World) -
                 f"{difference}: {path.name} is computed again; the old one is now in {kept}"
             )
     return warnings
+
+
+def _fields(table: dict, prefix: str = "") -> dict[str, object]:
+    """The fields of a world file by their names, such as `characters.hal.rates.code`."""
+    fields = {}
+    for key, value in table.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {card["name"]: card for card in value}
+        name = f"{prefix}{key}"
+        fields |= _fields(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return fields
 
 
 def differences(old: dict, new: dict, keys: list[str] | None = None) -> list[str]:

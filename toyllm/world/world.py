@@ -199,39 +199,6 @@ class World:
         return sha.hexdigest()
 
 
-def describe(world: World) -> dict[str, object]:
-    """Every field of a world by its name, such as `characters.hal.rates.code`, to compare two."""
-
-    def plain(array) -> list:
-        return np.round(array, 6).tolist()
-
-    fields = {"name": world.name, "description": world.description}
-    for k, kind in enumerate(KINDS):
-        fields[f"documents.{kind}.weight"] = plain(world.kind_weights[k])
-        fields[f"documents.{kind}.turns"] = list(world.lengths[k])
-    fields["documents.introduction.statements"] = list(world.statements)
-    fields["documents.binding"] = plain(world.binding)
-    fields |= {f"headers.{h}": w for h, w in zip(HEADERS, plain(world.header_weights), strict=True)}
-    fields |= {f"voices.{n}": v for n, v in zip(world.voice_names, world.voices, strict=True)}
-    for instruction in world.instructions:
-        parts = dataclasses.asdict(instruction)
-        fields |= {f"instructions.{instruction.name}.{key}": parts[key] for key in parts}
-    for domain in world.domains:
-        parts = dataclasses.asdict(domain) | {"behaviour_SA": domain.behaviour_SA.tolist()}
-        fields |= {f"domains.{domain.name}.{key}": parts[key] for key in parts}
-    for c, name in enumerate(world.characters):
-        prefix = f"characters.{name}"
-        fields[f"{prefix}.description"] = world.descriptions[c]
-        fields[f"{prefix}.frequency"] = plain(world.frequency_C[c])
-        fields[f"{prefix}.assistant_weight"] = plain(world.assistant_C[c])
-        if world.told_C is not None:
-            fields[f"{prefix}.told_weight"] = plain(world.told_C[c])
-        fields[f"{prefix}.voices"] = plain(world.voices_CV[c])
-        for d, domain in enumerate(world.domain_names):
-            fields[f"{prefix}.rates.{domain}"] = plain(world.rates_CDB[c, d])
-    return fields
-
-
 def uniform(world: World) -> World:
     """The same world with every character equally likely under every header."""
     even_C = np.full(len(world.characters), 1 / len(world.characters))
