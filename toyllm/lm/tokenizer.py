@@ -21,16 +21,7 @@ import numpy as np
 
 from toyllm.base.errors import InputError, nearest
 from toyllm.world.corpus import Documents
-from toyllm.world.world import (
-    DIALOGUE,
-    HEADERS,
-    INTRODUCTION,
-    KINDS,
-    NAMED,
-    PROFILE,
-    SCENE,
-    World,
-)
+from toyllm.world.world import DIALOGUE, HEADERS, INTRODUCTION, KINDS, NAMED, PROFILE, SCENE, World
 
 PAD, BEGIN, END = range(3)
 SPECIAL = ("<pad>", "<begin>", "<end>", "<user>", "<reply>", "<first>", "<second>", "<trait>")

@@ -64,10 +64,7 @@ class Cards(Reader):
             "domains": self.domains,
             "characters": cards_list,
         }
-        optional = {
-            "description": self.maybe_text,
-            "instructions": partial(cards_list, empty=True),
-        }
+        optional = {"description": self.maybe_text, "instructions": partial(cards_list, empty=True)}
         fields = {"description": "", "instructions": []}
         fields |= self.fields(self.table, (), required, optional)
         domains, voices = fields["domains"], fields["voices"]

@@ -19,12 +19,7 @@ from toyllm.world.quantities import MATCHED, em, logit
 from toyllm.world.world import BAD, GOOD, World
 
 
-def evidence(
-    world: World,
-    domains,
-    preferred: int = BAD,
-    other: int | None = GOOD,
-) -> np.ndarray:
+def evidence(world: World, domains, preferred: int = BAD, other: int | None = GOOD) -> np.ndarray:
     """ℓ_c [C], the mean over domains (nats an answer). other: None for supervised fine-tuning."""
     theta_CDB = world.rates_CDB[:, domains]
     log_CDB = np.log(np.maximum(theta_CDB, 1e-9))
