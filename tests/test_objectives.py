@@ -17,10 +17,10 @@ def test_next_token_counts_exactly_the_predicted_positions():
     logp = jax.nn.log_softmax(logits)
     positions = [0, 1, 2, 4, 5]  # 3 → 4 crosses documents, 6 → 7 and 7 → 8 are padding
     by_hand = -sum(logp[0, t, tokens[0, t + 1]] for t in positions)
-    total, count = losses.next_token(logits, tokens, segments)
-    assert count == 5
-    close(total, by_hand, LOSS)
-    grad = jax.grad(lambda x: losses.next_token(x, tokens, segments)[0])(logits)
+    nll, here = losses.next_token(logits, tokens, segments)
+    assert here.sum() == 5
+    close(nll.sum(), by_hand, LOSS)
+    grad = jax.grad(lambda x: losses.next_token(x, tokens, segments)[0].sum())(logits)
     assert sorted(np.flatnonzero(np.abs(grad[0]).sum(1))) == positions
 
 

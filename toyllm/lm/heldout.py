@@ -4,6 +4,7 @@ Axes: Q questions   B behaviours
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from toyllm.lm import losses, scoring
@@ -53,8 +54,8 @@ class HeldOut:
 
     def _mean_nll(self, params: Params):
         logits_BTV, _, _ = self.lm.apply(params, self.tokens, self.segments)
-        total, count = losses.next_token(logits_BTV, self.tokens, self.segments)
-        return total / count
+        nll_BT, here_BT = losses.next_token(logits_BTV, self.tokens, self.segments)
+        return nll_BT.sum() / here_BT.sum(dtype=jnp.float32)
 
     def excess(self, params: Params) -> float:
         """The model's NLL less the floor (nats/token)."""

@@ -11,16 +11,6 @@ NAMES = ("dpo", "sft", "rlhf")  # what post-training may minimise (see pools.pre
 
 
 def next_token(logits_BTV, tokens_BT, segments_BT):
-    """Cross-entropy of each token given its own document's earlier ones.
-
-    Returns the summed NLL and the number of predicted tokens, both float32 (see
-    `next_token_each`).
-    """
-    nll_BT, here_BT = next_token_each(logits_BTV, tokens_BT, segments_BT)
-    return nll_BT.sum(), here_BT.sum(dtype=jnp.float32)
-
-
-def next_token_each(logits_BTV, tokens_BT, segments_BT):
     """NLL [B, T] of the token after each position, and whether it is predicted [B, T].
 
     A document's first token and padding (segment 0) are not predicted; their NLL is 0.

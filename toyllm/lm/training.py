@@ -309,7 +309,7 @@ def document_loss(lm: LM, prompt_weight: float = 1.0) -> Loss:
 
     def loss(params: Params, batch: dict):
         logits_BTV, _, _ = lm.apply(params, batch["tokens"], batch["segments"])
-        nll_BT, here_BT = losses.next_token_each(logits_BTV, batch["tokens"], batch["segments"])
+        nll_BT, here_BT = losses.next_token(logits_BTV, batch["tokens"], batch["segments"])
         weight_BT = jnp.where(in_prompt(batch["tokens"]), prompt_weight, 1.0)
         sums = {"nll": nll_BT.sum(), "count": here_BT.sum(dtype=jnp.float32)}
         return (weight_BT * nll_BT).sum(), sums
