@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import SMALL
 from tests.reading import decode
 from tests.tolerances import FLOAT64, close
-from toyllm.lm.tokenizer import END, PAD, Tokenizer
+from toyllm.lm.tokenizer import END, PAD, Tokenizer, pack
 from toyllm.measures import cues
 from toyllm.world import cards, corpus, world
 from toyllm.world.reader import CORPORA
@@ -188,8 +188,8 @@ def test_the_dial_keeps_each_domains_rates_and_breaks_their_ties(personas):
 
 def test_packing_loses_nothing(personas, personas_codec):
     docs = corpus.sample(personas, 64, np.random.default_rng(0), even=64)
-    tokens, segments = personas_codec.pack(docs, 36, 88)
     flat, lengths = personas_codec.encode(docs)
+    tokens, segments = pack(flat, lengths, 36, 88)
     alone = {tuple(part) for part in np.split(flat, lengths.cumsum()[:-1])}
     packed = [
         tuple(tokens[r][segments[r] == k])
@@ -200,7 +200,7 @@ def test_packing_loses_nothing(personas, personas_codec):
     assert len(packed) == 64
     assert all(run[-1] == END and PAD not in run for run in packed)
     with pytest.raises(ValueError, match="do not fit"):
-        personas_codec.pack(docs, 8, 88)
+        pack(flat, lengths, 8, 88)
 
 
 def test_longest_is_reached_and_never_passed(small):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tolerances import FORWARD, close
 from toyllm.lm import losses, sampling, transformer
+from toyllm.lm.tokenizer import pack
 from toyllm.lm.transformer import LM
 from toyllm.world import corpus
 
@@ -55,7 +56,7 @@ def test_a_packed_document_equals_the_document_alone(personas, personas_codec):
     apply, init = map(jax.jit, transformer.create(config))
     params = init(jax.random.key(1))
     docs = corpus.sample(personas, 24, np.random.default_rng(0), even=24)
-    packed, segments = personas_codec.pack(docs, 18, 88)
+    packed, segments = pack(*personas_codec.encode(docs), 18, 88)
     alone = personas_codec.pad(docs, 88)
     in_row, alone_logits = (
         apply(params, packed, segments)[0],

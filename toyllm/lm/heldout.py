@@ -9,6 +9,7 @@ import numpy as np
 
 from toyllm.lm import losses, scoring
 from toyllm.lm.scoring import Scorer
+from toyllm.lm.tokenizer import pack
 from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus, observer
 from toyllm.world.world import ASSISTANT, DIALOGUE, SOMEONE, World
@@ -32,9 +33,9 @@ class HeldOut:
         world, self.lm = lm.world, lm
         rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
         docs = corpus.sample(world, documents, rng)
-        _, lengths = lm.tokenizer.encode(docs)
+        flat, lengths = lm.tokenizer.encode(docs)
         predicted = int((lengths - 1).sum())
-        self.tokens, self.segments = lm.tokenizer.pack(docs, None, lm.config.context)
+        self.tokens, self.segments = pack(flat, lengths, None, lm.config.context)
 
         def nats(**blind) -> float:
             """The NLL of an observer (nats/token)."""

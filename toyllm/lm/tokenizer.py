@@ -86,16 +86,6 @@ class Tokenizer:
         tokens_NT[np.arange(context) < lengths[:, None]] = flat
         return tokens_NT
 
-    def pack(
-        self, documents: Documents, rows: int | None, context: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Documents into `rows` rows of tokens and segments, several to a row, none cut.
-
-        Documents are placed by best fit, the longest first. rows: None for as many as that takes.
-        Raises ValueError where they do not fit.
-        """
-        return pack(*self.encode(documents), rows, context)
-
     def prompts(self, documents: Documents, width: int | None = None) -> np.ndarray:
         """The documents up to, not including, their last answer; padded on the *left*.
 
@@ -228,7 +218,11 @@ class Tokenizer:
 def pack(
     flat: np.ndarray, lengths: np.ndarray, rows: int | None, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flat tokens of documents with these lengths into rows: see `Tokenizer.pack`."""
+    """Documents (see `Tokenizer.encode`) into rows of tokens and segments; none is cut.
+
+    Documents are placed by best fit, the longest first, several to a row. rows: None for as many as
+    that takes. Raises ValueError where they do not fit.
+    """
     limit = len(lengths) if rows is None else rows
     starts = lengths.cumsum() - lengths
     tokens = np.full((limit, context), PAD, np.int32)
