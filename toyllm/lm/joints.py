@@ -18,7 +18,7 @@ import numpy as np
 
 from toyllm.base import devices
 from toyllm.lm import scoring
-from toyllm.lm.tokenizer import PAD, Tokenizer
+from toyllm.lm.tokenizer import PAD, Tokenizer, padded
 from toyllm.lm.transformer import LM, Params
 from toyllm.world import corpus
 from toyllm.world.quantities import shift_log_odds
@@ -140,13 +140,10 @@ def closings(tokenizer: Tokenizer, prompt_QT, answer_QU) -> tuple[np.ndarray, np
     A closing is a voice's phrase and then <user> or <end>, which shows that it is over: E = 2 V.
     """
     rows = [[t for t in (*q, *a) if t != PAD] for q, a in zip(prompt_QT, answer_QU, strict=True)]
-    width = max(map(len, rows))
-    prompts = np.array([[PAD] * (width - len(row)) + row for row in rows], np.int32)
     ends = [tokenizer.index["<user>"], tokenizer.index["<end>"]]
     phrases = [[*tokenizer.tokens(voice), end] for voice in tokenizer.world.voices for end in ends]
-    longest = max(map(len, phrases))
-    table = np.array([run + [PAD] * (longest - len(run)) for run in phrases], np.int32)
-    return prompts, np.broadcast_to(table, (len(prompts), *table.shape))
+    table = padded(phrases)
+    return padded(rows, left=True), np.broadcast_to(table, (len(rows), *table.shape))
 
 
 def voices(logp_QE):

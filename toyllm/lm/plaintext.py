@@ -18,7 +18,7 @@ import numpy as np
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest, warn
 from toyllm.lm import training
-from toyllm.lm.tokenizer import PAD, Tokenizer
+from toyllm.lm.tokenizer import PAD, Tokenizer, padded
 from toyllm.world.world import World
 
 TEXT = "<text>"
@@ -65,10 +65,7 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
     for text in texts:
         tokens = [tokenizer.index[word] for word in (TEXT, *text, "<end>")]
         rows += [tokens[k : k + context] for k in range(0, len(tokens) - 1, context - 1)]
-    tokens_NT = np.full((len(rows), context), PAD, np.int32)
-    for n, row in enumerate(rows):
-        tokens_NT[n, : len(row)] = row
-    return tokens_NT
+    return padded(rows, context)
 
 
 def batches(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toyllm.lm.tokenizer import END, PAD, SPECIAL, Tokenizer, lines
+from toyllm.lm.tokenizer import END, PAD, SPECIAL, Tokenizer, lines, padded
 from toyllm.lm.transformer import LM, Params, empty_cache
 from toyllm.world.world import BEHAVIOURS
 
@@ -64,12 +64,9 @@ class Sampler:
 
         Raises ValueError where a prompt is too long.
         """
-        prompt_BT = np.full((len(prompts), self.width), PAD, np.int32)
-        for row, prompt in zip(prompt_BT, prompts, strict=True):
-            tokens = self.tokenizer.tokens(prompt)
-            if len(tokens) > self.width:
-                raise ValueError(f"a prompt of {len(tokens)} tokens, expected at most {self.width}")
-            row[self.width - len(tokens) :] = tokens
+        prompt_BT = padded(list(map(self.tokenizer.tokens, prompts)), self.width, left=True)
+        if (longest := prompt_BT.shape[1]) > self.width:
+            raise ValueError(f"a prompt of {longest} tokens, expected at most {self.width}")
         answers = []
         for row in np.asarray(self._sample(params, prompt_BT, key)):
             words = self.tokenizer.string(row).split()

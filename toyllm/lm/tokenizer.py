@@ -15,6 +15,7 @@ probability of the tokens is the probability of the document. Examples:
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -169,12 +170,9 @@ class Tokenizer:
     def answer_DAU(self) -> np.ndarray:
         """The tokens of every listed answer, padded on the right."""
         runs = [[self.tokens(text) for text in domain.answers] for domain in self.world.domains]
-        A, U = max(map(len, runs)), max(len(run) for row in runs for run in row)
-        table = np.full((len(runs), A, U), PAD, np.int32)
-        for d, row in enumerate(runs):
-            for a, run in enumerate(row):
-                table[d, a, : len(run)] = run
-        return table
+        A = max(map(len, runs))
+        rows = [run for answers in runs for run in answers + [[]] * (A - len(answers))]
+        return padded(rows).reshape(len(runs), A, -1)
 
     @cached_property
     def _turn(self) -> tuple[int, int]:
@@ -213,6 +211,16 @@ class Tokenizer:
         question, turn = self._turn
         opening = int(self._fragments.lengths[self._fragments.at["opening"] + DIALOGUE])
         return opening + 1 + (turns - 1) * turn + question
+
+
+def padded(rows: Sequence[Sequence[int]], width: int = 0, left: bool = False) -> np.ndarray:
+    """Rows of tokens as one array [N, T], T ≥ width, padded on the right, or on the left."""
+    width = max([width, *map(len, rows)])
+    tokens_NT = np.full((len(rows), width), PAD, np.int32)
+    for tokens_T, row in zip(tokens_NT, rows, strict=True):
+        begin = width - len(row) if left else 0
+        tokens_T[begin : begin + len(row)] = row
+    return tokens_NT
 
 
 def pack(
@@ -255,38 +263,26 @@ class Fragments:
     """Every fragment of a world, flat: `at` names where each group of them begins."""
 
     def __init__(self, tokenizer: Tokenizer):
-        world = tokenizer.world
-        texts: list[str] = [""]
+        world, texts = tokenizer.world, [""]
         self.at: dict[str, int] = {}
-        self.groups: dict[str, np.ndarray] = {}
 
-        def add(name: str, group: list[str]) -> np.ndarray:
-            self.at.setdefault(name, len(texts))
-            ids = np.arange(len(texts), len(texts) + len(group))
-            self.groups[name] = np.concatenate([self.groups.get(name, ids[:0]), ids])
+        def add(name: str, group: Iterable[str]) -> np.ndarray:
+            begin = self.at[name] = len(texts)
             texts.extend(group)
-            return ids
+            return np.arange(begin, len(texts))
 
         for token in SPECIAL:
             add(token, [token])
         add("opening", [f"<begin> {OPENING[k]}" for k in range(len(KINDS))])
         add("and", ["and"])
-        add("header", list(HEADERS))
-        add("name", list(world.characters))
+        add("header", HEADERS)
+        add("name", world.characters)
         add("instruction", [i.text for i in world.instructions])
-        add("voice", list(world.voices))
-        self.profile_DB = np.stack([add("profile", list(d.profile)) for d in world.domains])
-        shapes = {
-            key: max(len(getattr(d, key)) for d in world.domains)
-            for key in ("situations", "answers")
-        }
-        self.situation_DS = np.zeros((len(world.domains), shapes["situations"]), int)
-        self.answer_DA = np.zeros((len(world.domains), shapes["answers"]), int)
-        for d, domain in enumerate(world.domains):
-            self.situation_DS[d, : len(domain.situations)] = add(
-                "situation", list(domain.situations)
-            )
-            self.answer_DA[d, : len(domain.answers)] = add("answer", list(domain.answers))
+        add("voice", world.voices)
+        self.profile_DB, self.situation_DS, self.answer_DA = (
+            padded([add(f"{part} of {d.name}", getattr(d, part)) for d in world.domains])
+            for part in ("profile", "situations", "answers")
+        )
         runs = [tokenizer.tokens(text) if text != "named" else [] for text in texts]
         self.lengths = np.array([len(run) for run in runs])
         self.starts = self.lengths.cumsum() - self.lengths

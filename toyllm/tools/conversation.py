@@ -13,7 +13,7 @@ import numpy as np
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import scoring
 from toyllm.lm.sampling import Sampler, listed_answer
-from toyllm.lm.tokenizer import PAD, SPECIAL
+from toyllm.lm.tokenizer import SPECIAL, padded
 from toyllm.lm.transformer import Params
 from toyllm.posttrain import monitor
 from toyllm.runs.run_folder import Run
@@ -164,10 +164,8 @@ class Conversation:
 
     def _questions(self, asked: list[str]) -> scoring.Questions:
         """Questions of the world after the dialogue so far, with their listed answers."""
-        prompt_QT = np.full((len(asked), self.width), PAD, np.int32)
-        for row, text in zip(prompt_QT, asked, strict=True):
-            tokens = self.tokenizer.tokens(f"{self.text()} <user> {text} <reply>")
-            row[self.width - len(tokens) :] = tokens
+        texts = [f"{self.text()} <user> {text} <reply>" for text in asked]
+        prompt_QT = padded(list(map(self.tokenizer.tokens, texts)), self.width, left=True)
         d, s, _ = np.array([self.tokenizer.asked[text] for text in asked]).T
         return scoring.Questions(
             prompt_QT, self.tokenizer.answer_DAU[d], self.world.behaviour_DSA[d, s], d
