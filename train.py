@@ -142,9 +142,11 @@ def pretrain(args: Args, runs: list[session.Session], texts: list) -> list[trans
     optimizer = optimizers.muon(*rates, args.pretrain_steps, share=not apart)
     lm, mesh = runs[0].lm, runs[0].mesh
     with session.stages(runs, "pretrain", optimizer, args.pretrain_steps) as stages:
-        shape = args.context, args.pretrain_documents, CHUNK
-        mix = mesh.devices.size, texts, args.text_share
-        draws = [plaintext.batches(r.lm.tokenizer, *shape, r.args.seed, *mix) for r in runs]
+        rows, size = plaintext.windows(lm.tokenizer, texts, args.context), mesh.devices.size
+        shape, draws = (args.context, args.pretrain_documents, CHUNK), []
+        for run in runs:
+            drawn = training.document_batches(run.lm.tokenizer, *shape, run.args.seed, size)
+            draws.append(plaintext.mixed(drawn, rows, args.text_share, run.args.seed, size))
         draws = dict(zip(stages, training.same_rows(draws), strict=True))
         for group in in_step(stages):
             # one program for all of it: many small ones take longer to load than to run

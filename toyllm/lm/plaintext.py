@@ -17,7 +17,6 @@ import numpy as np
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, nearest, warn
-from toyllm.lm import training
 from toyllm.lm.tokenizer import PAD, Tokenizer, padded
 from toyllm.world.world import World
 
@@ -68,31 +67,16 @@ def windows(tokenizer: Tokenizer, texts: list[list[str]], context: int) -> np.nd
     return padded(rows, context)
 
 
-def batches(
-    tokenizer: Tokenizer,
-    context: int,
-    documents: int,
-    steps: int,
-    seed: int,
-    divisor: int,
-    texts: list[list[str]],
-    share: float,
-) -> Callable[[int], dict]:
-    """`training.document_batches`, with texts mixed in if there are any (see `mixed`)."""
-    drawn = training.document_batches(tokenizer, context, documents, steps, seed, divisor)
-    if not texts:
-        return drawn
-    return mixed(drawn, windows(tokenizer, texts, context), share, seed, divisor)
-
-
 def mixed(
     batches: Callable[[int], dict], tokens_NT: np.ndarray, share: float, seed: int, divisor: int = 1
 ) -> Callable[[int], dict]:
-    """`batches` (see `training.document_batches`) with rows of text added to those of documents.
+    """`batches` (see `training.document_batches`) with rows of text, if any, added to theirs.
 
     share: of the rows, how many are text. They are drawn uniformly from all windows by (seed, step)
     alone; rows of padding fill each batch up to a multiple of `divisor`, the number of devices.
     """
+    if not len(tokens_NT):
+        return batches
     first = batches(0)["tokens"]
     documents = int((first != PAD).any(-1).sum(1).max())  # however many devices pad them
     count = round(share / (1 - share) * documents)
