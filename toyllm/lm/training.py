@@ -214,23 +214,14 @@ def compile_chunk(
 ) -> Callable:
     """The function of a chunk (state, batch) → (state, logs), for arrays that lie as these do."""
 
-    def whole(state, batch):
-        return scan_steps(loss, optimizer, state, batch)
-
-    def on_each_device(state, batch):
-        return scan_steps(loss, optimizer, state, batch, add_devices)
-
+    function = partial(scan_steps, loss, optimizer)
     outs = jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec())
-    function = whole
     if not shard_params:
         specs = jax.tree.map(lambda x: x.sharding.spec, (state, batch))
         function = jax.shard_map(
-            on_each_device,
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=(specs[0], PartitionSpec()),
-            check_vma=False,
-        )
+            partial(function, add=add_devices), mesh=mesh, in_specs=specs,
+            out_specs=(specs[0], PartitionSpec()), check_vma=False,
+        )  # fmt: skip
     return jax.jit(
         function, donate_argnums=0, out_shardings=outs, compiler_options=devices.options()
     )
