@@ -48,8 +48,10 @@ class HeldOut:
         asked = later_turns(world, rng, questions)
         last = np.arange(len(asked)), asked.turns - 1
         self.questions = scoring.questions(lm.tokenizer, asked)
-        self.ideal_QB = observer.predictive(world, asked, observer.observe(world, asked))[last]
-        self.blind_QB = observer.prior_predictive(world, asked)[last]
+        self.ideal_QB, self.blind_QB = (
+            observer.predictive(world, asked, observer.observe(world, asked, blind))[last]
+            for blind in (False, True)  # to the history
+        )
         self.turn_Q, self.header_Q = last[1] + 1, asked.header[:, 0]
         self._scorer, self._nll = scorer or Scorer(lm), jax.jit(self._mean_nll)
 

@@ -278,11 +278,6 @@ def outline(config: Config) -> Transformer:
     return nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
 
 
-def shapes(config: Config) -> Params:
-    """The parameters' shapes and dtypes."""
-    return nnx.to_pure_dict(nnx.state(outline(config), nnx.Param))
-
-
 def module(config: Config, params: Params) -> Transformer:
     """The module with these parameters, to look at: `treescope` shows it in a notebook."""
     return nnx.merge(nnx.graphdef(outline(config)), params)
@@ -333,7 +328,7 @@ class LM:
     @property
     def shapes(self) -> Params:
         """The shapes and dtypes of its parameters."""
-        return shapes(self.config)
+        return nnx.to_pure_dict(nnx.state(outline(self.config), nnx.Param))
 
     def speaking_of(self, world: World) -> "LM":
         """The same model, of another world with the same words."""

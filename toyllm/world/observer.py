@@ -74,12 +74,6 @@ def predictive(world: World, docs: Documents, beliefs: Beliefs) -> np.ndarray:
     return np.where((docs.speaker >= 0)[..., None], p, np.nan)
 
 
-def prior_predictive(world: World, docs: Documents) -> np.ndarray:
-    """p(behaviour of turn t | its question and header alone) [N, T, B]; NaN past the end."""
-    beliefs = observe(world, docs, history_blind=True)
-    return predictive(world, docs, beliefs)
-
-
 def posterior(world: World, docs: Documents) -> np.ndarray:
     """p(c | the whole document) [N, L, C] of each speaker; uniform where there is none."""
     log_NLC = _prior(world, docs, name_blind=False)
