@@ -48,12 +48,7 @@ def load(path: Path, tokenizer: Tokenizer) -> Pairs:
 
     Raises InputError, one line `file:line: what, found …, expected …`, for the first fault.
     """
-    return parse(read(path), path, tokenizer)
-
-
-def read(path: Path) -> bytes:
-    """The bytes of a preference file. Raises InputError."""
-    return files.read_input(path, MAX_BYTES, "the pairs")
+    return parse(files.read_input(path, MAX_BYTES, "the pairs"), path, tokenizer)
 
 
 def parse(data: bytes, path: Path, tokenizer: Tokenizer, quiet: bool = False) -> Pairs:
@@ -108,7 +103,7 @@ def given(
             full.append(name)
             continue
         if path not in full_name:
-            content = read(path)
+            content = files.read_input(path, MAX_BYTES, "the pairs")
             loaded = parse(content, path, tokenizer, quiet)
             check_turns(loaded, path, tokenizer)
             # six digits tell apart the few files of a run, and keep the signal's name short
@@ -125,12 +120,6 @@ def check_turns(pairs: Pairs, path: Path, tokenizer: Tokenizer) -> None:
     max_turns, turns = most_turns(tokenizer.world), pairs.documents.turns.max()
     if turns > max_turns:
         raise InputError(f"{path}: a dialogue of {turns} turns, expected at most {max_turns}")
-
-
-def keep(data: bytes, folder: Path, name: str) -> None:
-    """Write the bytes of a preference file into a run folder, as part of the run's record."""
-    path = folder / "pairs" / f"{name.partition('#')[2]}.jsonl"
-    files.write_text(path, data.decode("utf-8"))
 
 
 def preferred(tokenizer: Tokenizer, pairs: Pairs) -> str:

@@ -34,7 +34,6 @@ from toyllm.base.errors import InputError, warn
 from toyllm.lm import transformer
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
-from toyllm.posttrain import pair_files
 from toyllm.posttrain.population import Member
 from toyllm.runs import lock, provenance, run_folder
 from toyllm.runs.provenance import STAGES, finished
@@ -125,7 +124,7 @@ def open_runs(
             for warning in provenance.open_folder(one.run, *made_from):
                 warn(warning)
             for name, data in pairs.items():
-                pair_files.keep(data, one.run, name)
+                files.write_bytes(one.run / "pairs" / f"{name.partition('#')[2]}.jsonl", data)
 
         stop, runs = held.enter_context(Stop()), []
         for one, lm in zip(each_seed(args), lms, strict=True):
