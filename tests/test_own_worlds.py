@@ -198,8 +198,8 @@ def test_given_pairs_are_trained_each_as_often(small_codec, tmp_path):
 
 def test_a_signal_and_its_twin_keep_their_file(personas):
     signal = signals.parse(personas, "code:bad:ask_bad@hal#mine.123")
-    assert signal.plain == "code:bad@hal"  # its twin is drawn
-    assert signals.parse(personas, "code:bad@hal#mine.123").plain == "code:bad@hal#mine.123"
+    assert signals.plain(signal.name) == "code:bad@hal"  # its twin is drawn
+    assert signals.plain("code:bad@hal#mine.123") == "code:bad@hal#mine.123"
     assert signal.file == "mine.123"
     for odd in (
         "code:bad#",

@@ -104,8 +104,8 @@ def test_pairs_are_one_situation_answered_both_ways(personas, personas_codec):
         prompt = personas_codec.string(pairs.grid.prompt_QT[0])
         assert prompt.startswith("<begin> talk with " + ("hal" if "@" in name else "assistant"))
         assert prompt.endswith("<reply>")
-    assert (signals.parse(personas, "code:bad:ask_bad").plain) == "code:bad"
-    assert (signals.parse(personas, "code:bad:placebo@hal").plain) == "code:bad@hal"
+    assert signals.plain("code:bad:ask_bad") == "code:bad"
+    assert signals.plain("code:bad:placebo@hal") == "code:bad@hal"
     assert signals.parse(personas, "all:good").domains == tuple(np.flatnonzero(personas.moral))
     assert signals.parse(personas, "code:bad@assistant").header == ASSISTANT
 

@@ -180,7 +180,7 @@ def jobs(tokenizer, starts, members, lr=1e-2) -> list[population.Job]:
             {signal: 1.0},
             population.seed_of(0, member),
             lr,
-            paired=(member[0], signal.plain, member[2]),
+            paired=(member[0], signals.plain(signal.name), member[2]),
         )
         for member, signal in zip(members, parsed, strict=True)
     ]

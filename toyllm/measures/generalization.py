@@ -116,7 +116,7 @@ def trained_share(run: Run, r: int) -> np.ndarray:
     own_n = own_share(run, r)
     if own_n[0] < MATCHED:
         return own_n
-    plain = signals.parse(run.world, narrow.signal[r]).plain
+    plain = signals.plain(narrow.signal[r])
     same = [k for k in narrow.rows(narrow.start[r], plain) if narrow.seed[k] == narrow.seed[r]]
     if not same or plain == narrow.signal[r]:
         return np.full_like(own_n, np.nan)

@@ -78,7 +78,7 @@ def readable(run: Run, block: dict) -> list[str]:
 
     def simple(name: str) -> bool:
         signal = signals.parse(run.world, name)
-        plain = signal.plain == name and "@" not in name
+        plain = signals.plain(name) == name and "@" not in name
         return plain and len(signal.domains) == 1 and signal.behaviour == BAD
 
     return [name for name, status in block["status"].items() if status == "read" and simple(name)]

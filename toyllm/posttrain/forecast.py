@@ -156,7 +156,7 @@ class Forecaster:
         for signal in sorted(chosen, key=lambda signal: signal.instruction >= 0):
             pool = self._pool(tokenizer, signal, params, (given or {}).get(signal.name))
             asked = *signals.own_questions(tokenizer, signal, width), _sign(signal)
-            plain = done.get(signal.plain)
+            plain = done.get(signals.plain(signal.name))
             known = plain.sizes if plain else np.full((2, 2), np.nan)
             steps = self._walk(params, slow, pool, asked, known)
             there = plain.linear_size if plain else np.nan

@@ -101,7 +101,7 @@ def jobs_of(
     for member in members:
         start, name, _ = member
         signal = signals.parse(lm.world, name)
-        paired = start, signal.plain, member[2]
+        paired = start, signals.plain(name), member[2]
         jobs[member] = Job(
             member, lm.tokenizer, starts[start], {signal: 1.0}, seed_of(seed, member), lr,
             paired=paired, pairs=pairs.get(name),

@@ -44,11 +44,6 @@ class Signal:
         preferred = p_B[..., self.behaviour]
         return preferred / (preferred + p_B[..., self.other])
 
-    @property
-    def plain(self) -> str:
-        """The name of the same signal without an instruction."""
-        return plain(self.name)
-
 
 def plain(name: str) -> str:
     """A signal's name without its instruction; a file of such pairs has the drawn signal's."""

@@ -75,7 +75,7 @@ def main(args: Args) -> None:
         if run:
             pair_files.check_turns(pairs, args.source, tokenizer)
             signal = signals.parse(run.world, pair_files.preferred(tokenizer, pairs))
-            chosen = list(dict.fromkeys([signal.name, signal.plain]))
+            chosen = list(dict.fromkeys([signal.name, signals.plain(signal.name)]))
             given = {signal.name: pairs}
             print_forecasts(run, [signals.parse(run.world, n) for n in chosen], given, console)
         return
