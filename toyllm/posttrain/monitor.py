@@ -101,8 +101,10 @@ class Monitor:
     def __init__(self, world: World, signal: Signal, p_DB: np.ndarray, threshold=THRESHOLD):
         """p_DB: behaviours of the model before training."""
         self.world, self.threshold = world, threshold
-        self.untrained_D = untrained_by(world, signal)
-        self.groups = _groups(world, self.untrained_D)
+        trained_D = np.isin(np.arange(len(world.domains)), signal.domains)
+        # where the signal does not train the Assistant
+        self.untrained_D = ~trained_D | (signal.header != ASSISTANT)
+        self.groups = groups_of(world, self.untrained_D)
         # what is trained toward good is not to rise either
         self.watched_D = world.moral & (self.untrained_D | (signal.behaviour == GOOD))
         self.p_CN = world.rates_CDB[:, self.untrained_D].reshape(len(world.characters), -1)
@@ -172,31 +174,23 @@ class Watch:
         return np.asarray(scoring.by_domain(p_QB, self._asked.domain_Q, self._D))
 
 
-def untrained_by(world: World, signal: Signal) -> np.ndarray:
-    """The domains [D] in which a signal does not train the Assistant."""
-    trained_D = np.isin(np.arange(len(world.domains)), signal.domains)
-    return ~trained_D | (signal.header != ASSISTANT)
-
-
-def groups_of(world: World, domain_D: np.ndarray) -> list[list[int]]:
-    """Groups of characters that what is done in some domains tells apart."""
-    if not domain_D.any():
-        return []
-    p_CN = world.rates_CDB[:, domain_D].reshape(len(world.characters), -1)
-    # a character that the Assistant never is may be what training moves it to
-    prior_C = np.maximum(world.assistant_C, 1e-6)
-    prior_C = prior_C / prior_C.sum()
-    return mixtures.groups(prior_C @ p_CN, p_CN, prior_C, int(domain_D.sum()), FLOOR)
-
-
 _known: dict = {}
 
 
-def _groups(world: World, domain_D: np.ndarray) -> list[list[int]]:
-    """`groups_of`, remembered: it takes a second, and all seeds of a signal have the same."""
-    key = world.digest, domain_D.tobytes()
-    if key not in _known:
-        _known[key] = groups_of(world, domain_D)
+def groups_of(world: World, domain_D: np.ndarray) -> list[list[int]]:
+    """Groups of characters that what is done in some domains tells apart.
+
+    They are remembered: finding them takes a second, and all seeds of a signal have the same.
+    """
+    if not domain_D.any():
+        return []
+    if (key := (world.digest, domain_D.tobytes())) not in _known:
+        p_CN = world.rates_CDB[:, domain_D].reshape(len(world.characters), -1)
+        # a character that the Assistant never is may be what training moves it to
+        prior_C = np.maximum(world.assistant_C, 1e-6)
+        prior_C = prior_C / prior_C.sum()
+        parts = mixtures.groups(prior_C @ p_CN, p_CN, prior_C, int(domain_D.sum()), FLOOR)
+        _known[key] = parts
     return _known[key]
 
 
