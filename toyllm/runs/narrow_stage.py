@@ -32,11 +32,11 @@ class NarrowStage:
     kept_steps: the step at which each finished member reached the matched effect; -1: never.
     """
 
-    def __init__(self, run, members: list[Member], size: int = GROUP):
-        """run: a `session.Session`. size: of a group; at least one member for each device."""
+    def __init__(self, run, members: list[Member]):
+        """run: a `session.Session`."""
         self.run, self.members, self.folder = run, members, run.folder / "narrow"
         self.count = run.mesh.devices.size
-        size = min(max(size, self.count), len(members))
+        size = min(max(GROUP, self.count), len(members))  # at least one for each device
         self.groups = {
             self.folder / f"group-{k // size:02}": members[k : k + size]
             for k in range(0, len(members), size)

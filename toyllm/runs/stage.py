@@ -108,21 +108,16 @@ class Stage:
         """Write scalars for TensorBoard, by their names in this stage."""
         self._writer.scalars(step, {f"{self.name}/{tag}": x for tag, x in scalars.items()})
 
-    def note(self, step: int, text: str) -> None:
-        """Show a line after the progress bar, or print it without one."""
-        self._bar.set_postfix_str(text)
-        if self._bar.disable and not self.last:
-            self.run.say(f"{self.name}: step {step} of {self.steps}, {text}")
-
     def compare(self, step: int, params: Params, held_out: HeldOut) -> dict:
         """Compare a model in pretraining with the ideal observer. Returns facts to save."""
         params = devices.fetch(params)
         excess, captured = held_out.excess(params), held_out.captured(params)
-        foreseen = {}
-        if step >= FORESEEN:
-            foreseen = {"forecast_spread": self.forecast(params)}
-        self.log(step, excess=excess, captured=captured, **foreseen)
-        self.note(step, f"excess {excess:.4f} captured {captured:.2f}")
+        foreseen = self.forecast(params) if step >= FORESEEN else None
+        self.log(step, excess=excess, captured=captured, forecast_spread=foreseen)
+        line = f"excess {excess:.4f} captured {captured:.2f}"
+        self._bar.set_postfix_str(line)
+        if self._bar.disable and not self.last:
+            self.run.say(f"{self.name}: step {step} of {self.steps}, {line}")
         if self.last:
             self.sample(step, params)
         return {"excess_while_training": excess, "captured_while_training": captured}
