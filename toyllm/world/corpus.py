@@ -124,25 +124,11 @@ def sample(
     voice = draw(world.voices_CV[c], here, c)
 
     instruction = np.where(instruction == len(world.instructions), -1, instruction)
-    turn = here & ~stated
-    return Documents(
-        kind=kinds,
-        header=headers,
-        character=characters,
-        **{
-            name: np.where(here, x, -1)
-            for name, x in (("speaker", speaker), ("domain", domain), ("behaviour", behaviour))
-        },
-        **{
-            name: np.where(turn, x, -1)
-            for name, x in (
-                ("situation", situation),
-                ("instruction", instruction),
-                ("answer", answer),
-                ("voice", voice),
-            )
-        },
-    )
+    spoken = {"situation": situation, "instruction": instruction, "answer": answer, "voice": voice}
+    columns = {"speaker": speaker, "domain": domain, "behaviour": behaviour}
+    columns = {name: np.where(here, x, -1) for name, x in columns.items()}
+    columns |= {name: np.where(here & ~stated, x, -1) for name, x in spoken.items()}
+    return Documents(kinds, headers, characters, **columns)
 
 
 def introduced(world: World, count: int, rng: np.random.Generator) -> np.ndarray:
