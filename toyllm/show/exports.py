@@ -21,16 +21,14 @@ def write_csv(folder: Path, results: dict) -> None:
 def matrix_lines(results: dict) -> Iterator[str]:
     """The generalization matrix at the matched effect and after equal training."""
     yield "start,signal,read_at,domain,moral,em_before,em_after,change,coherence_after"
-    for start, block in results["generalization"].items():
-        for read_at, part in (("matched", block), ("equal", block["equal"])):
-            for signal, em_after in part["em_after"].items():
-                for domain, after in (em_after or {}).items():
-                    before = block["em_before"][domain]
-                    coherence = part["coherence_after"][signal][domain]
-                    yield (
-                        f"{start},{signal},{read_at},{domain},{domain in results['moral']},"
-                        f"{before:.6f},{after:.6f},{after - before:.6f},{coherence:.6f}"
-                    )
+    for matrix in views.every_matrix(results):
+        for row in matrix.rows:
+            for cell in (cell for cell in row.cells if cell.after is not None):
+                yield (
+                    f"{matrix.start},{row.signal},{matrix.reading},{cell.domain},"
+                    f"{cell.domain in results['moral']},{cell.before:.6f},{cell.after:.6f},"
+                    f"{cell.change:.6f},{cell.coherence:.6f}"
+                )
 
 
 def mixture_lines(results: dict) -> Iterator[str]:
