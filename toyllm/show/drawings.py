@@ -35,15 +35,14 @@ def matrix(results: dict, c: dict):
     equal = [row for view in others for row in view.rows]
     labels = matrices[0].domains
     D, summaries = len(labels), ("spread", "equal\ntraining", "frontier")
-    values = [
-        [row.spread, other.spread, row.frontier] for row, other in zip(rows, equal, strict=True)
-    ]
-    intervals = [
-        [row.interval, other.interval, None] for row, other in zip(rows, equal, strict=True)
-    ]
+    pairs = list(zip(rows, equal, strict=True))
+    values = [[row.spread, other.spread, row.frontier] for row, other in pairs]
+    intervals = [[row.interval, other.interval, None] for row, other in pairs]
     changes = [[cell.change for cell in row.cells] + [None] for row in rows]
     table = np.concatenate([np.array(changes, float), np.array(values, float)], 1)
     count = len(results.get("seeds", []))
+    over_seeds = f"\nmean over {count} pretraining seeds · ±: half of the 95% interval"
+    over_seeds *= count > 1
     height = 0.5 if count > 1 else 0.36  # with a second line in each cell
     figure, (axes,) = new(1.6 + 0.78 * (D + 4), 1.7 + height * len(rows))
     limits = {"vmin": -MATCHED, "vmax": MATCHED}
@@ -73,20 +72,13 @@ def matrix(results: dict, c: dict):
         f"rows: signals · boxes: trained to {MATCHED:.0%} preferred · "
         "(brackets): not moral · *: incoherent\n"
         "spread: mean over untrained moral domains; the same after equal training "
-        f"({equal[0].step:g} steps); its mean along training" + over_seeds(count),
+        f"({equal[0].step:g} steps); its mean along training{over_seeds}",
         pad=28,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.06)
     bar.outline.set_visible(False)
     bar.set_label("change of EM")
     return figure
-
-
-def over_seeds(count: int) -> str:
-    """A line of a title: of how many pretraining seeds something is the mean."""
-    if count < 2:
-        return ""
-    return f"\nmean over {count} pretraining seeds · ±: half of the 95% interval"
 
 
 def draw_row(axes, y: int, row: views.Row, c: dict) -> None:
@@ -224,9 +216,8 @@ def calibration(results: dict, c: dict):
 
 def seeds(results: dict, c: dict):
     """The spread of every signal over pretraining seeds: a dot a seed, a bar for the interval."""
-    starts = {
-        start: list(block["spread"]) for start, block in results.get("generalization", {}).items()
-    }
+    blocks = results.get("generalization", {})
+    starts = {start: list(block["spread"]) for start, block in blocks.items()}
     if not starts or len(results["seeds"]) < 2:
         return None
     rows = max(len(names) for names in starts.values())
