@@ -9,11 +9,6 @@ from toyllm.world.world import BAD
 BINS = 10
 
 
-def tenths(ideal_Q: np.ndarray) -> np.ndarray:
-    """The index of the tenth of [0, 1] that each exact p(bad) is in [Q]."""
-    return np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
-
-
 def measure(run: Run) -> dict:
     """Curves of the pretrained model on held-out `someone` and `assistant` dialogues.
 
@@ -23,7 +18,7 @@ def measure(run: Run) -> dict:
     held = HeldOut(run.lm, documents=64, questions=1200)
     model_QB = held.behaviours(run.params["pretrain"])
     ideal_Q, model_Q = held.ideal_QB[:, BAD], model_QB[:, BAD]
-    bin_Q = tenths(ideal_Q)
+    bin_Q = np.minimum((ideal_Q * BINS).astype(int), BINS - 1)
     bins = [
         {
             "ideal": ideal_Q[in_bin].mean(),

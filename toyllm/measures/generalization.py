@@ -39,7 +39,9 @@ def block(run: Run, start: str) -> dict:
     matched, equal, curves, heights = {}, {}, {}, {}
     for name in names:
         rows = narrow.rows(start, name)
-        places = [place(run, r) for r in rows]
+        shares_Nn = np.stack([trained_share(run, r) for r in rows])
+        # where each run passes .9, between its scored steps; None: not reached
+        places = [crossing(share_n, MATCHED) for share_n in shares_Nn]
         matched[name] = reading(run, name, before_DB, rows, places)
         matched[name] |= {"matched_step": None, "kl": None}
         if None not in places:
@@ -49,7 +51,6 @@ def block(run: Run, start: str) -> dict:
         ended = [0 <= narrow.frozen_step[r] < equal_step for r in rows]
         places = [None if early else equal_place for early in ended]
         equal[name] = reading(run, name, before_DB, rows, places)
-        shares_Nn = np.stack([trained_share(run, r) for r in rows])
         untrained_D = signals.untrained(run.world, name)
         em_NnD = em(narrow.p_RnDB[rows])
         spread_Nn = spread(em_NnD - em_NnD[:, :1], untrained_D)
@@ -95,14 +96,6 @@ def reading(run: Run, name: str, before_DB: np.ndarray, rows, places: list) -> d
         spread_N = spread(em(p_NDB) - em(before_DB), untrained_D)
         result |= {"spread": spread_N.mean(), "spread_ci": interval(spread_N)}
     return result
-
-
-def place(run: Run, r: int) -> float | None:
-    """The index of the matched effect between run r's scored steps; None: not reached.
-
-    There `trained_share` passes .9, interpolated in logit.
-    """
-    return crossing(trained_share(run, r), MATCHED)
 
 
 def trained_share(run: Run, r: int) -> np.ndarray:

@@ -26,14 +26,8 @@ KEYS = ("tool", "known", "score", "value", "ci", "fails")  # of each row, in thi
 def measure(run: Run) -> list[dict]:
     """Rows of {"tool", "known", "score", "value", "ci", "fails"}; None where it cannot be said."""
     rng = np.random.default_rng(SEED)
-    rows = chain(
-        of_probes(run),
-        of_vectors(run),
-        of_ablation(run),
-        of_mixtures(run, rng),
-        of_the_audit(run, rng),
-        of_the_alarm(run),
-    )
+    of_models = of_probes(run), of_vectors(run), of_ablation(run), of_mixtures(run, rng)
+    rows = chain(*of_models, of_the_audit(run, rng), of_the_alarm(run))
     return [named(KEYS, row) for row in rows]
 
 
@@ -87,14 +81,8 @@ def of_ablation(run: Run) -> Iterator[tuple]:
         if raised:
             least = min(part[way]["coherence"] for part in raised)
             value, fails = undone(way), f"random {undone(control):+.2f}; coherence ≥ {least:.2f}"
-        yield (
-            f"ablation: {way}",
-            "EM before training",
-            "share of the fall undone",
-            value,
-            None,
-            fails,
-        )
+        tool, known, score = f"ablation: {way}", "EM before training", "share of the fall undone"
+        yield tool, known, score, value, None, fails
 
 
 def of_mixtures(run: Run, rng: np.random.Generator) -> Iterator[tuple]:
@@ -109,10 +97,8 @@ def of_mixtures(run: Run, rng: np.random.Generator) -> Iterator[tuple]:
     truth_G, before_G = by_group(mixture["truth"]), by_group(mixture["pretrain"]["before"])
     low_G, high_G = by_group(ranges).T
     inside = ((low_G <= truth_G) & (truth_G <= high_G)).mean()
-    distance, fails = (
-        0.5 * abs(before_G - truth_G).sum(),
-        f"{inside:.0%} of groups within their ranges",
-    )
+    distance = 0.5 * abs(before_G - truth_G).sum()
+    fails = f"{inside:.0%} of groups within their ranges"
     yield "mixture fit, dialogues", "the true prior", "½Σ|w - π|", distance, None, fails
 
     by_monitor, by_dialogues, same = [], [], {"dialogues": [], "monitor": []}
@@ -174,10 +160,8 @@ def of_the_alarm(run: Run) -> Iterator[tuple]:
             else:
                 silent += [s["step"] is None for s in seeds]
     value = np.mean(in_time) if in_time else None
-    fails = (
-        f"{sum(in_time)} of {len(in_time)} before .9; "
-        f"silent on {sum(silent)} of {len(silent)} others"
-    )
+    fails = f"{sum(in_time)} of {len(in_time)} before .9; "
+    fails += f"silent on {sum(silent)} of {len(silent)} others"
     yield "drift alarm", "what moved by more than .1", "share in time", value, None, fails
 
 
