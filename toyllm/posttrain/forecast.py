@@ -339,8 +339,7 @@ def _word_parts(tokenizer: Tokenizer) -> list[str]:
     domains = tokenizer.world.domains
     texts = " ".join(text for d in domains for text in (*d.situations, *d.answers)).split()
     known = frozenset(texts)
-    kinds = ("texts" if word in known else "tags and names" for word in tokenizer.words)
-    return [f"embedding, {kind}" for kind in kinds]
+    return [f"embedding, {'texts' if w in known else 'tags and names'}" for w in tokenizer.words]
 
 
 def within_dialogues(tokenizer: Tokenizer) -> tuple[Questions, np.ndarray]:

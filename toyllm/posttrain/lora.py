@@ -45,14 +45,10 @@ def adapters(params: Params, lora: Lora, seed: int) -> dict[str, dict]:
 
 def kernels(params: Params) -> dict[str, jax.Array]:
     """The matrices of all blocks by name, such as `blocks/0/attention/query`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    named = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-    ending = "/kernel"
-    return {
-        name.removesuffix(ending): leaf
-        for name, leaf in named.items()
-        if name.startswith("blocks/") and name.endswith(ending)
-    }
+    leaves = jax.tree.leaves_with_path(params["blocks"])
+    named = {f"blocks/{'/'.join(str(key.key) for key in path)}": leaf for path, leaf in leaves}
+    inside = [name for name in named if name.endswith("/kernel")]
+    return {name.removesuffix("/kernel"): named[name] for name in inside}
 
 
 def merged(params: Params, made: dict[str, dict]) -> Params:
