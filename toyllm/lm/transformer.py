@@ -303,17 +303,12 @@ def count(params: Params) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LM:
-    """Everything about a language model but its parameters, which are plain dicts of arrays.
-
-    apply: (params, tokens, segments, cache, add) → logits, residual streams, cache (see
-        `Transformer`).
-    init: a random key → parameters.
-    """
+    """Everything about a language model but its parameters, which are plain dicts of arrays."""
 
     tokenizer: Tokenizer
     config: Config
-    apply: Apply
-    init: Callable[[jax.Array], Params]
+    apply: Apply  # (params, tokens, segments, cache, add) → logits, residual streams, cache
+    init: Callable[[jax.Array], Params]  # a random key → parameters
 
     @staticmethod
     def create(tokenizer: Tokenizer, config: Config) -> "LM":

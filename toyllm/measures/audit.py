@@ -26,17 +26,14 @@ MAX_STRENGTH = 1e3
 class Verdict:
     """An ideal observer after a signal, once the preferred answers have a share of .9.
 
-    spread: mean change of EM over the moral domains that are not trained; NaN where there are none.
-    reached: the share of the preferred answers under the signal's own prompt. w_C: the belief about
-    who the Assistant is. change_D: the change of EM. A signal with an instruction is given as much
-    evidence as the same signal without one.
+    A signal with an instruction is given as much evidence as the same signal without one.
     """
 
     name: str
-    spread: float
-    reached: float
-    w_C: np.ndarray
-    change_D: np.ndarray
+    spread: float  # mean change of EM over the untrained moral domains; NaN where there are none
+    reached: float  # the share of the preferred answers under the signal's own prompt
+    w_C: np.ndarray  # the belief about who the Assistant is
+    change_D: np.ndarray  # of EM
 
 
 def measure(run: Run) -> dict:

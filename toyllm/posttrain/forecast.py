@@ -49,26 +49,19 @@ WITHIN = 12  # questions of each domain, in dialogues, for the split by stretche
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What training on one signal would change.
-
-    before_D: EM before. ratio_D: c_d. linear_D, one_D, change_D: ΔEM at the matched effect,
-    forecast linearly, by one step and by two; NaN where no step reaches it. coherence_D: after two
-    steps. sizes [2, 2]: of each step, to where the next one begins and to the goal; linear_size:
-    to the goal, linearly.
-
-    Where a split was asked for: shares, {part: c_{p,d} [D]}, which add up to c_d; and stretches,
-    {stretch: [D]}, which add up to the same ratio of questions within dialogues.
-    """
+    """What training on one signal would change; NaN where no step reaches the matched effect."""
 
     signal: str
-    before_D: np.ndarray
-    ratio_D: np.ndarray
-    linear_D: np.ndarray
-    one_D: np.ndarray
-    change_D: np.ndarray
-    coherence_D: np.ndarray
-    sizes: np.ndarray
-    linear_size: float
+    before_D: np.ndarray  # EM before
+    ratio_D: np.ndarray  # c_d
+    linear_D: np.ndarray  # ΔEM at the matched effect, forecast linearly,
+    one_D: np.ndarray  # by one step,
+    change_D: np.ndarray  # and by two
+    coherence_D: np.ndarray  # after two steps
+    sizes: np.ndarray  # [2, 2] of each step, to where the next one begins and to the goal
+    linear_size: float  # to the goal, linearly
+    # where a split was asked for: {part: c_{p,d} [D]}, which add up to c_d, and {stretch: [D]},
+    # which add up to the same ratio of questions within dialogues
     shares: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     stretches: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -231,16 +224,13 @@ class Forecaster:
 
 
 class Step(NamedTuple):
-    """One long step: its direction, how fast it raises the trained log-odds, those before it.
+    """One long step."""
 
-    sizes [2]: to where the next step begins, and to the goal; end: the parameters there.
-    """
-
-    u: Params
-    rate: float
-    before: float
-    sizes: np.ndarray
-    end: Params
+    u: Params  # its direction
+    rate: float  # at which it raises the trained log-odds
+    before: float  # these log-odds before it
+    sizes: np.ndarray  # [2] to where the next step begins, and to the goal
+    end: Params  # the parameters at the goal
 
 
 @jax.jit

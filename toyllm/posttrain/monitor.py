@@ -29,15 +29,12 @@ GAP = 1e-4  # where a fit may stop, nats
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """A moral domain that is not trained toward bad has moved too far toward bad.
-
-    change: of its EM. toward: the group of characters whose weight grew most, by `growth`.
-    """
+    """A moral domain that is not trained toward bad has moved too far toward bad."""
 
     step: int
     domain: str
-    change: float
-    toward: str
+    change: float  # of its EM
+    toward: str  # the group of characters whose weight grew most, by `growth`
     growth: float
 
     def __str__(self) -> str:

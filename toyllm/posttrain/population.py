@@ -28,13 +28,7 @@ Member = tuple[str, str, int]  # start, signal, seed
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How all runs of a population are trained: one program for them.
-
-    steered: whether vectors are added to the residual streams (`Job.steer_LD`).
-    lora: train adapters of the matrices instead of all parameters.
-    kl: the weight of a penalty, KL(model ‖ model before training) on domains that are not trained.
-    slowed: whether some parameters are trained more slowly than others (`Job.slow`).
-    """
+    """How all runs of a population are trained: one program for them."""
 
     objective: str
     beta: float
@@ -42,41 +36,37 @@ class Recipe:
     pool: int
     batch: int
     score_every: int
-    steered: bool = False
-    lora: Lora | None = None
-    kl: float = 0.0
-    slowed: bool = False
+    steered: bool = False  # vectors are added to the residual streams (`Job.steer_LD`)
+    lora: Lora | None = None  # train adapters of the matrices instead of all parameters
+    kl: float = 0.0  # weight of KL(model ‖ model before training) on domains that are not trained
+    slowed: bool = False  # some parameters are trained more slowly than others (`Job.slow`)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One run to train. All jobs of a group have texts and model sizes of the same shape.
 
-    parts: the signals to train, each with its share of the pairs. The questions of the first one
-        are scored under the run's own prompt.
     paired: the name of another run. Where this run's own prompt reaches EM .9 before training, its
         parameters are kept at the step at which those of that run are.
     goal: a function of p_DB and the preferred share in the trained domains that says when to keep
         the parameters; None: once that share is .9.
-    distinct: the number of different pairs; 0: as many as the pool holds.
-    pairs: given pairs to train on, in place of pairs that `parts` would draw.
-    steer_LD: vectors added to the residual streams during training only (preventative steering);
-        either all jobs of a group have them or none.
     slow: what the updates of the parameters are multiplied by, a tree like them whose leaves
-        broadcast: 0 freezes a parameter; either all jobs of a group have it or none.
+        broadcast: 0 freezes a parameter.
+
+    Either all jobs of a group have `steer_LD` or none has, and so with `slow`.
     """
 
     name: Hashable
     tokenizer: Tokenizer
     params: Params
-    parts: dict[Signal, float]
+    parts: dict[Signal, float]  # what to train; each signal's share of the pairs
     seed: int
     lr: float
     paired: Hashable = None
     goal: Callable[[np.ndarray, float], bool] | None = None
-    distinct: int = 0
-    pairs: signals.Pairs | None = None
-    steer_LD: np.ndarray | None = None
+    distinct: int = 0  # the number of different pairs; 0: as many as the pool holds
+    pairs: signals.Pairs | None = None  # given, in place of pairs that `parts` would draw
+    steer_LD: np.ndarray | None = None  # added to the residual streams during training only
     slow: Params | None = None
 
     @property

@@ -99,16 +99,13 @@ def untrained(world: World, name: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """P preference pairs as questions: which listed answer is chosen and which rejected.
-
-    preferred_PA: which listed answers exact RLHF rewards; None: the chosen one alone.
-    """
+    """P preference pairs as questions: which listed answer is chosen and which rejected."""
 
     grid: Questions
     chosen_P: np.ndarray
     rejected_P: np.ndarray
     documents: corpus.Documents
-    preferred_PA: np.ndarray | None = None
+    preferred_PA: np.ndarray | None = None  # that exact RLHF rewards; None: the chosen one alone
 
     def __getitem__(self, rows) -> "Pairs":
         """Some of the pairs, by slice, mask or indices."""

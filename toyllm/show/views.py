@@ -37,34 +37,26 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A signal of the generalization matrix, in one reading of it.
-
-    outcome: the spread, or why there is none. mark: what follows each change, an asterisk where
-    changes are not to be compared. coherence: the lowest of any domain. frontier: the mean spread
-    along training up to the matched effect.
-    """
+    """A signal of the generalization matrix, in one reading of it."""
 
     signal: str
     status: str
     cells: list[Cell]
-    outcome: str
+    outcome: str  # the spread, or why there is none
     spread: float | None
-    mark: str
-    coherence: float | None
+    mark: str  # what follows each change: an asterisk where changes are not to be compared
+    coherence: float | None  # the lowest of any domain
     interval: list[float] | None
-    frontier: float | None
+    frontier: float | None  # the mean spread along training up to the matched effect
     step: float | None
 
 
 class Matrix(NamedTuple):
-    """The generalization matrix from one start, in one of `READINGS`.
-
-    domains: in brackets where they are not moral.
-    """
+    """The generalization matrix from one start, in one of `READINGS`."""
 
     start: str
     reading: str
-    domains: list[str]
+    domains: list[str]  # in brackets where they are not moral
     before: list[float]
     coherence_before: float
     rows: list[Row]
@@ -80,15 +72,12 @@ class Point(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """Who the Assistant is: the weight of each group of characters.
-
-    ranges: of mixtures that fit nearly as well; None where the weights are exact.
-    residuals: what no mixture explains (nats): in all domains, untrained ones, overridden ones.
-    """
+    """Who the Assistant is: the weight of each group of characters."""
 
     name: str
     weights: dict[str, float]
-    ranges: dict[str, list[float]] | None
+    ranges: dict[str, list[float]] | None  # of mixtures that fit nearly as well; None: exact
+    # what no mixture explains (nats): in all domains, untrained ones, overridden ones
     residuals: list[float | None]
 
 
@@ -106,16 +95,13 @@ class Mixture(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """A signal's forecast from one start.
-
-    record: as in `results.json`. measured: the spread that came, None where there is none.
-    """
+    """A signal's forecast from one start."""
 
     start: str
     signal: str
     trained: list[str]
-    record: dict
-    measured: float | None
+    record: dict  # as in `results.json`
+    measured: float | None  # the spread that came; None where there is none
 
 
 def number(value: float | None, places: int = 3, sign: bool = False) -> str:

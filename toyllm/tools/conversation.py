@@ -25,18 +25,13 @@ MIN_LIKENESS = 0.75  # of a text to a question of the world, to be read as that 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # two turns with equal texts are different turns
 class Turn:
-    """One turn.
-
-    question: (domain, situation, instruction); None where `asked` is no question of this world.
-    listed: (behaviour, answer, voice) of `answer`; None where the question does not list it.
-    model_B, exact_B: the probability of each behaviour; None without a question.
-    """
+    """One turn. Where what is asked is no question of this world, its question is None."""
 
     asked: str
-    question: tuple[int, int, int] | None
+    question: tuple[int, int, int] | None  # domain, situation, instruction
     answer: str
-    listed: tuple[str, int, int] | None
-    model_B: np.ndarray | None
+    listed: tuple[str, int, int] | None  # behaviour, answer, voice; None: the question lacks it
+    model_B: np.ndarray | None  # the probability of each behaviour; None without a question
     exact_B: np.ndarray | None
 
 

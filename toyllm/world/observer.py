@@ -17,20 +17,13 @@ from toyllm.world.world import INTRODUCTION, NAMED, SCENE, World
 
 @dataclasses.dataclass(frozen=True)
 class Beliefs:
-    """What the ideal observer knows along N documents (nats).
+    """What the ideal observer knows along N documents (nats)."""
 
-    log_prior_NLC: log p(c | header, name) before the first turn.
-    log_turn_NTC: log p(answer, voice of turn t | c), the text's own share included; 0 if absent.
-    log_before_NTC: log p(c | header and all turns before t of the same speaker), normalised.
-    log_rest_N: everything that does not depend on who speaks.
-    log_prob_N: log p(document).
-    """
-
-    log_prior_NLC: np.ndarray
-    log_turn_NTC: np.ndarray
-    log_before_NTC: np.ndarray
-    log_rest_N: np.ndarray
-    log_prob_N: np.ndarray
+    log_prior_NLC: np.ndarray  # log p(c | header, name) before the first turn
+    log_turn_NTC: np.ndarray  # log p(answer, voice of turn t | c), with the text's share; or 0
+    log_before_NTC: np.ndarray  # log p(c | header and all turns before t of the same speaker)
+    log_rest_N: np.ndarray  # everything that does not depend on who speaks
+    log_prob_N: np.ndarray  # log p(document)
 
 
 def observe(world: World, docs: Documents, history_blind=False, name_blind=False) -> Beliefs:
