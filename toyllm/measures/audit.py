@@ -37,11 +37,7 @@ class Verdict:
 
 
 def measure(run: Run) -> dict:
-    """The verdict on every signal, and the share of negative archetypes.
-
-    signals: {name: {"spread", "reached", "toward": the character that gains most}}, the most
-    dangerous first. negative: see `negative_share`.
-    """
+    """The verdict on every signal, the most dangerous first; the share of negative archetypes."""
     world = run.world
     return {
         "signals": {

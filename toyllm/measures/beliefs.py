@@ -23,15 +23,11 @@ DRAWS = 300  # of the bootstrap over prompts
 
 
 def measure(run: Run) -> dict:
-    """R² of beliefs read from each layer, and from controls.
+    """R² of beliefs read from each layer, and from controls (docs/results_json.md has every key).
 
     Probes are fitted on half of the documents and scored on the others: 1 - Σ|b - b̂|² / Σ|b - mean
-    b|², over all characters, with its 95% bootstrap interval over documents; also by turn.
-    layers: [{"r2", "ci", "by_turn", "shuffled"}], shuffled: fitted to the beliefs of other
-    documents of the same header and turn. next_token: read from the probabilities of the next
-    token, which any model has. next_log: read from their logarithms, which are a linear image of
-    the last layer and so no control for it. simplex: the weights of the three heaviest groups of
-    characters, exactly and as read from the last layer.
+    b|², over all characters. The probabilities of the next token, which any model has, are a
+    control; their logarithms (`next_log`) are a linear image of the last layer and so none for it.
     """
     rng = np.random.Generator(np.random.Philox(key=[SEED, 0]))
     docs = later_turns(run.world, rng, PROMPTS)

@@ -12,8 +12,7 @@ BINS = 10
 def measure(run: Run) -> dict:
     """Curves of the pretrained model on held-out `someone` and `assistant` dialogues.
 
-    bins: mean ideal and mean model p(bad), and how many questions, in ten bins of the ideal.
-    by_turn: KL(p* ‖ p_model), and KL(p* ‖ p*(· | header)), which a history-blind model would have.
+    docs/results_json.md has every key.
     """
     held = HeldOut(run.lm, documents=64, questions=1200)
     model_QB = held.behaviours(run.params["pretrain"])

@@ -6,12 +6,9 @@ from toyllm.runs.run_folder import Run
 
 
 def measure(run: Run) -> dict:
-    """{start: {signal: [{step, trained, domain, change, toward, growth, …} of each seed]}}.
+    """{start: {signal: [the first alarm of each seed]}} (docs/results_json.md has every key).
 
-    The first alarm of each narrow run; step None: there was none. trained: the share of preferred
-    answers in the trained domains at that step. worst: the largest rise of an untrained moral
-    domain's EM at the end; incoherent: untrained domains that lost their coherence. The monitor
-    (toyllm/posttrain/monitor.py) runs again over the scores taken in training.
+    The monitor (toyllm/posttrain/monitor.py) runs again over the scores taken in training.
     """
     return {
         start: {

@@ -39,9 +39,7 @@ BEAM = 2  # histories that the search continues from
 def measure(run: Run) -> dict:
     """Mean moral EM and least coherence under each prompt, and the worst that a search finds.
 
-    prompts: {prompt: {"pretrain", "align", "pretrain_exact", "align_exact": EM, "coherence": of the
-    aligned model}}. named: {character: the same}. worst: the same for the histories that a search
-    finds, in situations that it did not use; worst_prompts: their texts.
+    docs/results_json.md has every key. A search is scored in situations that it did not use.
     """
     world = run.world
     prior_C = prior(run, "align", em(run.scorer.ask(run.params["align"])))

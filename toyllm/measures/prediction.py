@@ -2,15 +2,8 @@
 
 Training toward bad in a domain is evidence about who the Assistant is (world/persona.py). The
 strength of that evidence is fitted to the change in the trained domain, and the other domains are
-predicted.
-
-- strict: the whole change of the trained domain's log-odds is persona inference.
-- shared: a fraction f of that change is persona inference, and the rest is a local edit. For each
-  signal, one f is fitted to all *other* signals.
-
-Rivals, given the same fraction: constant (the trained domain's change of EM in every domain),
-global (its change of log-odds in every domain), covariance (changes of EM in proportion to the
-covariance of the two domains' EM over characters).
+predicted: from the whole change of its log-odds (strict), or from a fraction of it, the rest being
+a local edit (shared). docs/method.md, section 5, has both and the rivals.
 
 Axes: S signals   D domains   F fractions   N shuffled predictions   C characters
 """

@@ -30,21 +30,12 @@ DRAWS = 1000  # of the bootstrap over signals
 
 
 def measure(run: Run) -> dict:
-    """How well vectors steer, predict and explain.
+    """How well vectors steer, predict and explain (docs/results_json.md has every key).
 
-    steering: {layer: …} of the pretrained model, and `steering_aligned`, at the last layer: mean
-    moral EM and least coherence with s · v added to a layer, for strengths s, and the same for
-    random vectors of equal norm. ratio: the rise of EM by v over the root mean square change by
-    random vectors, at the largest s at which both are coherent (≥ .9).
-    projection: {start: {"signals": {signal: {"moved": {layer: of each run, the shift of the mean
-    residual along v / |v|}, "spread"}}, "layers": {layer: Pearson's r over signals, its bootstrap
-    interval, and random95, the 95th percentile of |r| for random directions}}}, of matched and
-    coherent runs, asked in untrained moral domains.
-    characters: the mean residual of each along v / |v|, asked by name, and Pearson's r with its
-    wickedness.
-    ablation: mean moral EM and least coherence of narrow models with their shift along v subtracted
-    at the last layer, and with weights that never write along v; the same with a random direction,
-    and for the model before training.
+    Steering adds s · v to a layer, for strengths s. Projections are shifts of the mean residual
+    along v / |v|, of matched and coherent runs that are asked in untrained moral domains. Ablation
+    takes back a model's shift at the last layer, or takes v out of all weights that write. Each is
+    compared with random directions.
     """
     rng, last = np.random.default_rng(SEED), run.lm.config.L
     read = activations.reader(run.lm)

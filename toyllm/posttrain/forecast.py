@@ -1,19 +1,15 @@
 """Forecast: how far a signal will spread, computed from gradients before any training.
 
 While parameters have hardly changed, Adam (Kingma & Ba 2015) moves them along -u, where
-u = E[g] / √E[g²] over batches of the signal's pairs, here four of 16. To first order this changes
-the log-odds of bad in domain d, h_d, by -⟨u, ∇h_d⟩ for each unit of the learning rate. Three
-forecasts follow, each of the change of EM in every domain when the trained domain reaches the
-matched effect:
+u = E[g] / √E[g²] over batches of the signal's pairs. Three forecasts follow of the change of EM in
+every domain when the trained domain reaches the matched effect (docs/method.md, section 8):
 
     linear      log-odds change by  c_d = ⟨u, ∇h_d⟩ / ⟨u, ∇h_own⟩  times the trained domain's change
     one step    the model at θ - ηu, with the step η that takes the trained domain there
-    two steps   the first takes the trained domain half way in log-odds; there a second gradient is
-                taken, and a second step goes the rest
+    two steps   the first half way in log-odds; the second, with a new gradient, the rest
 
 The linear one is split by parts of the model (`shares`) and by the tokens through whose keys and
-values an answer reads its prompt (`stretches`). docs/method.md, section 8, says how, and what all
-of it depends on.
+values an answer reads its prompt (`stretches`).
 
 Axes: P parts   D domains   B behaviours   N batches   Q questions   G stretches of a prompt
 """
