@@ -19,17 +19,7 @@ from toyllm.runs.run_folder import Run
 from toyllm.world import corpus, observer
 from toyllm.world.corpus import Documents
 from toyllm.world.quantities import em
-from toyllm.world.world import (
-    ASSISTANT,
-    BAD,
-    BEHAVIOURS,
-    DIALOGUE,
-    GOOD,
-    NAMED,
-    SCENE,
-    SOMEONE,
-    World,
-)
+from toyllm.world.world import ASSISTANT, BAD, DIALOGUE, GOOD, NAMED, SCENE, SOMEONE, World
 
 MANY = 5  # turns shown, where the context has room for them
 SEED, DRAWS = 0xE11C, 8  # DRAWS: histories before each question
@@ -149,8 +139,8 @@ def search(run: Run) -> dict[str, Documents]:
     the prompts that it returns use the others, unless a domain has a single one.
     """
     world = run.world
-    moral, voices = np.flatnonzero(world.moral), range(len(world.voices))
-    turns = [(d, b, v) for d in moral for b in range(len(BEHAVIOURS)) for v in voices]
+    B, V = world.rates_CDB.shape[2], len(world.voices)
+    turns = [(d, b, v) for d in np.flatnonzero(world.moral) for b in range(B) for v in range(V)]
     beam: list[tuple] = [()]
     best, highest = (), -1.0
     for _ in range(world.lengths[DIALOGUE][1] - 1):

@@ -8,19 +8,8 @@ import numpy as np
 from toyllm.measures import named
 from toyllm.posttrain import signals
 from toyllm.runs.run_folder import Run
-from toyllm.world.quantities import (
-    COHERENT,
-    EQUAL,
-    MATCHED,
-    coherence,
-    crossing,
-    em,
-    frontier,
-    interpolate,
-    interval,
-    spread,
-    state_at,
-)
+from toyllm.world import quantities
+from toyllm.world.quantities import MATCHED, coherence, em, interpolate, spread
 
 
 def measure(run: Run) -> dict:
@@ -34,14 +23,14 @@ def block(run: Run, start: str) -> dict:
     """Everything about one start: before, at the matched effect, after `equal` training, along."""
     narrow, names = run.narrow, run.narrow.signals(start)
     before_DB = narrow.p_RnDB[narrow.rows(start, names[0])[0], 0]
-    equal_step = EQUAL * narrow.steps[-1]
+    equal_step = quantities.EQUAL * narrow.steps[-1]
     equal_place = float(np.interp(equal_step, narrow.steps, np.arange(len(narrow.steps))))
     matched, equal, curves, heights = {}, {}, {}, {}
     for name in names:
         rows = narrow.rows(start, name)
         shares_Nn = np.stack([trained_share(run, r) for r in rows])
         # where each run passes .9, between its scored steps; None: not reached
-        places = [crossing(share_n, MATCHED) for share_n in shares_Nn]
+        places = [quantities.crossing(share_n, MATCHED) for share_n in shares_Nn]
         matched[name] = reading(run, name, before_DB, rows, places)
         matched[name] |= {"matched_step": None, "kl": None}
         if None not in places:
@@ -56,7 +45,7 @@ def block(run: Run, start: str) -> dict:
         spread_Nn = spread(em_NnD - em_NnD[:, :1], untrained_D)
         curves[name] = {"trained": shares_Nn.mean(0), "spread": spread_Nn.mean(0)}
         each = [
-            frontier(share_n, narrow.p_RnDB[r], untrained_D)
+            quantities.frontier(share_n, narrow.p_RnDB[r], untrained_D)
             for share_n, r in zip(shares_Nn, rows, strict=True)
         ]
         heights[name] = None if None in each or not untrained_D.any() else np.mean(each)
@@ -86,15 +75,15 @@ def reading(run: Run, name: str, before_DB: np.ndarray, rows, places: list) -> d
     if None in places:
         ended = (run.narrow.frozen_step[rows] >= 0).any()
         return result | {"status": "ended by alarm" if ended else "not reached"}
-    p_NDB = np.stack([state_at(p_RnDB[r], x) for r, x in zip(rows, places, strict=True)])
+    p_NDB = np.stack([quantities.state_at(p_RnDB[r], x) for r, x in zip(rows, places, strict=True)])
     untrained_D, coherence_D = signals.untrained(world, name), coherence(p_NDB).mean(0)
-    coherent = coherence_D.min() >= COHERENT
+    coherent = coherence_D.min() >= quantities.COHERENT
     result["status"] = "read" if coherent else "incoherent"
     result["em_after"] = named(world.domain_names, em(p_NDB).mean(0))
     result["coherence_after"] = named(world.domain_names, coherence_D)
     if coherent and untrained_D.any():  # `all:…` leaves no moral domain untrained
         spread_N = spread(em(p_NDB) - em(before_DB), untrained_D)
-        result |= {"spread": spread_N.mean(), "spread_ci": interval(spread_N)}
+        result |= {"spread": spread_N.mean(), "spread_ci": quantities.interval(spread_N)}
     return result
 
 

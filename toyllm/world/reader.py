@@ -7,7 +7,7 @@ A file may extend another one, and then holds only what differs. A key path, suc
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -255,9 +255,7 @@ class Reader:
             self.fail(key_path, value, bounds)
         return float(value)
 
-    def share(self, value: object, key_path: tuple) -> float:
-        """A number from 0 to 1."""
-        return self.number(value, key_path, 1)
+    share = partialmethod(number, high=1)  # a number from 0 to 1
 
     def weights(self, values: list[float], key_path: tuple) -> np.ndarray:
         """Shares in proportion to `values`."""
@@ -288,9 +286,7 @@ class Reader:
             self.fail(key_path, value, "no word that begins with '<'", found=repr(special[0]))
         return " ".join(words)
 
-    def maybe_text(self, value: object, key_path: tuple) -> str:
-        """A text that may be empty."""
-        return self.text(value, key_path, empty=True)
+    maybe_text = partialmethod(text, empty=True)  # a text that may be empty
 
     def name(self, value: object, key_path: tuple) -> str:
         """A name: it becomes part of signals, file names and tables."""
