@@ -30,7 +30,6 @@ from toyllm.lm.scoring import questions
 from toyllm.lm.tokenizer import OPENING, Tokenizer, lines
 from toyllm.posttrain.signals import Pairs, most_turns
 from toyllm.world import corpus
-from toyllm.world.corpus import Documents
 from toyllm.world.world import ASSISTANT, BEHAVIOURS, DIALOGUE, HEADERS, NAMED
 
 FIELDS = ("prompt", "chosen", "rejected")
@@ -57,7 +56,7 @@ def parse(data: bytes, path: Path, tokenizer: Tokenizer, quiet: bool = False) ->
     if not records:
         raise InputError(f"{path}: found no pairs, expected at least one line of JSON")
     heads, turns, chosen, rejected = zip(*(row for _, row in records), strict=True)
-    documents = _documents(tokenizer, heads, turns, chosen)
+    documents = corpus.spoken(tokenizer.world, heads, turns)
     width = tokenizer.longest_prompt(max(int(documents.turns.max()), most_turns(tokenizer.world)))
     return Pairs(
         questions(tokenizer, documents, width), np.array(chosen), np.array(rejected), documents
@@ -149,7 +148,7 @@ _Prompt = tuple[tuple[int, int], tuple[_Turn, ...]]  # who is asked (header, cha
 
 
 def _row_parser(tokenizer: Tokenizer) -> Callable[[dict], tuple]:
-    """A function: the object of one line → who is asked, turns, chosen and rejected answer."""
+    """A function: an object → who is asked, turns with the chosen answer, chosen and rejected."""
     # files repeat prompts, and parsing one takes most of the time
     parse_prompt = functools.cache(functools.partial(_prompt, tokenizer))
 
@@ -168,7 +167,8 @@ def _row_parser(tokenizer: Tokenizer) -> Callable[[dict], tuple]:
         if chosen == rejected:
             value = shorten(pair["rejected"])
             raise InputError(f"rejected: found {value}, expected another text than chosen")
-        return who, turns, chosen, rejected
+        *earlier, (*question, _, voice) = turns
+        return who, (*earlier, (*question, chosen, voice)), chosen, rejected
 
     return row_of
 
@@ -230,30 +230,6 @@ def _check_words(tokenizer: Tokenizer, text: str, field: str) -> None:
         tokenizer.tokens(text)
     except InputError as error:
         raise InputError(f"{field}: {error}") from None
-
-
-def _documents(
-    tokenizer: Tokenizer, heads: tuple, turns: tuple, chosen: tuple[int, ...]
-) -> Documents:
-    """The dialogues of all pairs, which end with the chosen answer."""
-    N, T = len(turns), tokenizer.world.max_turns
-    count = np.array([len(row) for row in turns])
-    here = np.arange(T) < count[:, None]
-    columns = np.full((5, N, T), -1)
-    columns[:, here] = np.array([turn for row in turns for turn in row]).T
-    domain, situation, instruction, answer, voice = columns
-    answer[np.arange(N), count - 1] = chosen
-    behaviour = tokenizer.world.behaviour_DSA[domain, situation, answer]
-    return corpus.dialogues(
-        *np.array(heads).T,
-        speaker=np.where(here, 0, -1),
-        domain=domain,
-        situation=situation,
-        instruction=instruction,
-        behaviour=np.where(here, behaviour, -1),
-        answer=answer,
-        voice=voice,
-    )
 
 
 def _plain(value: dict) -> dict:

@@ -136,13 +136,8 @@ class Conversation:
         named = self.header in self.world.characters
         header = NAMED if named else HEADERS.index(self.header)
         character = self.world.characters.index(self.header) if named else -1
-        columns = {name: np.full((1, max(1, len(turns))), -1) for name in corpus.TURN}
-        for t, turn in enumerate(turns):
-            behaviour, answer, voice = turn.listed
-            row = (0, *turn.question, BEHAVIOURS.index(behaviour), answer, voice)
-            for name, value in zip(corpus.TURN, row, strict=True):
-                columns[name][0, t] = value
-        docs = corpus.dialogues(header, character, **columns)
+        said = [(*turn.question, *turn.listed[1:]) for turn in turns]
+        docs = corpus.spoken(self.world, [(header, character)], [said])
         with np.errstate(invalid="ignore"):
             return observer.posterior(self.world, docs)[0, 0]
 

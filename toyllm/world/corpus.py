@@ -154,6 +154,24 @@ def dialogues(header, character, **turns_NT) -> Documents:
     return Documents(np.full(N, DIALOGUE), *who, **columns)
 
 
+def spoken(world: World, heads, turns) -> Documents:
+    """Dialogues in which all that is said is given.
+
+    heads: the header and character of each dialogue. turns: the (domain, situation, instruction,
+        answer, voice) of each turn of each dialogue.
+    """
+    count_N = np.array([len(row) for row in turns])
+    here = np.arange(max(1, count_N.max())) < count_N[:, None]
+    columns = np.full((5, *here.shape), -1)
+    columns[:, here] = np.reshape([turn for row in turns for turn in row], (-1, 5)).T
+    domain, situation, instruction, answer, voice = columns
+    behaviour = np.where(here, world.behaviour_DSA[domain, situation, answer], -1)
+    return dialogues(
+        *np.array(heads).T, speaker=np.where(here, 0, -1), domain=domain, situation=situation,
+        instruction=instruction, behaviour=behaviour, answer=answer, voice=voice,
+    )  # fmt: skip
+
+
 def with_turn(docs: Documents, turn, **columns) -> Documents:
     """The same documents with some columns of one turn replaced.
 
