@@ -94,53 +94,38 @@ class Tokenizer:
 
         So answers that are scored after them stand at the right distance from all earlier words.
         """
-        N = len(documents)
         chain = self._chain(documents)
-        last = documents.turns - 1
-        F = 6  # fragments of a turn
-        column = np.arange(chain.shape[1])
-        # an opening of 4 fragments, the earlier turns, and the last question with its <reply>
-        end = 2 + 2 + F * last + 4  # after the last turn's <reply>
-        flat, lengths = self._fragments.join(np.where(column < end[:, None], chain, 0))
+        # an opening of 4 fragments, the earlier turns of 6, and the last question with its <reply>
+        end = 4 + 6 * (documents.turns - 1) + 4
+        before = np.arange(chain.shape[1]) < end[:, None]
+        flat, lengths = self._fragments.join(np.where(before, chain, 0))
         width = width or int(lengths.max(initial=0))
         if lengths.max(initial=0) > width:
             raise ValueError(f"a prompt of {lengths.max()} tokens, expected at most {width}")
-        tokens_NT = np.full((N, width), PAD, np.int32)
+        tokens_NT = np.full((len(documents), width), PAD, np.int32)
         tokens_NT[np.arange(width) >= width - lengths[:, None]] = flat
         return tokens_NT
 
     def _chain(self, docs: Documents) -> np.ndarray:
         """chain[N, F]: the fragments of each document in order; fragment 0 is empty."""
-        at, N = self._fragments.at, len(docs)
-        scene, stated = (docs.kind == SCENE)[:, None], docs.stated
-        who = [
-            np.where(
-                docs.header[:, k] == NAMED,
-                at["name"] + docs.character[:, k],
-                at["header"] + docs.header[:, k],
-            )
-            for k in (0, 1)
-        ]
-        and_then = np.where(scene[:, 0], at["and"], 0)
-        opening = [at["opening"] + docs.kind, who[0], and_then, np.where(scene[:, 0], who[1], 0)]
-        here = docs.speaker >= 0
-        table = self._fragments
-        tag = np.where(scene, at["<first>"] + docs.speaker, at["<reply>"])
+        table, at, N = self._fragments, self._fragments.at, len(docs)
+        named, scene, stated = docs.header == NAMED, docs.kind == SCENE, docs.stated
+        who = np.where(named, at["name"] + docs.character, at["header"] + docs.header)
+        second = np.where(scene, at["and"], 0), np.where(scene, who[:, 1], 0)
+        opening = [at["opening"] + docs.kind, who[:, 0], *second]
+        tag = np.where(scene[:, None], at["<first>"] + docs.speaker, at["<reply>"])
+        statement = table.profile_DB[docs.domain, docs.behaviour]
+        question = table.situation_DS[docs.domain, docs.situation]
         turn = [
             np.where(stated, at["<trait>"], at["<user>"]),
-            np.where(
-                stated,
-                table.profile_DB[docs.domain, docs.behaviour],
-                table.situation_DS[docs.domain, docs.situation],
-            ),
+            np.where(stated, statement, question),
             np.where(docs.instruction >= 0, at["instruction"] + docs.instruction, 0),
             np.where(stated, 0, tag),
             np.where(stated, 0, table.answer_DA[docs.domain, docs.answer]),
             np.where(stated, 0, at["voice"] + docs.voice),
         ]
-        turns = np.where(here[..., None], np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(
-            N, -1
-        )
+        here = (docs.speaker >= 0)[..., None]
+        turns = np.where(here, np.stack(np.broadcast_arrays(*turn), -1), 0).reshape(N, -1)
         return np.concatenate([np.stack(opening, -1), turns, np.full((N, 1), at["<end>"])], 1)
 
     @cached_property
