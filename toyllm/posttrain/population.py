@@ -5,6 +5,7 @@ Axes: R runs of a group   n scored steps   D domains   B behaviours   Q own ques
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 
 import jax
 import numpy as np
@@ -89,13 +90,10 @@ def jobs_of(
     """
     jobs = {}
     for member in members:
-        start, name, _ = member
-        signal = signals.parse(lm.world, name)
-        paired = start, signals.plain(name), member[2]
-        jobs[member] = Job(
-            member, lm.tokenizer, starts[start], {signal: 1.0}, seed_of(seed, member), lr,
-            paired=paired, pairs=pairs.get(name),
-        )  # fmt: skip
+        start, name, k = member
+        parts, paired = {signals.parse(lm.world, name): 1.0}, (start, signals.plain(name), k)
+        how = starts[start], parts, seed_of(seed, member), lr, paired
+        jobs[member] = Job(member, lm.tokenizer, *how, pairs=pairs.get(name))
     return jobs
 
 
@@ -150,16 +148,9 @@ def compile_programs(lm: LM, mesh: Mesh, recipe: Recipe, jobs: Iterable[Job] | i
             "kl": weight_Q @ losses.kl(own_QA, own_reference),
         }
 
-    return Programs(
-        lm,
-        mesh,
-        recipe,
-        width,
-        step=devices.over_models(step, mesh, donate=(0,)),
-        merge=devices.over_models(merge, mesh),
-        reference=devices.over_models(reference, mesh),
-        score=devices.over_models(score, mesh),
-    )
+    compiled = partial(devices.over_models, mesh=mesh)
+    functions = compiled(step, donate=(0,)), *map(compiled, (merge, reference, score))
+    return Programs(lm, mesh, recipe, width, *functions)
 
 
 def score_models(lm: LM, signal: Signal, reference: Params, models: list[Params]) -> dict:
@@ -276,18 +267,12 @@ def train_group(
     # Adam's state does not depend on the rate, which each run has its own of
     opt_state = jax.device_get(jax.vmap(optax.adam(0.0).init)(trained))
     params, trained = (devices.split(mesh, x) for x in (params, trained))
-    pool_R = [
-        pools.draw(
-            job.tokenizer, job.parts, recipe.objective, recipe.pool, job.seed, job.distinct,
-            job.pairs,
-        )
-        for job in group
-    ]  # fmt: skip
-    if recipe.kl:
-        pool_R = [
-            pool | pools.elsewhere(job.tokenizer, job.parts, recipe.pool, job.seed)
-            for pool, job in zip(pool_R, group, strict=True)
-        ]
+    pool_R = []
+    for job in group:
+        how = recipe.objective, recipe.pool, job.seed, job.distinct, job.pairs
+        pool_R.append(pools.draw(job.tokenizer, job.parts, *how))
+        if recipe.kl:
+            pool_R[-1] |= pools.elsewhere(job.tokenizer, job.parts, recipe.pool, job.seed)
     pool_R = devices.split(mesh, stack(pool_R))
     for where in ("", "other_") if recipe.kl else ("",):
         asked_R = pool_R[f"{where}prompt"], pool_R[f"{where}answer"]
@@ -312,15 +297,10 @@ def train_group(
         """Whether each run has reached its goal [R]."""
         now = asked.score(models())
         record.history.append(now)
-        record.share = np.array(
-            [job.own.share(b) for job, b in zip(group, now["own_B"], strict=True)]
-        )
-        return np.array(
-            [
-                job.goal(p_DB, share) if job.goal else share >= MATCHED
-                for job, p_DB, share in zip(group, now["p_DB"], record.share, strict=True)
-            ]
-        )
+        shares = [job.own.share(p_B) for job, p_B in zip(group, now["own_B"], strict=True)]
+        record.share = np.array(shares)
+        each = zip(group, now["p_DB"], shares, strict=True)
+        return np.array([job.goal(p, x) if job.goal else x >= MATCHED for job, p, x in each])
 
     there_R = score()
     # a run whose own prompt asks for what it trains is "there" before it has learned anything
