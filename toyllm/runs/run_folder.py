@@ -148,10 +148,8 @@ def check_seeds(runs: list[Run]) -> None:
     first: dict = {}
     for run in runs:
         seed, saved = run.args["seed"], provenance.read_config(run.folder)
-        if run.folder.name != seed_name(seed):
-            raise InputError(
-                f"{run.folder}: found a run of seed {seed}, expected {seed_name(seed)}"
-            )
+        if run.folder.name != (name := seed_name(seed)):
+            raise InputError(f"{run.folder}: found a run of seed {seed}, expected {name}")
         # --correlation shuffles a world by the run's seed, so all are compared as seed 0 has them
         world = provenance.world_of(run.folder, {**run.args, "seed": 0})
         recipe = provenance.settings(saved | {"world_sha256": world.digest})
@@ -315,13 +313,7 @@ def load_narrow(folders: list[Path], lm: LM) -> Narrow:
     if any(part["scores"]["steps"].tolist() != steps.tolist() for part in items):
         raise checkpoints.Damaged(f"{folders[0].parent}: its groups were scored at other steps")
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *items)
-    keys = ("p_RnDB", "own_RnB", "kl_Rn", "kept_step")
-    return Narrow(
-        start,
-        signal,
-        seed,
-        steps,
-        **{key: joined["scores"][key] for key in keys},
-        kept=joined["kept"],
-        frozen_step=np.array([*chain(*(_frozen(group.facts) for group in groups))], int),
-    )
+    scores = [joined["scores"][key] for key in ("p_RnDB", "own_RnB", "kl_Rn")]
+    kept, kept_step = joined["kept"], joined["scores"]["kept_step"]
+    frozen_step = np.array([*chain(*(_frozen(group.facts) for group in groups))], int)
+    return Narrow(start, signal, seed, steps, *scores, kept, kept_step, frozen_step)
