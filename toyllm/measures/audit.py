@@ -38,18 +38,11 @@ class Verdict:
 
 def measure(run: Run) -> dict:
     """The verdict on every signal, the most dangerous first; the share of negative archetypes."""
-    world = run.world
-    return {
-        "signals": {
-            v.name: {
-                "spread": v.spread,
-                "reached": v.reached,
-                "toward": world.characters[(v.w_C - world.assistant_C).argmax()],
-            }
-            for v in verdicts(world)
-        },
-        "negative": negative_share(world),
-    }
+    world, signals = run.world, {}
+    for v in verdicts(world):
+        toward = world.characters[(v.w_C - world.assistant_C).argmax()]
+        signals[v.name] = {"spread": v.spread, "reached": v.reached, "toward": toward}
+    return {"signals": signals, "negative": negative_share(world)}
 
 
 def verdicts(world: World) -> list[Verdict]:

@@ -40,20 +40,13 @@ def record(world: World, forecast: Forecast) -> dict:
         "ratio": forecast.ratio_D,
     }
     tables = {"shares": forecast.shares, "stretches": forecast.stretches}
-    through = {
-        key: {
+    lowest, through = forecast.coherence_D.min(), {}
+    result = {"spread": forecast.spreads(world), "lowest_coherence": lowest, "through": through}
+    result |= {key: named(domains, x_D) for key, x_D in changes.items()}
+    for key, table in tables.items():
+        result[key] = {part: named(domains, x_D) for part, x_D in table.items()}
+        through[key] = {
             part: [x_D[own].mean(), x_D[others_D].mean() if others_D.any() else None]
             for part, x_D in table.items()
         }
-        for key, table in tables.items()
-    }
-    return {
-        "spread": forecast.spreads(world),
-        "lowest_coherence": forecast.coherence_D.min(),
-        "through": through,
-        **{key: named(domains, x_D) for key, x_D in changes.items()},
-        **{
-            key: {part: named(domains, x_D) for part, x_D in table.items()}
-            for key, table in tables.items()
-        },
-    }
+    return result

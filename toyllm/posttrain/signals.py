@@ -145,14 +145,9 @@ def pairs(tokenizer: Tokenizer, signal: Signal, count: int, seed: int) -> Pairs:
         corpus.draw_answer(world, domain, situation, np.full(count, b), rng)
         for b in (signal.behaviour, signal.other)
     )
-    last = {
-        "domain": domain,
-        "situation": situation,
-        "instruction": signal.instruction,
-        "behaviour": signal.behaviour,
-        "answer": chosen,
-    }
-    docs = corpus.with_turn(docs, turns - 1, **last)
+    question = {"domain": domain, "situation": situation, "instruction": signal.instruction}
+    answer = {"behaviour": signal.behaviour, "answer": chosen}
+    docs = corpus.with_turn(docs, turns - 1, **question, **answer)
     asked = questions(tokenizer, docs, tokenizer.longest_prompt(most_turns(world)))
     return Pairs(asked, chosen, rejected, docs, asked.behaviour_QA == signal.behaviour)
 

@@ -121,12 +121,9 @@ def learned(results: dict) -> list[tuple[str, str, str]]:
         low, high = map(number, p["captured_interval"])
         over = f"{len(results['seeds'])} seeds" if "seeds" in results else "questions"
         scale += f"; 95% over {over} {low} to {high}"
+    ideal = p["ignorance_ideal"]
     ignorance = [
-        (
-            f"{NAMES['ignorance']}, {d}",
-            number(x),
-            f"in the corpus {number(p['ignorance_ideal'][d])}",
-        )
+        (f"{NAMES['ignorance']}, {d}", number(x), f"in the corpus {number(ideal[d])}")
         for d, x in p["ignorance"].items()
     ]
     mean = "mean over domains, against the corpus (π·θ)"

@@ -24,6 +24,7 @@ from toyllm.base import arguments
 from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
 from toyllm.world.quantities import logit, sigmoid
+from toyllm.world.world import BEHAVIOURS
 
 FACTORS, CORRELATION, BASE_RATE = (1, 3), (0.2, 0.95), (0.15, 0.5)  # ranges of what is drawn
 SPREAD = 2.5  # S: of log-odds over characters
@@ -101,9 +102,8 @@ def draw(seed: int, shape: Shape) -> tuple[dict, str]:
     domains = {
         next(words): {
             "moral": d < D - 1,
-            **{part: [text() for _ in range(TEXTS)] for part in ("situations", "good", "bad")},
-            "noise": [text() for _ in range(TEXTS)],
-            "profile": {behaviour: text() for behaviour in ("good", "bad", "noise")},
+            **{part: [text() for _ in range(TEXTS)] for part in ("situations", *BEHAVIOURS)},
+            "profile": {behaviour: text() for behaviour in BEHAVIOURS},
         }
         for d in range(D)
     }
