@@ -123,12 +123,9 @@ class World:
     @cached_property
     def instruction_DI(self) -> np.ndarray:
         """instruction_DI[d, i]: how often each phrase is added; the last entry is no phrase."""
-        p_DI = np.array(
-            [
-                [i.probability * (d in i.domains) for i in self.instructions]
-                for d in self.domain_names
-            ]
-        ).reshape(len(self.domains), -1)
+        asked_DI = [[d in i.domains for i in self.instructions] for d in self.domain_names]
+        p_I = np.array([i.probability for i in self.instructions])
+        p_DI = np.reshape(asked_DI, (len(self.domains), -1)) * p_I
         return np.concatenate([p_DI, 1 - p_DI.sum(1, keepdims=True)], axis=1)
 
     @cached_property
