@@ -58,13 +58,9 @@ def contexts(tokenizer: Tokenizer, instruction: int = -1, header: int = ASSISTAN
     said = {"behaviour": behaviour_XB.reshape(-1), "answer": answer_XB.reshape(-1)}
     docs = corpus.with_turn(docs, 0, **said, voice=np.repeat(voice_X, B))
     first = corpus.with_turn(docs[np.arange(0, X * B, B)], 1, speaker=-1, domain=-1)
-    return Contexts(
-        domain_X2,
-        voice_X,
-        scoring.questions(tokenizer, first),
-        tokenizer.answer_DAU[domain_X2[:, :1], answer_XB],
-        scoring.questions(tokenizer, docs),
-    )
+    first, second = (scoring.questions(tokenizer, asked) for asked in (first, docs))
+    answer_XBU = tokenizer.answer_DAU[domain_X2[:, :1], answer_XB]
+    return Contexts(domain_X2, voice_X, first, answer_XBU, second)
 
 
 def of_models(lm: LM, ctx: Contexts) -> Callable[[Params], np.ndarray]:

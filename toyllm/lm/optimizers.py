@@ -85,7 +85,9 @@ def stacked(inner: optax.GradientTransformation, share: bool) -> optax.GradientT
         return inner.init(stack(params))
 
     def update(grads, state, params):
-        devices = jax.lax.axis_size("data") if share and _is_split() else 1
+        # whether this is traced within `jax.shard_map` over `data`
+        split = "data" in jax.sharding.get_abstract_mesh().manual_axes
+        devices = jax.lax.axis_size("data") if share and split else 1
         grads_stacked, params_stacked = stack(grads), stack(params)
         shared = [key for key, x in params_stacked.items() if " x " in key and not len(x) % devices]
         updates, state = inner.update(
@@ -96,11 +98,6 @@ def stacked(inner: optax.GradientTransformation, share: bool) -> optax.GradientT
         return unstack(_gather(updates, shared, devices), grads), state
 
     return optax.GradientTransformation(init, update)
-
-
-def _is_split() -> bool:
-    """Whether this is traced within `jax.shard_map` over `data`."""
-    return "data" in jax.sharding.get_abstract_mesh().manual_axes
 
 
 def _own_share(stacks: dict, shared: list[str], devices: int) -> dict:
