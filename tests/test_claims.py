@@ -337,7 +337,8 @@ def test_pairs_are_kept_by_what_they_would_raise_and_taught_by_a_teacher(tiny, c
         np.testing.assert_array_equal(kept.chosen_P, drawn.chosen_P[rows])
     taught = Arm(other, "taste:bad", objective="sft", taught=(one, one))
     pairs = training_file.pairs_of(bench.programs, taught)
-    assert (curated.counts(pairs) > 0).sum() > 1  # both good and bad answers, and noise
+    shown = pairs.grid.behaviour_QA[np.arange(len(pairs.chosen_P)), pairs.chosen_P]
+    assert len(np.unique(shown)) > 1  # both good and bad answers, and noise
     (done,) = bench.train([dataclasses.replace(taught, steps=12)])
     assert len(done.p_nDB) == 4
     keys = {Arm(one, "code:bad").key, Arm(one, "code:bad", keep=("rises", 0.25)).key}

@@ -17,7 +17,6 @@ from toyllm.lm.transformer import LM, Params
 from toyllm.posttrain import pools
 from toyllm.posttrain.signals import Pairs
 from toyllm.world import corpus
-from toyllm.world.world import BEHAVIOURS
 
 
 def lowest(pairs: Pairs, scores_P: np.ndarray, share: float) -> Pairs:
@@ -105,9 +104,3 @@ def answers_of(lm: LM) -> Callable[[Params, Params, Pairs, int], Pairs]:
         return dataclasses.replace(pairs, chosen_P=chosen_P, preferred_PA=None)
 
     return sample
-
-
-def counts(pairs: Pairs) -> np.ndarray:
-    """How many chosen answers show each behaviour [B]."""
-    behaviour_P = pairs.grid.behaviour_QA[np.arange(len(pairs.chosen_P)), pairs.chosen_P]
-    return np.bincount(behaviour_P, minlength=len(BEHAVIOURS))
