@@ -13,10 +13,18 @@ import sys
 import time
 import urllib.request
 
+import jax
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tests.scripts import run
+from tests.tolerances import FORWARD, close
+from toyllm.lm import scoring
+from toyllm.runs import run_folder
+from toyllm.tools.playground import half
+from toyllm.world import corpus, observer
+from toyllm.world.world import DIALOGUE, HEADERS, NAMED
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 MISSING = [
@@ -97,6 +105,128 @@ def open_page(browser):
 @pytest.fixture
 def report(folder):
     return (folder / "one" / "eval" / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def playground(folder):
+    """The playground of the first run, its file."""
+    run("toyllm/tools/playground.py", folder / "one")
+    return folder / "one" / "eval" / "playground.html"
+
+
+def rounded_models(folder, page):
+    """(lm, parameters as the page has them, by name)."""
+    one = run_folder.load_run(folder / "one")
+    names = page.evaluate("Object.keys(DATA.models)")
+    return one.lm, {name: jax.tree.map(half, one.model(name)) for name in names}
+
+
+def test_the_playground_computes_what_jax_computes(folder, playground, open_page):
+    page, errors = open_page(playground.as_uri())
+    lm, models = rounded_models(folder, page)
+    docs = corpus.sample(lm.world, 100, np.random.default_rng(0))
+    rows = [row[row > 0] for row in lm.tokenizer.pad(docs, lm.config.context)]
+    worst = 0.0
+    for k, row in enumerate(rows):
+        name = list(models)[k % len(models)]
+        theirs = np.array(page.evaluate("([n, t]) => logitsOf(n, t)", [name, row.tolist()]))
+        ours = np.asarray(lm.apply(models[name], row[None])[0])[0]
+        worst = max(worst, float(np.abs(theirs - ours).max()))
+    assert worst < 1e-3  # the bar; it is 1e-5 or so
+    scorer = scoring.Scorer(lm)
+    count = lm.world.situations_D.tolist()
+    for name, params in models.items():
+        p_DB = page.evaluate(
+            """([name, count]) => count.map((S, d) => {
+                const reader = new Reader(name).readAll(tokensOf("<begin> talk with assistant"));
+                const sum = [0, 0, 0];
+                for (let s = 0; s < S; s++)
+                    behavioursOf(reader, d, s, NONE).forEach((p, b) => (sum[b] += p / S));
+                return sum;
+            })""",
+            [name, count],
+        )
+        close(np.array(p_DB), scorer.ask(params), FORWARD)
+    assert not errors
+
+
+def test_the_playground_knows_who_is_speaking(folder, playground, open_page):
+    page, _ = open_page(playground.as_uri())
+    lm, _ = rounded_models(folder, page)
+    docs = corpus.sample(lm.world, 40, np.random.default_rng(1), kind=DIALOGUE)
+    headers = [
+        lm.world.characters[docs.character[n, 0]] if h == NAMED else HEADERS[h]
+        for n, h in enumerate(docs.header[:, 0])
+    ]
+    turns = [
+        [
+            {
+                "question": [int(docs.domain[n, t]), int(docs.situation[n, t]),
+                             int(docs.instruction[n, t]) % (len(lm.world.instructions) + 1)],
+                "listed": {"behaviour": int(docs.behaviour[n, t]), "voice": int(docs.voice[n, t])},
+            }
+            for t in range(docs.turns[n])
+        ]
+        for n in range(len(docs))
+    ]  # fmt: skip
+    theirs = page.evaluate("pairs => pairs.map(([h, t]) => posterior(h, t))",
+                           [*map(list, zip(headers, turns, strict=True))])  # fmt: skip
+    np.testing.assert_allclose(theirs, observer.posterior(lm.world, docs)[:, 0], atol=1e-9)
+
+
+def test_one_can_talk_in_the_playground(playground, open_page):
+    page, errors = open_page(playground.as_uri())
+    assert len(playground.read_bytes()) < 2e6
+    prior = page.locator("#who").inner_text()
+    question = page.evaluate("WORLD.domains[0].situations[1]")
+    page.fill("#question", question.upper() + "?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#log .said")
+    assert question in page.locator("#log .you").inner_text()
+    assert page.locator("#note").inner_text() == f"Read as: {question}"
+    page.select_option("#model", index=1)  # another model goes on with the same dialogue
+    page.click("#any")
+    assert page.locator("#log .said").count() == 2
+    assert "from here: the aligned model" in page.locator("#log").inner_text()
+    page.fill("#question", "qwertz uiop")
+    page.keyboard.press("Enter")
+    assert "no such question" in page.locator("#note").inner_text()
+    page.click("#undo")
+    page.click("#new")
+    assert page.locator("#who").inner_text() == prior
+    page.select_option("#header", "someone")
+    page.wait_for_function("document.querySelectorAll('#next tbody tr').length > 0")
+    assert page.asked == [playground.as_uri()]  # no network
+    assert not errors
+
+
+def test_a_cell_of_the_playground_asks_two_models_the_same(playground, open_page):
+    page, errors = open_page(playground.as_uri())
+    cells = page.locator("#matrix td button")
+    assert cells.count() == len(page.evaluate("DATA.matrix")) * len(page.evaluate("WORLD.domains"))
+    cells.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    sides = page.locator("#compare section")
+    assert sides.count() == 2
+    asked = [sides.nth(k).locator(".soft").first.inner_text() for k in (0, 1)]
+    assert asked[0] == asked[1]
+    assert sides.first.locator("h3").inner_text() == "the pretrained model"
+    page.click("#another")
+    assert not errors
+
+
+@pytest.mark.parametrize("width", [360, 700, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_of_the_playground(playground, open_page, width, scheme):
+    page, errors = open_page(playground.as_uri(), width, scheme)
+    page.click("#any")
+    page.locator("#matrix td button").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unnamed = page.evaluate("""[...document.querySelectorAll("button, select, input")].filter(
+        (x) => !x.textContent.trim() && !x.labels?.length && !x.ariaLabel).length""")
+    assert unnamed == 0  # for who listens
+    assert not errors
 
 
 def test_the_report_opens_alone_and_without_errors(report, open_page):

@@ -17,17 +17,22 @@ from toyllm.world.quantities import MATCHED
 WIDTH, HEIGHT = 320, 230  # of a drawing, inside its axes
 
 
-def page(folder: Path, run: run_folder.Run, results: dict) -> str:
-    """The whole page of a run's folder, or of the folder of seeds of which `run` is the first."""
+def environment():
+    """Jinja for the templates beside this file; what they show is escaped."""
     import jinja2
 
-    env = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def page(folder: Path, run: run_folder.Run, results: dict) -> str:
+    """The whole page of a run's folder, or of the folder of seeds of which `run` is the first."""
+    env = environment()
     env.filters |= {"number": number, "percent": "{:.0%}".format}
     saved = provenance.read_config(run.folder)
     predictions, curves = [], []
