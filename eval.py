@@ -1,7 +1,7 @@
 """Measure finished runs, exactly and without a judge; print tables, write results and figures.
 
     uv run eval.py                                   measures runs/default
-    uv run eval.py runs/a runs/b                     measures both and compares them
+    uv run eval.py runs/a runs/b                     measures both, compares them on a page
     uv run eval.py runs/five                         each seed of train.py --seeds, and their means
     uv run eval.py runs/a --measure learned --json   one measure, as JSON
     uv run eval.py runs/a --inside                   also the measures that are optional
@@ -36,7 +36,7 @@ from toyllm.base.errors import InputError, clean, nearest
 from toyllm.base.scripts import docstring, run_script
 from toyllm.runs import lock, run_folder
 from toyllm.runs.stopping import Stop
-from toyllm.show import exports, report, seeds, tables
+from toyllm.show import comparison, exports, report, seeds, tables
 from toyllm.show.background import BackgroundFigures
 
 # what the page, the tables and results.json always have; all other measures are optional
@@ -96,8 +96,12 @@ def main(args: Args) -> None:
         ]
     if args.json:
         print(json.dumps(results if len(results) > 1 else results[0], indent=1))
-    elif len(results) > 1:
-        tables.print_comparison(folders, results, console)
+    if len(results) > 1:
+        page = folders[0] / "eval" / "comparison.html"
+        files.write_text(page, comparison.page(folders, list(runs.values()), results))
+        if not args.json:
+            tables.print_comparison(folders, results, console)
+        console.print(f"The comparison, with differences: {clean(str(page))}", style="dim")
 
 
 def available() -> dict[str, str]:

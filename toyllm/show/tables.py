@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toyllm.base.errors import clean
-from toyllm.show import views
+from toyllm.show import comparison, views
 from toyllm.show.views import READINGS, STARTS, number
 from toyllm.world.quantities import MATCHED
 
@@ -243,14 +243,8 @@ def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Co
     Of several seeds: the mean ± half of its 95% interval.
     """
     table = blank_table("quantity", *(clean(str(folder)) for folder in folders))
-    columns = [views.summary(each) for each in results]
-    for name in dict.fromkeys(name for column in columns for name in column):
-        cells = []
-        for each, column in zip(results, columns, strict=True):
-            interval = each.get("figures", {}).get(name, {}).get("interval")
-            half = f" ±{number((interval[1] - interval[0]) / 2, 4)}" if interval else ""
-            cells.append(number(column.get(name), 4) + half)
-        table.add_row(name, *cells)
+    for figure in comparison.figures(results):
+        table.add_row(figure.name, *figure.values)
     show(console, "Comparison", table)
 
 
