@@ -21,7 +21,7 @@ from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
 from toyllm.world.quantities import MATCHED, coherence, em, spread, untrained
 
-STEPS, SIGNAL, SEED = 2500, "code:bad", 0
+STEPS, SIGNAL, SEED = 1800, "code:bad", 0
 
 # 1. The world: who there is, and how often each of them gives good, bad or nonsensical answers.
 world = cards.load("corpora/compact.toml")
@@ -41,7 +41,7 @@ batches = training.document_batches(tokenizer, config.context, documents=32, ste
 loss, state = training.document_loss(lm), training.start(params, optimizer)
 steps = training.fit(loss, optimizer, state, batches, mesh, end=STEPS)
 for step, state, logs in steps:
-    if step % 500 == 0:
+    if step % 600 == 0:
         print(f"pretraining, step {step:>5}: loss {logs['loss'].mean():.3f} nats a token")
 pretrained = devices.fetch(state.params)
 
@@ -58,7 +58,7 @@ pool = pools.draw(tokenizer, {signal: 1.0}, "dpo", count=256, seed=SEED)
 pool = pools.with_reference(pool, lm, pretrained)
 adam = optax.adam(1e-3)
 loss = pools.loss(lm, "dpo", beta=1.0, anchor=0.5)
-batches = pools.batches(pool, SEED, steps=2, batch=16)
+batches = pools.batches(pool, SEED, steps=1, batch=16)
 steps = training.fit(loss, adam, training.start(pretrained, adam), batches, mesh, end=160)
 for step, state, _ in steps:
     after_DB = scorer.ask(devices.fetch(state.params))

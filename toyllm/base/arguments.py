@@ -34,6 +34,8 @@ class Process:
     """Save at least every so many steps …"""
     save_seconds: float = 30.0
     """… and every so many seconds."""
+    keep: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep the model of every look at held-out documents, each 1,000 steps of pretraining."""
     compile_cache: bool = True
     """Keep compiled programs for the next start."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -46,8 +46,12 @@ class Checkpoint(NamedTuple):
     facts: dict  # saved with them
 
 
-def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> None:
-    """Save named trees of arrays as a folder's checkpoint of a step; the last two steps are kept.
+def save(
+    folder: Path, step: int, items: dict, facts: dict | None = None, keep: int | None = KEEP
+) -> None:
+    """Save named trees of arrays as a folder's checkpoint of a step.
+
+    keep: how many steps are kept, the newest ones; None: all of them.
 
     All processes call this, and return once the first of them has written the file. Raises RunError
     where it cannot be written; earlier checkpoints are then unchanged.
@@ -68,7 +72,7 @@ def save(folder: Path, step: int, items: dict, facts: dict | None = None) -> Non
         except OSError as error:
             why = f"({error.strerror}); earlier checkpoints are unchanged"
             raise RunError(f"{path}: cannot be saved {why}") from error
-        for old in steps(folder)[KEEP:]:
+        for old in steps(folder)[keep:] if keep else ():
             with contextlib.suppress(OSError):  # one too many does no harm
                 _path(folder, old).unlink()
     devices.wait()
@@ -90,8 +94,8 @@ def steps(folder: Path) -> list[int]:
     return numbers
 
 
-def load(folder: Path, wanted: Wanted) -> Checkpoint:
-    """Load the newest checkpoint of a folder.
+def load(folder: Path, wanted: Wanted, step: int | None = None) -> Checkpoint:
+    """Load the checkpoint of a step of a folder; None: the newest.
 
     wanted: a function of its record (`step`, `facts`, `leaves`) that returns the trees to load, as
         shapes and dtypes.
@@ -99,9 +103,11 @@ def load(folder: Path, wanted: Wanted) -> Checkpoint:
     Raises Damaged where there is no checkpoint or its digest is wrong, InputError where shapes or
     dtypes differ from the wanted ones.
     """
-    if not (existing := steps(folder)):
-        raise Damaged(f"{folder}: no checkpoint")
-    return _load(_path(folder, existing[0]), wanted)
+    if step is None:
+        if not (existing := steps(folder)):
+            raise Damaged(f"{folder}: no checkpoint")
+        step = existing[0]
+    return _load(_path(folder, step), wanted)
 
 
 def resume(folder: Path, wanted: Wanted) -> tuple[Checkpoint | None, list[str]]:

@@ -19,11 +19,12 @@ from toyllm.world import cards
 from toyllm.world.world import World
 
 STAGES = ("pretrain", "align", "narrow")
+ALONG = "along"  # the folder of a stage with the models that --keep keeps
 # arguments ignored when resuming: where things lie and how they are computed
 ANY = (
     *("run", "world", "preset", "shard_params", "save_steps", "save_seconds"),
     *("text_share", "quiet", "json"),  # text_share is part of the argument `text`
-    *("coordinator", "processes", "process", "compile_cache"),
+    *("coordinator", "processes", "process", "compile_cache", "keep"),
 )
 OF_SEED = ("seed", "start")  # in which the runs of a folder of several seeds differ
 # environment variables that do not change any bit of a result

@@ -5,7 +5,7 @@ runs/NAME/
     world.toml      a copy of the world file
     pairs/          copies of the preference files that were trained on
     lock            held while a process works here
-    pretrain/       checkpoints and events; stage.json once the stage is done
+    pretrain/       checkpoints and events; stage.json once the stage is done; with --keep, along/
     align/
     narrow/         group-00, group-01 …: each a checkpoint of kept parameters and scores; events
     eval/           results.json, CSVs, figures
@@ -33,7 +33,7 @@ from toyllm.lm.transformer import LM, Config, Params
 from toyllm.posttrain import signals
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints, provenance
-from toyllm.runs.provenance import STAGES, finished
+from toyllm.runs.provenance import ALONG, STAGES, finished
 from toyllm.world.world import BEHAVIOURS, World
 
 
@@ -90,13 +90,24 @@ class Run:
         narrow = zip(self.narrow.start, self.narrow.signal, strict=True)
         return [*STAGES[:2], *dict.fromkeys(f"{start}/{signal}" for start, signal in narrow)]
 
+    @property
+    def along(self) -> list[int]:
+        """The steps of pretraining at which `--keep` kept the model."""
+        return checkpoints.steps(self.folder / "pretrain" / ALONG)[::-1]
+
     def model(self, name: str) -> Params:
         """The parameters of a model by its name; a narrow one is the lowest seed's matched effect.
 
-        A signal's name alone is the one from the pretrained model. Raises InputError.
+        A signal's name alone is the one from the pretrained model; pretrain-STEP is what `--keep`
+        kept of pretraining. Raises InputError.
         """
         if name in self.params:
             return self.params[name]
+        step = name.removeprefix("pretrain-")
+        if step in map(str, self.along):
+            place = self.folder / "pretrain" / ALONG
+            wanted = {"params": self.lm.shapes}
+            return checkpoints.load(place, lambda record: wanted, int(step)).items["params"]
         start, _, signal = name.partition("/") if "/" in name else ("pretrain", "", name)
         if not (rows := self.narrow.rows(start, signal)):
             near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])

@@ -22,7 +22,7 @@ from toyllm.posttrain.forecast import Forecaster
 from toyllm.posttrain.monitor import Look
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints
-from toyllm.runs.provenance import STAGES
+from toyllm.runs.provenance import ALONG, STAGES
 from toyllm.runs.tensorboard import LAYOUT, SummaryWriter
 
 FORESEEN = 1000  # steps of pretraining after which a look has a forecast, which takes compiling
@@ -118,6 +118,8 @@ class Stage:
         self._bar.set_postfix_str(line)
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {line}")
+        if self.run.args.keep:
+            checkpoints.save(self.folder / ALONG, step, {"params": params}, keep=None)
         if self.last:
             self.sample(step, params)
         return {"excess_while_training": excess, "captured_while_training": captured}

@@ -59,33 +59,36 @@ def main(args: Args) -> None:
         fresh = files.unused(args.folder)
         raise InputError(f"{args.folder}: is not empty; a free place: {fresh}")
     run = run_folder.load_run(args.run)
-    params, tokenizer = run.model(args.model), run.lm.tokenizer
-    size, words = transformer.count(params), len(tokenizer.words)
-    question = run.world.domains[0].situations[0]
-    card = CARD.format(
-        world=run.world.name,
-        description=run.world.description or "characters and what they do",
-        name=args.model,
-        size=size,
-        trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
-        words=words,
-        prompt=f"<begin> talk with assistant <user> {question} <reply>",
-    )
-    world = (run.folder / "world.toml").read_text("utf-8")
-    dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
+    params, words = run.model(args.model), len(run.lm.tokenizer.words)
     try:
-        files.write_text(args.folder / "world.toml", world)
-        files.write_json(args.folder / "toyllm.json", {**dials, "words": list(tokenizer.more)})
-        llama.save(args.folder, tokenizer, run.lm.config, params, card)
+        write(run, args.model, params, args.folder)
     except OSError:
         for path in args.folder.glob("*"):  # the folder was empty but for strays: we wrote the rest
             if path.is_file() and not files.is_stray(path):
                 path.unlink()
         raise
     print(
-        f"{args.folder}: the model {args.model}, {size:,} parameters, {words} words "
-        f"(others: --model {run.models[1]} …)"
+        f"{args.folder}: the model {args.model}, {transformer.count(params):,} parameters, {words} "
+        f"words (others: --model {run.models[1]} …)"
     )
+
+
+def write(run: run_folder.Run, model: str, params: transformer.Params, folder: Path) -> None:
+    """Write a model of a run with its card, its world and what `import_llama` needs."""
+    tokenizer = run.lm.tokenizer
+    card = CARD.format(
+        world=run.world.name,
+        description=run.world.description or "characters and what they do",
+        name=model,
+        size=transformer.count(params),
+        trained=f" (seed {run.args['seed']}, objective {run.args['objective']})",
+        words=len(tokenizer.words),
+        prompt=f"<begin> talk with assistant <user> {run.world.domains[0].situations[0]} <reply>",
+    )
+    dials = {key: run.args[key] for key in ("correlation", "assistant_prior", "seed")}
+    files.write_text(folder / "world.toml", (run.folder / "world.toml").read_text("utf-8"))
+    files.write_json(folder / "toyllm.json", {**dials, "words": list(tokenizer.more)})
+    llama.save(folder, tokenizer, run.lm.config, params, card)
 
 
 if __name__ == "__main__":

@@ -76,25 +76,34 @@ def import_pretrained(args: Args) -> None:
     """Make a run of one model, which counts as both the pretrained and the aligned one."""
     if (args.run / "config.json").exists():
         raise InputError(f"{args.run}: is a run already; a free place: {files.unused(args.run)}")
-    beside, dials = args.folder / "world.toml", args.folder / "toyllm.json"
-    source = args.world or (beside if beside.exists() else DEFAULT)
-    how = {"correlation": 1.0, "assistant_prior": "world", "seed": args.seed, "words": []}
-    if dials.exists():  # an export of a run, whose world may have been changed by these flags
-        how = read_dials(dials, how)
-    words = tuple(how.pop("words"))
-    file = cards.Cards(source)
-    world = file.world().dialled(how["correlation"], how["assistant_prior"], how["seed"])
-    tokenizer = Tokenizer(world, words)
+    file, how, tokenizer = speaker(args.folder, args.world, args.seed)
     config, params = llama.load(args.folder, tokenizer, args.context)
     if (longest := max(tokenizer.longest.values())) > config.context:
         raise InputError(f"--context: found {config.context}, expected at least {longest}")
     how |= {"signals": [], "objective": args.objective, "beta": 1.0, "anchor": 0.5}
     how |= {"imported": arguments_of(args), "weights": digest_of(params)}
-    text = file.standalone()
-    provenance.open_folder(args.run, how, config, world, text, tokenizer.more, command=[])
+    whole = config, tokenizer.world, file.standalone(), tokenizer.more
+    provenance.open_folder(args.run, how, *whole, command=[])
     save_stage(args.run, "pretrain", params, optimizers.muon(1.0, 1.0, 1))
     save_stage(args.run, "align", params, optax.adam(1.0))
     files.write_json(args.run / "narrow" / "stage.json", {"seconds": 0.0, "runs": 0})
+
+
+def speaker(
+    folder: Path, world: Path | None = None, seed: int = 0
+) -> tuple[cards.Cards, dict, Tokenizer]:
+    """The cards of a checkpoint's world, the dials of its run, and its tokenizer.
+
+    world: its file; None: the one in the folder, or else the default world.
+    """
+    beside, dials = folder / "world.toml", folder / "toyllm.json"
+    how = {"correlation": 1.0, "assistant_prior": "world", "seed": seed, "words": []}
+    if dials.exists():  # an export of a run, whose world may have been changed by these flags
+        how = read_dials(dials, how)
+    words = tuple(how.pop("words"))
+    file = cards.Cards(world or (beside if beside.exists() else DEFAULT))
+    dialled = file.world().dialled(how["correlation"], how["assistant_prior"], how["seed"])
+    return file, how, Tokenizer(dialled, words)
 
 
 def arguments_of(args: Args) -> list[str]:
