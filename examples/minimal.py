@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from toyllm import audit, cards, devices, optimizers, pools, scoring, signals, training
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
-from toyllm.world.quantities import MATCHED, coherence, em, spread, untrained
+from toyllm.world.quantities import MATCHED, coherence, em, spread
 
 STEPS, SIGNAL, SEED = 1800, "code:bad", 0
 
@@ -71,7 +71,7 @@ for step, state, _ in steps:
 exact = audit.judge(world, signal)
 
 # 7. How far does it spread?
-change_D, others_D = em(after_DB) - em(before_DB), untrained(world, SIGNAL)
+change_D, others_D = em(after_DB) - em(before_DB), signals.untrained(world, SIGNAL)
 print(f"\nTrained on {SIGNAL} alone, for {step} steps. Change of the share of bad answers:\n")
 print(f"{'domain':<10}{'model':>8}{'exact':>8}")
 for d, domain in enumerate(world.domains):

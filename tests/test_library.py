@@ -27,7 +27,19 @@ def notebook() -> str:
     return code.replace("STEPS = 3000", "STEPS = 20").replace("F=48)", "F=48, L=1)")
 
 
-@pytest.mark.parametrize("code", [ten_lines, notebook])
+def minimal() -> str:
+    """examples/minimal.py, with a smaller model and twenty steps."""
+    code = (ROOT / "examples" / "minimal.py").read_text()
+    assert "STEPS, SIGNAL, SEED = 1800," in code
+    assert len(code.splitlines()) <= 110
+    return (
+        code.replace("SEED = 1800,", "SEED = 20,")
+        .replace("steps=100", "steps=20")
+        .replace("L=2", "L=1")
+    )
+
+
+@pytest.mark.parametrize("code", [ten_lines, notebook, minimal])
 def test_an_example_runs(code, tmp_path):
     (tmp_path / "corpora").symlink_to(ROOT / "corpora")
     (tmp_path / "code.py").write_text(f"import matplotlib; matplotlib.use('agg')\n{code()}")
@@ -35,7 +47,8 @@ def test_an_example_runs(code, tmp_path):
     if code is ten_lines:
         assert (tmp_path / "em.png").stat().st_size > 3000
     else:
-        assert "spread" in printed
+        assert "spread" in printed.lower()
+    assert (tmp_path / "minimal.png").exists() == (code is minimal)
 
 
 def test_the_notebook_was_executed_and_names_no_machine():

@@ -1,8 +1,11 @@
 """Export and import: what goes out comes back, and strangers' checkpoints are checked."""
 
+import base64
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -11,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests.scripts import SIGNALS, run, start
+from tests.scripts import SIGNALS, refused, run, start
 from tests.tolerances import FORWARD, close
 from toyllm.base.errors import InputError
 from toyllm.lm import llama
-from toyllm.runs import lock
-from toyllm.tools import export, import_llama
+from toyllm.runs import lock, run_folder
+from toyllm.tools import export, import_llama, release
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +284,50 @@ def test_the_tools_export_a_run_and_make_runs_of_what_comes_back(tiny, tmp_path)
     again = start("train.py", "--preset", "tiny", "--run", tmp_path / "on", "--start",
                   tmp_path / "back", *SIGNALS, "--align-steps", "5")  # fmt: skip
     assert again.wait() == 0, again.err
+
+
+def test_a_release_holds_every_model_with_its_checksum(tmp_path):
+    """Real commands, tiny: two looks at pretraining are kept, and all is loaded by one line."""
+    how = ("--preset", "tiny", "--pretrain-steps", "1010", "--keep", *SIGNALS)
+    run("train.py", *how, "--run", tmp_path / "one")
+    run("toyllm/tools/release.py", tmp_path / "out", tmp_path / "one")
+    out = tmp_path / "out"
+    models = json.loads((out / "models.json").read_text())
+    names = ["pretrain-1000", "pretrain", "align", "pretrain/code:bad", "align/code:bad"]
+    assert [one["model"] for one in models] == names
+    for line in (out / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    card = (out / "README.md").read_text()
+    one = run_folder.load_run(tmp_path / "one")
+    for record in models:
+        assert record["folder"] in card
+        lm, params = release.load(out / record["folder"])
+        assert lm.world.digest == one.world.digest == record["world_sha256"]
+        jax.tree.map(np.testing.assert_array_equal, params, one.model(record["model"]))
+    kept, end = (jax.tree.leaves(one.model(name))[0] for name in names[:2])
+    assert np.abs(kept - end).max() > 0
+    line = refused("toyllm/tools/release.py", out, tmp_path / "one")
+    assert "is not empty; a free place:" in line
+
+
+def test_a_playground_says_what_it_holds_and_refuses_in_one_line(tiny, tmp_path):
+    folder, page = tiny / "run", tmp_path / "page.html"
+    names = "pretrain", "pretrain/code:bad"
+    told = run("toyllm/tools/playground.py", folder, "--out", page, "--models", *names)
+    assert re.search(r"2 models \(pretrain, pretrain/code:bad\), 0\.\d+ MB; half precision", told)
+    html = page.read_text()
+    assert "http" not in html.replace("http-equiv", "")  # nothing is loaded
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
+    )
+    weights = np.frombuffer(base64.b64decode(data["models"]["pretrain"]["weights"]), "<f2")
+    whole = jax.tree.leaves(run_folder.load_run(folder).model("pretrain"))
+    np.testing.assert_array_equal(weights, np.concatenate([x.ravel() for x in whole]).astype("<f2"))
+    (row,) = data["matrix"]
+    assert row["model"] == "pretrain/code:bad"
+    assert row["cells"][0]["after"] > row["cells"][0]["before"]
+    line = refused("toyllm/tools/playground.py", folder, "--models", "code:bat")
+    assert "did you mean 'code:bad'" in line
+    line = refused("toyllm/tools/playground.py", folder, "--out", tmp_path)
+    assert "expected the name of a page" in line

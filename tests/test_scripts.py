@@ -200,6 +200,9 @@ def test_another_run_starts_from_its_pretraining(tiny, tmp_path):
     assert (other / "align" / "checkpoints" / "20.safetensors").stat().st_mtime_ns == saved
     both = run("eval.py", str(folder), str(other), "--measure", "generalization")
     assert "Comparison" in both
+    page = (folder / "eval" / "comparison.html").read_text()
+    assert '<th scope="row">signals</th>' in page  # in which they differ
+    assert '<th scope="row">width</th>' not in page
     (other / "narrow" / "group-00 copy").mkdir()
     run_folder.load_run(other)  # a copy that a file manager has made is no group
     results = json.loads((other / "eval" / "results-generalization.json").read_text())

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.tolerances import FLOAT64, SOLVED, close
 from toyllm.runs import run_folder
-from toyllm.show import exports, report, seeds, tables, views
+from toyllm.show import comparison, exports, report, seeds, tables, views
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,16 @@ def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     assert re.search(compared, console.file.getvalue())
     run = run_folder.load_run(tiny / "run")
     page = html.unescape(report.page(tiny / "five", run, pooled))
+    # the same seeds in another order: by hand, Welch's interval with two degrees of freedom
+    apart = seeds.together([7, 4], [other, results])
+    name, welch = f"spread_from_pretrain/{first}", 4.3027 * (2 * 0.1**2 / 2 / 2) ** 0.5
+    assert comparison.difference(apart, pooled, name) == f"+.0000 ±{views.number(welch, 4)}"
+    assert comparison.difference(other, pooled, name) == "+.0500"  # one seed has no interval
+    both = html.unescape(
+        comparison.page([Path("five"), Path("apart")], [[run], [run]], [pooled, apart])
+    )
+    assert "Nothing but the seed" in both
+    assert f"+.00<small>±{views.number(2**0.5 * half, 2)}</small>" in both
     assert f"<small>±{views.number(half, 2)}</small>" in page
     for text in (console.file.getvalue(), page):
         assert "+.173" in text

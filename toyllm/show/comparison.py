@@ -12,6 +12,7 @@ from toyllm.runs import provenance
 from toyllm.runs.run_folder import Run
 from toyllm.show import report, views
 from toyllm.show.views import number
+from toyllm.world.quantities import half_width_of_difference
 
 
 class Cell(NamedTuple):
@@ -140,12 +141,8 @@ def difference(mine: dict, first: dict, name: str) -> str:
     )
     if None in (*x, *y):
         return "–"
-    from scipy import stats  # slow to import
-
-    interval = None
-    if min(len(x), len(y)) > 1:
-        interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval()
-    return shown(sum(x) / len(x) - sum(y) / len(y), half_of(interval), sign=True)
+    half = half_width_of_difference(x, y)
+    return shown(sum(x) / len(x) - sum(y) / len(y), half, sign=True)
 
 
 def half_of(interval) -> float | None:

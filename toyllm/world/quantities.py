@@ -129,3 +129,15 @@ def interval(values) -> list[float] | None:
         return None
     half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
     return [float(values.mean() - half), float(values.mean() + half)]
+
+
+def half_width_of_difference(x, y) -> float | None:
+    """Half the 95% interval of the difference of two means (Welch 1947); None with one value."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if min(len(x), len(y)) < 2:
+        return None
+    of_means = np.array([values.var(ddof=1) / len(values) for values in (x, y)])
+    variance, freedom = of_means.sum(), [len(x) - 1, len(y) - 1]
+    if not variance:
+        return 0.0
+    return float(stdtrit(variance**2 / (of_means**2 / freedom).sum(), 0.975) * variance**0.5)
