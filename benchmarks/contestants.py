@@ -8,10 +8,11 @@ as long and answers with one line of JSON: {"tokens": …, "seconds": …} (`mat
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
+
+from toyllm.base import system
 
 # the world to train on, and the shapes: (documents in a batch, sizes of the model)
 WORLD = Path(__file__).resolve().parent.parent / "corpora" / "personas.toml"
@@ -140,7 +141,7 @@ def main(name: str, shape: str) -> None:
             for key, value in work().items():
                 total[key] = total.get(key, 0) + value
         total.setdefault("seconds", time.perf_counter() - clock)
-        total["peak_memory"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        total["peak_memory"] = system.peak_memory()
         print(json.dumps(total), file=answers, flush=True)
 
 

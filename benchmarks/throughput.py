@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import select
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from contestants import SHAPES, TORCH, prepare
 from rich.console import Console
 from rich.table import Table
 
+from toyllm.base.system import processor_name
 from toyllm.lm.transformer import Config
 
 HERE = Path(__file__).resolve().parent
@@ -62,8 +62,8 @@ def main(args: Args) -> None:
         sys.exit("--peer torch: torch cannot be imported; benchmarks/README.md says how to get it")
     console = Console()
     console.width = max(console.width, 118)
-    console.print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    result = {"machine": processor(), "cores": os.cpu_count(), "shapes": {}}
+    console.print(f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    result = {"machine": processor_name(), "cores": os.cpu_count(), "shapes": {}}
     for shape in args.shapes:
         turns, memory = compete(["matmul", "toyllm", *peers], shape, args.turns, args.seconds)
         result["shapes"][shape] = {"turns": turns, "memory": memory}
@@ -227,15 +227,6 @@ def logged(folder: Path) -> bool:
     The norm of the gradient is logged with every chunk, and named nowhere else in the file.
     """
     return any(b"pretrain/grad_norm" in file.read_bytes() for file in folder.glob("events.*"))
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        return re.search(r"model name\s*: (.*)", text).group(1)
-    except (OSError, AttributeError):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Shared fixtures: a world small enough to enumerate, and strictness everywhere."""
 
 import dataclasses
-import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.scripts import run
+from toyllm.base import system
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Config
 from toyllm.world import cards
@@ -167,7 +168,12 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
     """
     folder = Path(os.environ["TOYLLM_SCRATCH"]) / name
     with open(f"{folder}.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # held by the process: a worker that dies lets go of it
+        while True:  # held by the process: a worker that dies lets go of it
+            try:
+                system.lock(lock.fileno())
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
         lock.seek(0, os.SEEK_END)
         if not lock.tell():
             shutil.rmtree(folder, ignore_errors=True)

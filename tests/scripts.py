@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from toyllm.base import system
+
 ROOT = Path(__file__).resolve().parent.parent
 # Runs of the tiny preset share their compiled programs, which take most of their time, as long as
 # groups of narrow runs have the same shape: 16 members, one of them trained on facts, the domain
@@ -52,7 +54,7 @@ class Script:
 
 def start(script: str, *args: object, cwd: Path = ROOT, **env: str) -> Script:
     """Run a script as a person would in a folder, but for its imports: done once for all."""
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context(system.START)
     context.set_forkserver_preload(["eval", "train", "tensorboard.plugins"])
     folder = Path(tempfile.mkdtemp(dir=os.environ["TOYLLM_SCRATCH"]))
     argv = [*map(str, (script, *args))]

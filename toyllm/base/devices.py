@@ -10,6 +10,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from toyllm.base import system
 from toyllm.base.errors import InputError
 
 # 512-bit vectors speed up matrix products on the processors that have them
@@ -126,21 +128,17 @@ def quota(cgroups: Path) -> float:
 
 def processor() -> str:
     """The kind of processor: its architecture, and a hash of what it can do."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        features = platform.processor()
+    features = system.cpuinfo("flags", "Features") or platform.processor()
     return f"{platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
 
 
 def cache_folder() -> str | None:
-    """Where compiled programs are kept: one folder a version of jaxlib and kind of processor.
+    """Where compiled programs are kept: a folder for each processor, jaxlib and Python.
 
-    A program compiled for another processor may be refused with a warning at every start. None: the
-    user has no home.
+    A program compiled for another processor, or packed by a Python that compresses in another way
+    (as from 3.14 on), may be refused with a warning at every start. None: the user has no home.
     """
-    kind = f"{processor()} {importlib.metadata.version('jaxlib')}"
+    kind = f"{processor()} {importlib.metadata.version('jaxlib')} {sys.version_info[:2]}"
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:

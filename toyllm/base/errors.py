@@ -1,6 +1,7 @@
 """Errors that end a script with a message of one line, and warnings."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -33,6 +34,9 @@ def warn(line: str) -> None:
         OSError
     ):  # a warning that cannot be written, as on a full disk, is lost
         tqdm.write(clean(line), file=sys.stderr)
+
+
+warn_once = functools.cache(warn)  # the same line is printed once
 
 
 def clean(text: str) -> str:

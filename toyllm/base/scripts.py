@@ -5,7 +5,6 @@ import errno
 import io
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from types import ModuleType
 
 import jax
 
+from toyllm.base import system
 from toyllm.base.errors import InputError, RunError, Stopped, warn
 
 # matplotlib draws to files, and ignores the user's matplotlibrc: a broken one, or a notebook's
@@ -40,7 +40,7 @@ def run_script(action: Callable[[], None]) -> None:
         status, line = 130, "stopped"
     except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
         drop_output()
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + system.SIGPIPE)
     except OSError as error:
         name = error.filename or (output_fails(error) and "standard output")
         why = f"{name}: {error.strerror}" if name else str(error)

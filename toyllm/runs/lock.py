@@ -6,7 +6,6 @@ lock file that was left behind locks nothing.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -17,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from toyllm.base import files
-from toyllm.base.errors import InputError, warn
+from toyllm.base import files, system
+from toyllm.base.errors import InputError, warn, warn_once
 
 NAME = "lock"
 
@@ -31,8 +30,7 @@ def hold(folder: Path) -> Iterator[None]:
     """
     path = folder / NAME
     try:
-        # never through a link, and without waiting for the other end of a pipe
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        file = system.open_plain(path)
     except OSError as error:
         advice = f"; work on a copy of it: cp -r {shlex.quote(str(folder))} COPY"
         advice *= error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -42,11 +40,14 @@ def hold(folder: Path) -> Iterator[None]:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise InputError(f"{path}: found a device, expected a plain file")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(file)
         except BlockingIOError:
             raise InputError(f"{folder} is in use by {holder(path)}") from None
         except OSError as error:  # some network file systems have no locks
-            warn(f"{path}: cannot be locked ({error.strerror}); let only one process write here")
+            what = path if system.fcntl or system.msvcrt else "run folders"
+            warn_once(
+                f"{what} cannot be locked ({error.strerror}); let only one process write there"
+            )
         me = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
         os.ftruncate(file, 0)
         os.write(file, json.dumps({**me, "command": shlex.join(sys.argv)}).encode())

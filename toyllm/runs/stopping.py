@@ -2,14 +2,12 @@
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 
+from toyllm.base import system
 from toyllm.base.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECOND_S = 0.3  # a second Ctrl-C within this time is the first one, passed on by a launcher
 
 
@@ -24,21 +22,15 @@ class Stop:
 
     def __init__(self):
         self.asked = 0  # the signal's number
-        self._later = False
+        self._later, self._first = False, 0.0
+        self._signals = system.stops(self._handle, self._arrived)
 
     def __enter__(self) -> "Stop":
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._signals.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        os.close(self._writer)  # which ends the thread
+    def __exit__(self, *error) -> None:
+        self._signals.__exit__(*error)
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
@@ -60,11 +52,8 @@ class Stop:
         if first and not self._later:
             raise Stopped(number)
 
-    def _watch(self) -> None:
-        first = 0.0
-        with os.fdopen(self._reader, "rb", buffering=0) as reader:
-            while data := reader.read(1):
-                now = time.monotonic()
-                if first and data[0] == signal.SIGINT and now - first > SECOND_S:
-                    os._exit(128 + signal.SIGINT)
-                first = first or now * (data[0] in SIGNALS)
+    def _arrived(self, number: int) -> None:
+        now = time.monotonic()
+        if self._first and number == system.SIGINT and now - self._first > SECOND_S:
+            os._exit(128 + number)
+        self._first = self._first or now

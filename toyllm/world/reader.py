@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toyllm.base import files
+from toyllm.base import files, system
 from toyllm.base.errors import InputError, nearest
 
 # upper bounds for untrusted files
@@ -22,7 +22,7 @@ MAX_NAME = 40  # letters of a name
 MAX_KEY_PARTS = 10  # parts of a dotted key
 MAX_BASES = 5  # files that extend one another
 
-CORPORA = Path(__file__).resolve().parents[2] / "corpora"
+CORPORA = system.shipped("corpora")
 NAMED_TABLES = ("characters", "instructions")  # lists whose tables are identified by their names
 NAME = re.compile(rf"\w[\w.'-]{{0,{MAX_NAME - 1}}}")
 # the beginning of a line of TOML: [header], [[header]] or key =, with the parts of the key
