@@ -84,11 +84,22 @@ def prepare() -> None:
     os.environ.update(OWN_MATPLOTLIB)
 
 
-def command() -> str:
-    """The shell command that started this process."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    module = ["-m", spec.name] if spec and spec.name.startswith("toyllm.") else sys.argv[:1]
-    return shlex.join(["uv", "run", *module, *sys.argv[1:]])
+def command(*words: object) -> str:
+    """The shell command for a script (train.py …) or a tool (toyllm.tools.…) and its arguments.
+
+    Without words: the command that started this process. Started as `toyllm-train` or the like,
+    or installed without the repository, a process names the commands that it was installed with.
+    """
+    if not words:
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec and spec.name.startswith("toyllm.")
+        words = (spec.name if module else sys.argv[0], *sys.argv[1:])
+    name, *rest = map(str, words)
+    tool = ["-m", name] if name.startswith("toyllm.") else []
+    if system.INSTALLED or Path(sys.argv[0]).stem.startswith("toyllm-"):
+        script = f"toyllm-{Path(name).stem.removeprefix('toyllm-')}"
+        return shlex.join([*(["python", *tool] if tool else [script]), *rest])
+    return shlex.join(["uv", "run", *(tool or [name]), *rest])
 
 
 def output_fails(error: OSError) -> bool:

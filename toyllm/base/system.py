@@ -29,6 +29,7 @@ def _module(name: str):
 fcntl, msvcrt, resource = map(_module, ("fcntl", "msvcrt", "resource"))
 
 PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "train.py").exists()  # from a wheel, without the repository
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 SIGPIPE = getattr(signal, "SIGPIPE", 13)  # Windows has none
 # how a process starts that shares nothing with its parent

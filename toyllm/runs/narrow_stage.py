@@ -8,7 +8,6 @@ with NarrowStage(run, members) as stage:
 """
 
 import contextlib
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toyllm.base import devices, files
+from toyllm.base import devices, files, scripts
 from toyllm.posttrain.monitor import Look, Monitor
 from toyllm.posttrain.population import Job, Member, Record
 from toyllm.runs import checkpoints, run_folder
@@ -82,7 +81,7 @@ class NarrowStage:
             above = "" if self.run.label else ", the first of each above"
             self.run.say(
                 f"narrow: {count} alarms and notes on {signals} signals{above}; all of them: "
-                f"uv run eval.py {shlex.quote(str(self.run.folder))} --measure drift",
+                + scripts.command("eval.py", self.run.folder, "--measure", "drift"),
             )
         facts = {"seconds": self.seconds, "runs": len(self.members)}
         files.write_json(self.folder / "stage.json", facts)

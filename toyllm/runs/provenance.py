@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from toyllm.base import devices, files
+from toyllm.base import devices, files, scripts
 from toyllm.base.errors import InputError
 from toyllm.lm import transformer
 from toyllm.world import cards
@@ -189,7 +189,7 @@ def settings(saved: dict) -> dict:
 
 def check_start(start: Path, config: transformer.Config, dialled: World) -> None:
     """Check that a run to start from is pretrained, on the same world, with the same sizes."""
-    again = f"uv run train.py --run {shlex.quote(str(start))}"
+    again = scripts.command("train.py", "--run", start)
     if not (start / "config.json").exists():
         raise InputError(f"--start {start}: no such run; this makes it: {again}")
     other = read_config(start)

@@ -16,7 +16,6 @@ them.
 
 import dataclasses
 import re
-import shlex
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from toyllm.base import devices, files
+from toyllm.base import devices, files, scripts
 from toyllm.base.errors import InputError, nearest
 from toyllm.lm import losses
 from toyllm.lm.scoring import Scorer
@@ -175,7 +174,7 @@ def check_seeds(runs: list[Run]) -> None:
 
 def load_run(folder: Path) -> Run:
     """Load a finished run. Raises InputError with what is missing and the command that makes it."""
-    command = f"uv run train.py --run {shlex.quote(str(folder))}"
+    command = scripts.command("train.py", "--run", folder)
     if folder.is_file():
         raise InputError(f"{folder}: found a file, expected a run folder")
     if not folder.is_dir():
@@ -231,8 +230,8 @@ def command_of(saved: dict) -> str:
     """
     imported = saved["args"].get("imported")
     if isinstance(imported, list):
-        return shlex.join(["uv", "run", "-m", "toyllm.tools.import_llama", *imported])
-    return shlex.join(["uv", "run", "train.py", *saved["command"]])
+        return scripts.command("toyllm.tools.import_llama", *imported)
+    return scripts.command("train.py", *saved["command"])
 
 
 def load_params(folder: Path, stage: str, lm: LM) -> Params:

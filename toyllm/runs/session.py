@@ -29,7 +29,7 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from toyllm.base import devices, files
+from toyllm.base import devices, files, scripts
 from toyllm.base.errors import InputError, warn
 from toyllm.lm import transformer
 from toyllm.lm.tokenizer import Tokenizer
@@ -133,8 +133,8 @@ def open_runs(
         announce(args, runs, members)
         yield runs
     seconds = time.time() - began
-    done = f"Done in {seconds:.0f} s. Now measure it: uv run eval.py {shlex.quote(str(args.run))}"
-    runs[0].say(done, whose="")
+    measure = scripts.command("eval.py", args.run)
+    runs[0].say(f"Done in {seconds:.0f} s. Now measure it: {measure}", whose="")
     if args.json and devices.first():
         facts = [{stage: finished(run.folder, stage) for stage in STAGES} for run in runs]
         facts = facts[0] if args.seeds == 1 else {"seeds": facts}

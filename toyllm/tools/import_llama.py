@@ -12,7 +12,6 @@ uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal 
 import dataclasses
 import hashlib
 import re
-import shlex
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,7 @@ import tyro
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, warn
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import command, run_script
 from toyllm.lm import llama, losses, optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Params
@@ -58,7 +57,7 @@ def main(args: Args) -> None:
     """Import, and print the next command."""
     devices.setup()
     take(args)
-    print(f"Now: uv run eval.py {shlex.quote(str(args.run))}")
+    print(f"Now: {command('eval.py', args.run)}")
 
 
 def take(args: Args) -> None:

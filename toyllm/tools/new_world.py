@@ -16,7 +16,7 @@ import tyro
 from toyllm.base import arguments, files
 from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import command, run_script
 from toyllm.world import cards, random_worlds
 from toyllm.world.reader import MAX_NAME
 
@@ -52,13 +52,14 @@ def main(args: Args) -> None:
     except InputError:
         args.file.unlink()
         raise
-    file, run = shlex.quote(str(args.file)), shlex.quote(f"runs/{name}")
+    train = command("train.py", "--world", args.file, "--run", f"runs/{name}")
+    audit, show = (command(f"toyllm.tools.{tool}", args.file) for tool in ("audit", "show"))
     print(
         f"{args.file}: a world of {len(world.characters)} characters and {len(world.domains)} "
         f"domains. Change it as you like; after each change:\n"
-        f"    uv run -m toyllm.tools.audit {file}    its first mistake, or who is in it\n"
-        f"    uv run -m toyllm.tools.show {file}     documents drawn from it\n"
-        f"    uv run train.py --world {file} --run {run} && uv run eval.py {run}"
+        f"    {audit}    its first mistake, or who is in it\n"
+        f"    {show}     documents drawn from it\n"
+        f"    {train} && {command('eval.py', f'runs/{name}')}"
     )
 
 
