@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import toyllm
+from tests import notebooks
 from tests.conftest import ROOT
 from tests.scripts import run
 
@@ -21,10 +22,8 @@ def ten_lines() -> str:
 
 def notebook() -> str:
     """The notebook's code, with a smaller model and twenty steps."""
-    cells = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())["cells"]
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    assert "STEPS = 3000" in code
-    return code.replace("STEPS = 3000", "STEPS = 20").replace("F=48)", "F=48, L=1)")
+    cells = notebooks.code_cells(ROOT / "examples" / "notebook.ipynb")
+    return notebooks.shortened("\n".join(cell["source"] for cell in cells))
 
 
 def minimal() -> str:
