@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *(ROOT / name / "README.md" for name in ("corpora", "benchmarks")),
+    *(ROOT / name / "README.md" for name in ("corpora", "benchmarks", "examples/labs")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 
