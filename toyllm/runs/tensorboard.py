@@ -33,6 +33,10 @@ LAYOUT = {  # the custom scalars page: stage → chart → tags, as regular expr
         }
         for stage in ("align", "narrow")
     },
+    "eval": {
+        "spread of each signal": ["spread_from_(pretrain|align)/.*"],
+        "what was learned": ["metrics/(captured|excess|coherence)"],
+    },
 }
 
 

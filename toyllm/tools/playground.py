@@ -161,9 +161,8 @@ def about(model: str) -> str:
     """What a model was trained on, in one sentence."""
     if model in ABOUT:
         return ABOUT[model]
-    return (
-        f"Trained on {label(model)}, until {MATCHED:.0%} of its answers were of the preferred kind."
-    )
+    share = f"{MATCHED:.0%} of its answers in the trained domain"
+    return f"Trained on {label(model)}, until {share} were of the preferred kind."
 
 
 def matrix_row(world: World, k: int, models: list[str], em_ND: np.ndarray) -> dict | None:
