@@ -7,6 +7,8 @@
     new_world      a commented world file to start from
     export         a model as a Llama checkpoint
     import_llama   models trained elsewhere as a run
+    playground     models of a run in one HTML page, to talk to
+    release        trained models to take away
 
-Nothing imports them but scripts and tests.
+Nothing imports them but scripts, tests and each other.
 """
