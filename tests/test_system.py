@@ -29,12 +29,20 @@ ONLY_IN_SYSTEM = {"fcntl", "msvcrt", "resource", "signal", "socket", "multiproce
 HIDE = """
 import sys
 
+NAMES = ("fcntl", "resource")
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name in NAMES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
 def hide(event, args):
-    if event == "import" and args[0] in ("fcntl", "resource"):
-        raise ModuleNotFoundError(f"No module named {args[0]!r}", name=args[0])
     if event == "open" and str(args[0]).startswith("/proc/"):
         raise FileNotFoundError(2, "No such file or directory", str(args[0]))
 
+for name in NAMES:
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Hidden)
 sys.addaudithook(hide)
 """
 # what Windows has: it locks bytes, here with the means of the other systems

@@ -5,7 +5,7 @@
 
 The packages, from the ground up. Each may import those above it in this list, and none below:
 
-    base        errors and exit statuses, command-line arguments, devices, files
+    base        errors and exit statuses, command-line arguments, operating systems, devices, files
     world       characters and their traits, documents drawn from them, the exact ideal observer
     lm          the language model: tokenizer, transformer, losses, training, scoring
     posttrain   training signals, preference pairs, many narrow runs at once, the drift monitor

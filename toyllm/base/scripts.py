@@ -126,4 +126,7 @@ def drop_output() -> None:
 
 def docstring(module: ModuleType) -> str:
     """A module's docstring, from its file: with PYTHONOPTIMIZE=2 the module itself has none."""
-    return ast.get_docstring(ast.parse(Path(module.__file__).read_text("utf-8"))) or ""
+    source = Path(module.__file__).read_text("utf-8")
+    # not ast.parse, which leaves docstrings out too since Python 3.14
+    tree = compile(source, module.__file__, "exec", ast.PyCF_ONLY_AST, optimize=0)
+    return ast.get_docstring(tree) or ""
