@@ -97,9 +97,10 @@ def lines(
     names: list[str], domains: list[str], rows: list[views.Row], apart: list[str]
 ) -> list[Line]:
     """The lines of one signal, from its row in each run, and the differences of its spread."""
+    by_domain = [{cell.domain: cell for cell in row.cells} for row in rows]  # worlds may differ
     cells = [
-        [Cell(c.change, c.half_width, c.trained) for c in row.cells if c.domain in domains]
-        for row in rows
+        [Cell(c.change, c.half_width, c.trained) for c in map(each.get, domains)]
+        for each in by_domain
     ]
     shown = [Line(*each) for each in zip(names, cells, [row.outcome for row in rows], strict=True)]
     for name, mine, spread in zip(names[1:], cells[1:], apart, strict=True):
