@@ -241,7 +241,12 @@ def test_tensorboard_serves_what_was_written(tiny):
         images = read("data/plugin/images/tags")
         assert "figures/matrix" in images["eval/figures"]
         layout = read("data/plugin/custom_scalars/layout")
-        assert [part["title"] for part in layout["category"]] == ["pretrain", "align", "narrow", "eval"]
+        assert [part["title"] for part in layout["category"]] == [
+            "pretrain",
+            "align",
+            "narrow",
+            "eval",
+        ]
         texts = read("data/plugin/text/tags")
         assert "pretrain/sampled dialogues" in texts["pretrain"]
         points = read("data/plugin/scalars/scalars?run=pretrain&tag=pretrain%2Floss")
