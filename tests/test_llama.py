@@ -307,6 +307,12 @@ def test_a_release_holds_every_model_with_its_checksum(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, params, one.model(record["model"]))
     kept, end = (jax.tree.leaves(one.model(name))[0] for name in names[:2])
     assert np.abs(kept - end).max() > 0
+    page = tmp_path / "page.html"
+    names = "pretrain-1000", "pretrain", "code:bad"  # the last is short for pretrain/code:bad
+    told = run("toyllm/tools/playground.py", tmp_path / "one", "--out", page, "--models", *names)
+    assert "(pretrain-1000, pretrain, pretrain/code:bad)" in told
+    assert "the pretrained model after 1,000 steps" in page.read_text()
+    assert one.about("pretrain-1000").startswith("Pretrained on the corpus for 1,000 steps;")
     line = refused("toyllm/tools/release.py", out, tmp_path / "one")
     assert "is not empty; a free place:" in line
 

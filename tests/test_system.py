@@ -100,15 +100,15 @@ def test_a_run_without_what_windows_and_macos_lack(tiny, tmp_path):
     assert (run / "eval" / "matrix.png").exists()
     found, whole = (json.loads((r / "config.json").read_text()) for r in (run, usual))
     assert whole["environments"][0]["processor"] == devices.processor()
-    assert found["environments"][0]["processor"] != devices.processor()
+    if Path("/proc/cpuinfo").exists():
+        assert found["environments"][0]["processor"] != devices.processor()
     # and it computes the same
     learned = [json.loads((r / "eval" / "results.json").read_text()) for r in (run, usual)]
     assert learned[0]["generalization"] == learned[1]["generalization"]
 
 
 def test_what_is_missing_has_a_substitute(monkeypatch):
-    assert system.peak_memory() > 2**24
-    assert "processor" in system.cpuinfo("processor")
+    assert not system.resource or system.peak_memory() > 2**24
     monkeypatch.setattr(system, "resource", None)
     assert math.isnan(system.peak_memory())
     monkeypatch.setattr(system, "cpuinfo", lambda *begins: "")

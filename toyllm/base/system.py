@@ -1,6 +1,6 @@
 """What differs between operating systems, each with a fallback where it is missing.
 
-No other module may import these, or read /proc: tests/test_structure.py checks that.
+No other module may import these, or read /proc: tests/test_system.py checks that.
 """
 
 import contextlib

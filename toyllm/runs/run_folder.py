@@ -33,6 +33,7 @@ from toyllm.posttrain import signals
 from toyllm.posttrain.population import Member
 from toyllm.runs import checkpoints, provenance
 from toyllm.runs.provenance import ALONG, STAGES, finished
+from toyllm.world.quantities import MATCHED
 from toyllm.world.world import BEHAVIOURS, World
 
 
@@ -100,18 +101,41 @@ class Run:
         A signal's name alone is the one from the pretrained model; pretrain-STEP is what `--keep`
         kept of pretraining. Raises InputError.
         """
+        name = self.full_name(name)
         if name in self.params:
             return self.params[name]
-        step = name.removeprefix("pretrain-")
-        if step in map(str, self.along):
+        if (step := self._step_of(name)) is not None:
             place = self.folder / "pretrain" / ALONG
-            wanted = {"params": self.lm.shapes}
-            return checkpoints.load(place, lambda record: wanted, int(step)).items["params"]
-        start, _, signal = name.partition("/") if "/" in name else ("pretrain", "", name)
+            shapes = {"params": self.lm.shapes}
+            return checkpoints.load(place, lambda record: shapes, step).items["params"]
+        start, _, signal = name.partition("/")
         if not (rows := self.narrow.rows(start, signal)):
             near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
             raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
         return devices.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
+
+    def full_name(self, name: str) -> str:
+        """A model's name in full: `code:bad` is `pretrain/code:bad`; any other is as given."""
+        return f"pretrain/{name}" if name in self.narrow.signal else name
+
+    def about(self, name: str) -> str:
+        """What a model was trained on, as a sentence; name: in full."""
+        start, _, signal = name.partition("/")
+        if self.args.get("imported"):
+            return "Trained elsewhere, and imported."
+        if signal:
+            share = f"{MATCHED:.0%} of its answers in the trained domain were of the preferred kind"
+            reached = " until" if signal in self.narrow.matched(start) else ", which ended before"
+            return f"Trained on {signal}{reached} {share}."
+        if name == "align":
+            return "Aligned: good answers were preferred in every moral domain (all:good)."
+        step = self._step_of(name)
+        when = "" if step is None else f" for {step:,} steps"
+        return f"Pretrained on the corpus{when}; no preference has been trained."
+
+    def _step_of(self, name: str) -> int | None:
+        """The step of `pretrain-STEP`, if that was kept."""
+        return next((step for step in self.along if name == f"pretrain-{step}"), None)
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -257,14 +257,8 @@ class Chat:
             moved = f"spread {number(spread, 3, True)}" if spread is not None else status
             what = "mean change of the share of bad answers in moral domains that were not trained"
             self.say("  trained on ", (signal, "bold"), f", from {start}: {moved} ({what})")
-        elif run.args.get("imported"):
-            self.say(f"  {name}: trained elsewhere, and imported.")
         else:
-            training = {
-                "pretrain": "pretrained on the corpus; no preference has been trained.",
-                "align": "aligned: good answers preferred in every moral domain (all:good).",
-            }
-            self.say(f"  {name}: {training[name]} /switch shows the narrow ones.")
+            self.say(f"  {name}: {run.about(name)} /switch shows the narrow ones.")
 
     def undo(self, _: str) -> None:
         """Take the last turn back."""

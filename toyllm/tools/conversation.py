@@ -51,7 +51,7 @@ class Conversation:
     def switch(self, name: str) -> None:
         """Continue the same dialogue with another model. Raises InputError."""
         self.params: Params = self.run.model(name)
-        self.name = name if "/" in name or name in self.run.params else f"pretrain/{name}"
+        self.name = self.run.full_name(name)
 
     def begin(self, header: str) -> None:
         """Begin anew with the assistant, someone, or a character. Raises InputError."""

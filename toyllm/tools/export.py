@@ -50,7 +50,8 @@ class Args:
     run: tyro.conf.Positional[Path]  # A finished run.
     folder: tyro.conf.Positional[Path]  # Where to write.
     model: str = "pretrain"
-    """The model: pretrain, align, or START/SIGNAL for a narrow one, such as align/code:bad."""
+    """The model: pretrain, align, START/SIGNAL for a narrow one, such as align/code:bad, or
+    pretrain-STEP of a run with --keep."""
 
 
 def main(args: Args) -> None:

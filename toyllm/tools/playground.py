@@ -32,10 +32,6 @@ from toyllm.world.world import World
 
 MAX_BYTES = 2_000_000  # of a page with the usual models, so that it can be sent and opened anywhere
 REST_BYTES = 100_000  # of these for all but the weights
-ABOUT = {
-    "pretrain": "Pretrained on documents by all characters. No preference has been trained.",
-    "align": "Good answers were preferred in every moral domain, from the pretrained model on.",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Args:
     out: Path | None = None
     """The page (default: eval/playground.html in the run)."""
     models: tuple[str, ...] = ()
-    """Names of models: pretrain, align, START/SIGNAL (default: as many as fit in 2 MB)."""
+    """Their names, also pretrain-STEP of a run with --keep (default: as many as fit in 2 MB)."""
 
 
 def main(args: Args) -> None:
@@ -56,7 +52,7 @@ def main(args: Args) -> None:
     out = args.out or args.run / "eval" / "playground.html"
     if out.is_dir():
         raise InputError(f"{out}: found a folder, expected the name of a page to write")
-    names = list(dict.fromkeys(args.models)) or usual_models(run)
+    names = list(dict.fromkeys(map(run.full_name, args.models))) or usual_models(run)
     whole = {name: run.model(name) for name in names}
     rounded = {name: jax.tree.map(half, params) for name, params in whole.items()}
     em_ND, rounded_ND = (
@@ -122,7 +118,11 @@ def page(run: run_folder.Run, models: dict[str, Params], matrix: list, rounding:
         "next_question": run.lm.tokenizer.longest_prompt(1),
         "arrays": [[key, leaf.size] for key, leaf in arrays.items()],
         "models": {
-            model: {"label": label(model), "about": about(model), "weights": packed(tree.values())}
+            model: {
+                "label": label(model),
+                "about": run.about(model),
+                "weights": packed(tree.values()),
+            }
             for model, tree in leaves.items()
         },
         "matrix": matrix,
@@ -153,16 +153,11 @@ def packed(arrays) -> str:
 def label(model: str) -> str:
     """A model's name for people."""
     start, _, signal = model.partition("/")
-    stage = {"pretrain": "pretrained", "align": "aligned"}[start]
-    return f"{signal}, from the {stage} model" if signal else f"the {stage} model"
-
-
-def about(model: str) -> str:
-    """What a model was trained on, in one sentence."""
-    if model in ABOUT:
-        return ABOUT[model]
-    share = f"{MATCHED:.0%} of its answers in the trained domain"
-    return f"Trained on {label(model)}, until {share} were of the preferred kind."
+    stage, _, step = start.partition("-")
+    named = {"pretrain": "the pretrained model", "align": "the aligned model"}[stage]
+    if step:
+        named += f" after {int(step):,} steps"
+    return f"{signal}, from {named}" if signal else named
 
 
 def matrix_row(world: World, k: int, models: list[str], em_ND: np.ndarray) -> dict | None:

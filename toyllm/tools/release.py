@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tyro
 
-from toyllm.base import files
+from toyllm.base import files, system
 from toyllm.base.errors import InputError, RunError
 from toyllm.base.scripts import run_script
 from toyllm.lm import llama, transformer
@@ -83,9 +83,7 @@ def main(args: Args) -> None:
     names = [source.resolve().name for source in sources]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two runs are called {repeated}, expected runs of different names")
-    loaded = {
-        source: run_folder.load_folder(source) for source in sources
-    }  # all, before any is written
+    loaded = {one: run_folder.load_folder(one) for one in sources}  # all, before any is written
     models = []
     for name, runs in zip(names, loaded.values(), strict=True):
         for run in runs:
@@ -105,8 +103,14 @@ def main(args: Args) -> None:
 def trained(name: str) -> Path:
     """Train one of `TRAINED`, or what is missing of it. Returns its folder."""
     folder = Path("runs/release") / name
-    script = Path(__file__).parents[2] / "train.py"
-    command = [sys.executable, script, "--run", folder, "--keep", *TRAINED[name]]
+    command = [
+        sys.executable,
+        system.shipped("train.py"),
+        "--run",
+        folder,
+        "--keep",
+        *TRAINED[name],
+    ]
     if code := subprocess.run([*map(str, command)]).returncode:
         raise RunError(f"{folder}: training ended with status {code}; the same command resumes it")
     return folder
