@@ -10,25 +10,39 @@ from tests.conftest import ROOT
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *(ROOT / name / "README.md" for name in ("corpora", "benchmarks", "examples/labs")),
+    *(ROOT / name / "README.md" for name in ("corpora", "examples/labs")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.html")),
+    *sorted((ROOT / "examples").rglob("*.ipynb")),
 ]
+
+
+def text_of(page: Path) -> str:
+    """The text of a page, without its code; of a notebook, its cells of text."""
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    if page.suffix == ".html":
+        text = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    return re.sub(r"```.*?```", "", text, flags=re.S)
 
 
 def anchors(page: Path) -> set[str]:
     """What a link may name within a page: its headings, as GitHub writes them, and its marks."""
-    text = page.read_text()
+    text = text_of(page)
     headings = re.findall(r"^#+ (.+)$", text, re.M)
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
-    return {*plain, *re.findall(r'<a id="([^"]+)"', text)}
+    return {*plain, *re.findall(r' id="([^"]+)"', text)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
-    for link in links:
-        if "://" in link:
+    text = text_of(page)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    for link in links + re.findall(r'(?:href|src|srcset)="([^"]+)"', text):
+        if "://" in link or link.startswith("data:"):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
