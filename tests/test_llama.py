@@ -305,6 +305,8 @@ def test_a_release_holds_every_model_with_its_checksum(tmp_path):
         lm, params = release.load(out / record["folder"])
         assert lm.world.digest == one.world.digest == record["world_sha256"]
         jax.tree.map(np.testing.assert_array_equal, params, one.model(record["model"]))
+    assert [one["captured"] is None for one in models] == [False, False, True, True, True]
+    assert models[0]["captured"] != models[1]["captured"]  # each was measured at its own step
     kept, end = (jax.tree.leaves(one.model(name))[0] for name in names[:2])
     assert np.abs(kept - end).max() > 0
     page = tmp_path / "page.html"

@@ -1,6 +1,6 @@
 """The pages that people see, in a headless browser: the report, and TensorBoard.
 
-Needs Chromium and playwright (see tests/test_interop.py); skipped where they are missing.
+Needs Chromium, playwright and axe (see CONTRIBUTING.md); skipped where they are missing.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ MISSING = [
     name
     for name, found in (
         ("chromium", CHROMIUM),
-        ("playwright", importlib.util.find_spec("playwright")),
+        *((x, importlib.util.find_spec(x)) for x in ("playwright", "axe_playwright_python")),
     )
     if not found
 ]
@@ -100,6 +100,14 @@ def open_page(browser):
     yield open_page
     for context in contexts:
         context.close()
+
+
+def faults(page) -> list[str]:
+    """What axe finds that people with a screen reader, a keyboard or weak eyes would stumble on."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]
 
 
 @pytest.fixture
@@ -223,9 +231,7 @@ def test_nothing_sticks_out_of_the_playground(playground, open_page, width, sche
     page.click("#any")
     page.locator("#matrix td button").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unnamed = page.evaluate("""[...document.querySelectorAll("button, select, input")].filter(
-        (x) => !x.textContent.trim() && !x.labels?.length && !x.ariaLabel).length""")
-    assert unnamed == 0  # for who listens
+    assert faults(page) == []
     assert not errors
 
 
@@ -288,6 +294,19 @@ def test_those_who_do_not_see_it_can_read_it(report, open_page):
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["one/eval/report.html", "one/eval/comparison.html", "seeds"])
+def test_anyone_can_read_a_page(folder, seeds, open_page, page, scheme):
+    """With a screen reader, a keyboard or weak eyes, and without a network."""
+    path = seeds / "eval" / "report.html" if page == "seeds" else folder / page
+    for width in (360, 1200):
+        opened, errors = open_page(path.as_uri(), width, scheme)
+        assert faults(opened) == []
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.asked == [path.as_uri()]
+        assert not errors
 
 
 @pytest.mark.parametrize("width", [360, 1200])

@@ -105,9 +105,7 @@ class Run:
         if name in self.params:
             return self.params[name]
         if (step := self._step_of(name)) is not None:
-            place = self.folder / "pretrain" / ALONG
-            shapes = {"params": self.lm.shapes}
-            return checkpoints.load(place, lambda record: shapes, step).items["params"]
+            return self._kept(step).items["params"]
         start, _, signal = name.partition("/")
         if not (rows := self.narrow.rows(start, signal)):
             near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
@@ -126,12 +124,24 @@ class Run:
         if signal:
             share = f"{MATCHED:.0%} of its answers in the trained domain were of the preferred kind"
             reached = " until" if signal in self.narrow.matched(start) else ", which ended before"
-            return f"Trained on {signal}{reached} {share}."
+            stage = {"pretrain": "pretrained", "align": "aligned"}[start]
+            return f"The {stage} model, trained on {signal}{reached} {share}."
         if name == "align":
             return "Aligned: good answers were preferred in every moral domain (all:good)."
         step = self._step_of(name)
         when = "" if step is None else f" for {step:,} steps"
         return f"Pretrained on the corpus{when}; no preference has been trained."
+
+    def captured(self, name: str) -> float | None:
+        """captured of a pretrained model, as measured while it was trained; None for others."""
+        step = self._step_of(name)
+        facts = self._kept(step).facts if step is not None else self.stages.get(name, {})
+        return facts.get("captured_while_training")
+
+    def _kept(self, step: int) -> checkpoints.Checkpoint:
+        """What `--keep` kept at a step of pretraining."""
+        shapes = {"params": self.lm.shapes}
+        return checkpoints.load(self.folder / "pretrain" / ALONG, lambda record: shapes, step)
 
     def _step_of(self, name: str) -> int | None:
         """The step of `pretrain-STEP`, if that was kept."""

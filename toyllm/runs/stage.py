@@ -118,11 +118,12 @@ class Stage:
         self._bar.set_postfix_str(line)
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {line}")
+        facts = {"excess_while_training": excess, "captured_while_training": captured}
         if self.run.args.keep:
-            checkpoints.save(self.folder / ALONG, step, {"params": params}, keep=None)
+            checkpoints.save(self.folder / ALONG, step, {"params": params}, facts, keep=None)
         if self.last:
             self.sample(step, params)
-        return {"excess_while_training": excess, "captured_while_training": captured}
+        return facts
 
     def forecast(self, params: Params) -> float:
         """The mean spread that is forecast of training each moral domain toward bad from here."""

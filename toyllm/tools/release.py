@@ -43,8 +43,8 @@ CARD = """# toyllm models
 {count} small language models (Llama layout, {sizes} parameters), each with the world that its
 documents were drawn from, so that the exact answer to every question about it is known.
 
-| folder | world | seed | what it is | captured |
-|---|---|---|---|---|
+| folder | world | what it is | captured |
+|---|---|---|---|
 {rows}
 
 ```python
@@ -137,7 +137,8 @@ def write(run: run_folder.Run, model: str, out: Path, name: str) -> dict:
         "seed": seed,
         "model": model,
         "parameters": transformer.count(params),
-        "captured": run.stages["pretrain"].get("captured_while_training"),
+        "about": run.about(model),
+        "captured": run.captured(model),
     }
 
 
@@ -146,10 +147,8 @@ def card(models: list[dict]) -> str:
     sizes = sorted({one["parameters"] for one in models})
     rows = []
     for one in models:
-        captured = one["captured"] if one["model"] == "pretrain" else None
-        shown = "" if captured is None else f"{captured:.2f}"
-        what = f"`{one['model']}`"
-        rows.append(f"| {one['folder']} | {one['world']} | {one['seed']} | {what} | {shown} |")
+        shown = "" if one["captured"] is None else f"{one['captured']:.2f}"
+        rows.append(f"| {one['folder']} | {one['world']} | {one['about']} | {shown} |")
     first = next(one["folder"] for one in models if one["model"] == "pretrain")
     shown = " and ".join(f"{size:,}" for size in sizes)
     return CARD.format(count=len(models), sizes=shown, rows="\n".join(rows), first=first)
