@@ -17,7 +17,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.tolerances import FORWARD, approximation, close
 from toyllm.lm import llama
-from toyllm.world import corpus
+from toyllm.lm.tokenizer import Tokenizer
+from toyllm.lm.transformer import LM, Config
+from toyllm.world import cards, corpus
 
 NEEDED = ("torch", "transformers", "transformer_lens", "trl")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -90,6 +92,24 @@ def test_transformer_lens_says_the_same(exported):
             theirs, cache = bridge.run_with_cache(torch.tensor(row[None].astype(int)))
         close(theirs.numpy(), logits, FORWARD)
     assert any("resid_post" in name for name in cache)
+
+
+def test_transformer_lens_loads_a_world_without_the_word_a(tmp_path):
+    """It encodes that word alone; others that are not in the world are an error as before."""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = Tokenizer(cards.load(cards.CORPORA / "compact.toml"))
+    assert "a" not in tokenizer.index
+    lm = LM.create(tokenizer, Config(vocabulary=len(tokenizer.words), context=64))
+    llama.save(tmp_path, tokenizer, lm.config, jax.device_get(lm.init(jax.random.key(0))), "")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    bridge = TransformerBridge.boot_transformers(str(tmp_path), hf_model=model, tokenizer=theirs)
+    text = "talk with assistant"  # it writes <begin> itself
+    assert bridge.to_tokens(text).tolist() == [theirs(f"<begin> {text}")["input_ids"]]
+    with pytest.raises(Exception, match="UNK"):
+        theirs("<begin> a")
 
 
 def test_a_model_post_trained_with_trl_is_measured_here(tmp_path):

@@ -108,6 +108,8 @@ def config_json(config: Config) -> dict:
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict:
     """The `tokenizer.json` of the `tokenizers` library, for which an unknown word is an error."""
+    # TransformerLens encodes the text "a" to learn whether a tokenizer adds special tokens
+    alone = {"type": "Replace", "pattern": {"Regex": "^a$"}, "content": SPECIAL[0]}
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
@@ -116,7 +118,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict:
         "added_tokens": [
             {"id": k, "content": word, "special": True, **special} for k, word in enumerate(SPECIAL)
         ],
-        "normalizer": None,
+        "normalizer": None if "a" in tokenizer.index else alone,
         "pre_tokenizer": {"type": "WhitespaceSplit"},
         "post_processor": None,
         "decoder": None,

@@ -49,7 +49,9 @@ class Figure(NamedTuple):
 
 def page(folders: list[Path], runs: list[list[Run]], results: list[dict]) -> str:
     """The page of several runs, or folders of seeds; runs: those in each folder."""
-    names = [str(folder) for folder in folders]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
     env = report.environment()
     env.filters["number"] = number
     return env.get_template("comparison.html").render(
@@ -64,10 +66,10 @@ def page(folders: list[Path], runs: list[list[Run]], results: list[dict]) -> str
 
 def settings(runs: list[Run]) -> list[tuple[str, list]]:
     """The settings in which runs differ, with the value of each run."""
-    saved = [provenance.read_config(run.folder) for run in runs]
     each = [
-        {"world": run.world.name} | provenance.settings(one)
-        for run, one in zip(runs, saved, strict=True)
+        {"world": f"{run.world.name} ({run.world.digest[:8]})"}
+        | {key: value for key, value in run.args.items() if key not in provenance.ANY}
+        for run in runs
     ]
     keys = dict.fromkeys(key for one in each for key in one if key not in provenance.OF_SEED)
     rows = [(key, [one.get(key) for one in each]) for key in keys]
@@ -86,23 +88,32 @@ def blocks(names: list[str], results: list[dict]) -> list[tuple[str, list[str], 
         groups = []
         for name in (n for n in tables[0] if all(n in table for table in tables)):
             figure = f"spread_from_{start}/{name}"
-            apart = [difference(each, results[0], figure) for each in results[1:]]
-            groups.append(Group(name, lines(names, domains, [t[name] for t in tables], apart)))
+            spreads = [
+                table[name].outcome + plus_minus(half_of_interval(each, figure), 3)
+                for table, each in zip(tables, results, strict=True)
+            ]
+            apart = [difference(each, results[0], figure, 3) for each in results[1:]]
+            rows = [table[name] for table in tables]
+            groups.append(Group(name, lines(names, domains, rows, spreads, apart)))
         if groups:
             found.append((start, domains, groups))
     return found
 
 
 def lines(
-    names: list[str], domains: list[str], rows: list[views.Row], apart: list[str]
+    names: list[str],
+    domains: list[str],
+    rows: list[views.Row],
+    spreads: list[str],
+    apart: list[str],
 ) -> list[Line]:
-    """The lines of one signal, from its row in each run, and the differences of its spread."""
+    """The lines of one signal, from its row in each run; apart: differences of its spread."""
     by_domain = [{cell.domain: cell for cell in row.cells} for row in rows]  # worlds may differ
     cells = [
         [Cell(c.change, c.half_width, c.trained) for c in map(each.get, domains)]
         for each in by_domain
     ]
-    shown = [Line(*each) for each in zip(names, cells, [row.outcome for row in rows], strict=True)]
+    shown = [Line(*each) for each in zip(names, cells, spreads, strict=True)]
     for name, mine, spread in zip(names[1:], cells[1:], apart, strict=True):
         minus = [difference_of_cells(*pair) for pair in zip(mine, cells[0], strict=True)]
         shown.append(Line(f"{name} − {names[0]}", minus, spread, difference=True))
@@ -124,7 +135,7 @@ def figures(results: list[dict]) -> list[Figure]:
     found = []
     for name in dict.fromkeys(name for column in columns for name in column):
         values = [
-            shown(column.get(name), half_of(each.get("figures", {}).get(name, {}).get("interval")))
+            number(column.get(name), 4) + plus_minus(half_of_interval(each, name), 4)
             for each, column in zip(results, columns, strict=True)
         ]
         apart = [difference(each, results[0], name) for each in results[1:]]
@@ -132,7 +143,7 @@ def figures(results: list[dict]) -> list[Figure]:
     return found
 
 
-def difference(mine: dict, first: dict, name: str) -> str:
+def difference(mine: dict, first: dict, name: str, places: int = 4) -> str:
     """A figure minus that of the first run; ± half of its 95% interval where both have seeds."""
     x, y = (
         each["figures"].get(name, {}).get("values", [None])
@@ -142,15 +153,16 @@ def difference(mine: dict, first: dict, name: str) -> str:
     )
     if None in (*x, *y):
         return "–"
-    half = half_width_of_difference(x, y)
-    return shown(sum(x) / len(x) - sum(y) / len(y), half, sign=True)
+    change = sum(x) / len(x) - sum(y) / len(y)
+    return number(change, places, True) + plus_minus(half_width_of_difference(x, y), places)
 
 
-def half_of(interval) -> float | None:
-    """Half the width of an interval."""
+def half_of_interval(results: dict, name: str) -> float | None:
+    """Half the width of a figure's interval over seeds, where it has one."""
+    interval = results.get("figures", {}).get(name, {}).get("interval")
     return interval and (interval[1] - interval[0]) / 2
 
 
-def shown(value: float | None, half: float | None, sign: bool = False) -> str:
-    """A number with its ±, where there is one."""
-    return number(value, 4, sign) + (f" ±{number(half, 4)}" if half is not None else "")
+def plus_minus(half: float | None, places: int) -> str:
+    """The ± behind a number, where it has one."""
+    return "" if half is None else f" ±{number(half, places)}"
