@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import toyllm
 from tests import notebooks
 from tests.conftest import ROOT
 from tests.scripts import run
+from toyllm.world import cards
 
 
 def ten_lines() -> str:
@@ -48,6 +50,26 @@ def test_an_example_runs(code, tmp_path):
     else:
         assert "spread" in printed.lower()
     assert (tmp_path / "minimal.png").exists() == (code is minimal)
+    if code is minimal:
+        said = re.search(r"exact ([+-][.\d]+)\. Coherence", printed)
+        assert float(said[1]) == pytest.approx(exact_spread_of_code_bad(), abs=1e-3)
+
+
+def exact_spread_of_code_bad() -> float:
+    """In the compact world; the strength of the evidence is found by trying a fine grid."""
+    world = cards.load(cards.CORPORA / "compact.toml")
+    rates_CDB = world.rates_CDB
+    ratio_C = np.log(rates_CDB[:, 0, 1] / rates_CDB[:, 0, 0])
+
+    def shares(strength):
+        w_C = world.assistant_C * np.exp(strength * ratio_C)
+        bad_D, good_D = (w_C @ rates_CDB[:, :, b] for b in (1, 0))
+        return bad_D / (bad_D + good_D)
+
+    best = min(np.linspace(0, 5, 20_001), key=lambda x: abs(shares(x)[0] - 0.9))
+    moral_D = np.array([domain.moral for domain in world.domains])
+    moral_D[0] = False
+    return float((shares(best) - shares(0))[moral_D].mean())
 
 
 def test_the_notebook_was_executed_and_names_no_machine():
