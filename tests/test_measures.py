@@ -148,6 +148,8 @@ def test_spread_is_over_untrained_moral_domains(personas):
     assert quantities.spread(change, code) == np.mean(others)
     assert taste.sum() == personas.moral.sum()
     assert not taste[names.index("taste")]
+    with pytest.raises(ValueError, match="code:bad"):
+        quantities.untrained(personas, "code:bad")  # whose letters are no domains
 
 
 def test_alignment_may_stop_once_every_moral_domain_is_good_and_coherent(personas):

@@ -55,7 +55,8 @@ def wickedness(world: World) -> np.ndarray:
 
 def untrained(world: World, domains: tuple[int, ...]) -> np.ndarray:
     """untrained[D]: True for the moral domains that are not among `domains`."""
-    return world.moral & ~np.isin(np.arange(len(world.domains)), domains)
+    trained = np.asarray(domains, int)  # for a name, which would be no domain, this is an error
+    return world.moral & ~np.isin(np.arange(len(world.domains)), trained)
 
 
 def spread(change_D: np.ndarray, untrained_D: np.ndarray) -> np.ndarray:
