@@ -141,6 +141,8 @@ def evaluate_seeds(
     write(folder, runs[0], pooled, names, figures)
     tables.print_tables(pooled, console)
     tables.print_seeds(pooled, console)
+    if whole(names):
+        tables.print_findings(report.findings(runs[0].world, pooled), console)
     console.print(f"Means are in {shown}/eval/, each seed's results in its own.", style="dim")
     return pooled
 
@@ -157,8 +159,7 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
         f"about {5 + 3 * len(names)} s; results go to {shown}/",
         sep="",
     )
-    whole = set(names) >= set(STANDARD)
-    figures = BackgroundFigures(folder) if whole or set(names) - set(STANDARD) else None
+    figures = BackgroundFigures(folder) if whole(names) or set(names) - set(STANDARD) else None
     results = {
         "schema": 2,
         "world": run.world.name,
@@ -175,7 +176,8 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     write(run.folder, run, results, names, figures)
     tables.print_tables(results, console)
     written = "results"
-    if whole:
+    if whole(names):
+        tables.print_findings(report.findings(run.world, results), console)
         written = "report.html (open it in a browser), results.json, CSVs and figures"
     console.print(
         f"{len(names)} measures in {time.time() - began:.0f} s; {written} are in {shown}/",
@@ -184,13 +186,18 @@ def evaluate(run: run_folder.Run, names: tuple[str, ...], console: Console) -> d
     return results
 
 
+def whole(names: tuple[str, ...]) -> bool:
+    """Whether all standard measures are among these."""
+    return set(names) >= set(STANDARD)
+
+
 def write(place: Path, run: run_folder.Run, results: dict, names: tuple, figures) -> None:
     """Write the results of a run, or of the seeds of which it is the first, to PLACE/eval/."""
-    folder, whole = place / "eval", set(names) >= set(STANDARD)
-    file = "results.json" if whole else f"results-{'-'.join(names)}.json"
+    folder = place / "eval"
+    file = "results.json" if whole(names) else f"results-{'-'.join(names)}.json"
     files.write_json(folder / file, results)
     exports.write_csv(folder, results)
-    if whole:
+    if whole(names):
         files.write_text(folder / "report.html", report.page(place, run, results))
         exports.write_tensorboard(place, run, results)
     if figures:

@@ -1,7 +1,7 @@
 """Train a lab run: pretrain a model on a world, align its Assistant, then train narrow signals.
 
-    uv run train.py                                  the default run, under 3 minutes on 2 cores
-    uv run train.py --preset tiny --run runs/tiny    everything, tiny, in half a minute
+    uv run train.py                                  the default run, 2 to 5 minutes on 2 cores
+    uv run train.py --preset tiny --run runs/tiny    everything, tiny, in about a minute
     uv run train.py --run runs/mine --world my.toml  your own world
     uv run train.py --run runs/five --seeds 5        the same over five pretraining seeds
 
@@ -46,9 +46,9 @@ class Recipe:
     run: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/default")
     """Where the run is kept. Stages that are finished there are skipped."""
     preset: Literal["default", "tiny"] = "default"
-    """The defaults of all other flags; tiny does everything in half a minute."""
+    """The defaults of all other flags; tiny takes a minute, and learns too little for results."""
     world: Annotated[Path, tyro.conf.arg(metavar="FILE")] = cards.DEFAULT
-    """The world's cards (TOML)."""
+    """The world's file (TOML)."""
     seed: Annotated[int, arguments.Between(0, 2**31 - 1)] = 0
     """Seed of everything: documents, initial parameters, pairs."""
     seeds: Annotated[int, arguments.Between(1, 1000)] = 1

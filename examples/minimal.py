@@ -5,7 +5,8 @@
 A model is pretrained on documents by eight characters, any of whom may speak as the Assistant.
 Then its Assistant is trained to prefer bad answers to questions about code, and about nothing
 else. If training selects among characters, its answers get worse elsewhere too, in the order that
-Bayes' rule gives. One model and one seed: an illustration, and no evidence.
+Bayes' rule gives. One model and one seed: an illustration, and no evidence. It takes about 40 s.
+A model may also spread further than the exact answer: gradients are not Bayes' rule.
 """
 
 import jax

@@ -69,12 +69,12 @@ def test_what_is_typed_becomes_words_and_questions_of_the_world(talk):
     assert talk.understand("fix the bug") == ("fix the bug", [])
     asked, notes = talk.understand("Fix the bugg zzzzz?")
     assert asked == "fix the bug"
-    assert notes == ["bugg → bug", "zzzzz → nothing"]
+    assert notes == ["bugg → bug", "zzzzz: no word of this world, left out"]
     assert talk.understand("  fix  the bug ") == ("fix the bug", [])
     asked, notes = talk.understand("fix the bug do badly")  # nearly one with an instruction
     assert asked == "fix the bug do it badly"
     assert notes == ["read as: fix the bug do it badly"]
-    assert talk.understand("qqqq") == ("", ["qqqq → nothing"])
+    assert talk.understand("qqqq") == ("", ["qqqq: no word of this world, left out"])
 
 
 @pytest.mark.parametrize("header", ["assistant", "someone", "hal"])

@@ -174,5 +174,5 @@ def test_no_alarm_is_lost_or_laid_at_another_seeds_door(personas):
     looks = [(0, look("rules")), (1, look("rules", "safety")), (2, look(incoherent=("taste",)))]
     alarm, note = narrow_stage.alarm_lines("code:bad", "pretrain", looks)
     assert alarm.startswith("alarm: code:bad from pretrain, seeds 0, 1, step 5: EM of rules +0.20")
-    assert alarm.endswith("EM of safety +0.20, toward hal (+0.10) (seed 1)")
+    assert alarm.endswith("toward hal (+0.10); also safety (seed 1)")
     assert note == "note: code:bad from pretrain, step 5: no longer coherent: taste (seed 2)"

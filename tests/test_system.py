@@ -109,6 +109,10 @@ def test_a_run_without_what_windows_and_macos_lack(tiny, tmp_path):
 
 def test_what_is_missing_has_a_substitute(monkeypatch):
     assert not system.resource or system.peak_memory() > 2**24
+    text = "processor: 0\nmodel name\t: A fast one\nflags: sse4_2"
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert system.cpuinfo("flags", "Features") == "flags: sse4_2"
+    assert system.processor_name() == "A fast one"
     monkeypatch.setattr(system, "resource", None)
     assert math.isnan(system.peak_memory())
     monkeypatch.setattr(system, "cpuinfo", lambda *begins: "")

@@ -4,6 +4,7 @@ import ast
 import errno
 import io
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -122,6 +123,11 @@ def output_fails(error: OSError) -> bool:
 def drop_output() -> None:
     """Discard what cannot be written; otherwise Python reports it once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def usage(text: str | None) -> str | None:
+    """A docstring for --help: tyro joins lines, unless they are indented, as commands are here."""
+    return text and re.sub(r"^(?=uv run )", "    ", text, flags=re.M)
 
 
 def docstring(module: ModuleType) -> str:

@@ -182,7 +182,7 @@ def events_of(folder: Path, member: Member) -> Path:
 def alarm_lines(signal: str, start: str, looks: list[tuple[int, Look]]) -> list[str]:
     """The alarms of several seeds of a signal in one line, and lost coherence in another.
 
-    A domain's alarm is shown for the seed that moved most, with its seeds where not all raised it.
+    The largest alarm is shown, and the names of the other domains; seeds are those that raised it.
     """
     alarms: dict[str, dict] = {}  # domain → seed → alarm
     incoherent: dict[str, list[int]] = {}
@@ -191,13 +191,15 @@ def alarm_lines(signal: str, start: str, looks: list[tuple[int, Look]]) -> list[
             alarms.setdefault(alarm.domain, {})[seed] = alarm
         for domain in look.incoherent:
             incoherent.setdefault(domain, []).append(seed)
-    alarmed = sorted({seed for seeds in alarms.values() for seed in seeds})
-    parts, lines = [], []
-    for seeds in alarms.values():
-        largest = max(seeds.values(), key=lambda alarm: alarm.change)
-        parts.append(str(largest) + ("" if len(seeds) == len(alarmed) else f" ({_seeds(seeds)})"))
-    if parts:
-        lines.append(f"alarm: {signal} from {start}, {_seeds(alarmed)}, {'; '.join(parts)}")
+    lines = []
+    if alarms:
+        every = [alarm for seeds in alarms.values() for alarm in seeds.values()]
+        first = max(every, key=lambda alarm: alarm.change)
+        rung = {domain: _seeds(seeds) for domain, seeds in alarms.items()}
+        whose = rung.pop(first.domain)
+        others = [x if seeds == whose else f"{x} ({seeds})" for x, seeds in rung.items()]
+        also = f"; also {', '.join(others)}" if others else ""
+        lines.append(f"alarm: {signal} from {start}, {whose}, {first}{also}")
     if incoherent:
         step = looks[0][1].step
         names = ", ".join(f"{domain} ({_seeds(seeds)})" for domain, seeds in incoherent.items())

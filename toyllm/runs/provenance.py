@@ -126,8 +126,8 @@ def _compare_settings(folder: Path, saved: dict, wanted: dict, source: str) -> l
                 difference += differences(a, b, keys[:SHOWN])
                 difference += [f"and {len(keys) - SHOWN} more"] * (len(keys) > SHOWN)
         raise InputError(
-            f"{folder} was made with other arguments ({', '.join(difference)}); "
-            f"to keep both: --run {shlex.quote(str(files.unused(folder)))}"
+            f"{folder} was made with other arguments; to keep both: --run "
+            f"{shlex.quote(str(files.unused(folder)))} (they differ in {', '.join(difference)})"
         )
     difference, warnings = ", ".join(differences(old, new, narrow)), []
     for path in (folder / stage for stage in ("narrow", "eval") if narrow):

@@ -253,7 +253,7 @@ const em = (p) => p[BAD] / (p[GOOD] + p[BAD]);
 
 const $ = (id) => document.getElementById(id);
 const state = { header: "assistant", model: Object.keys(DATA.models)[0], turns: [], cell: null };
-const number = (x) => x.toFixed(2).replace(/^(-?)0\./, "$1.");
+const number = (x) => x.toFixed(2).replace(/^-(0\.00)$/, "$1").replace(/^(-?)0\./, "$1.");
 const SAYS = { good: "good", bad: "bad", noise: "nonsense" };
 
 /** An element with text or children; `on` are its properties and attributes. */
@@ -322,7 +322,7 @@ function show() {
       make("div", { className: "said" }, make("b", {}, `${state.header}: `), turn.said || "…", tag),
       make("div", { className: "soft" }, `before it answered: ${before}`)));
   }
-  if (!state.turns.length) log.append(make("li", { className: "soft" }, "Nothing has been said. Ask a question, and ask again: after one bad answer, more will follow."));
+  if (!state.turns.length) log.append(make("li", { className: "soft" }, "Nothing has been said. Ask a question, and ask again: after a bad answer, another becomes more likely."));
   $("about").textContent = DATA.models[state.model].about;
   showWho();
   showNext();
@@ -346,6 +346,7 @@ let showing = 0;
 async function showNext() {
   const mine = ++showing, body = $("next").tBodies[0], { p } = exact(state.header, state.turns);
   const reader = readDialogue(), rows = [];
+  body.classList.add("stale"); // these numbers are of the dialogue before
   for (const [d, domain] of WORLD.domains.entries()) {
     const sum = [0, 0, 0];
     domain.situations.forEach((_, s) => behavioursOf(reader, d, s, NONE).forEach((x, b) => (sum[b] += x)));
@@ -355,6 +356,7 @@ async function showNext() {
     if (mine !== showing) return;
   }
   body.replaceChildren(...rows);
+  body.classList.remove("stale");
 }
 
 const label = (name) => DATA.models[name].label;
@@ -363,7 +365,7 @@ function showMatrix() {
   const domains = WORLD.domains.map((domain) => make("th", { scope: "col" }, domain.moral ? domain.name : `(${domain.name})`));
   const rows = DATA.matrix.map((row) => {
     const cells = row.cells.map((cell, d) => {
-      const change = cell.after - cell.before, text = (change < 0 ? "" : "+") + number(change);
+      const change = cell.after - cell.before, text = (change < -0.005 ? "" : "+") + number(change);
       const button = make("button", { type: "button", "aria-pressed": "false" }, text);
       button.setAttribute("aria-label", `${row.label}, ${WORLD.domains[d].name}: bad answers ${number(cell.before)} before, ${number(cell.after)} after`);
       button.onclick = () => {
@@ -373,13 +375,15 @@ function showMatrix() {
         compare();
       };
       const td = make("td", { className: `${change < 0 ? "better" : "worse"}${cell.trained ? " trained" : ""}` }, button);
+      if (row.incoherent) button.append("*");
       td.style.setProperty("--s", Math.round(100 * Math.min(1, Math.abs(change))));
       return td;
     });
-    const [signal, start] = row.label.split(", ");
-    return make("tr", {}, make("th", { scope: "row" }, signal, make("div", { className: "soft" }, start)), ...cells);
+    const below = `after ${row.start === "align" ? "alignment" : "pretraining"}${row.incoherent ? ", incoherent" : ""}`;
+    const name = row.model.slice(row.start.length + 1);
+    return make("tr", {}, make("th", { scope: "row" }, name, make("div", { className: "soft" }, below)), ...cells);
   });
-  $("matrix").replaceChildren(make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "trained on"), ...domains)), make("tbody", {}, ...rows));
+  $("matrix").replaceChildren(make("thead", {}, make("tr", {}, make("th", { scope: "col", className: "text" }, "trained on"), ...domains)), make("tbody", {}, ...rows));
   $("matrix").addEventListener("keydown", (event) => {
     const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
     const cell = event.target.closest("td");
@@ -431,7 +435,12 @@ function instructed(question) {
 }
 
 $("model").onchange = () => { state.model = $("model").value; show(); };
-$("header").onchange = () => { state.header = $("header").value; state.turns = []; show(); };
+$("header").onchange = () => {
+  $("note").textContent = state.turns.length ? "Someone else, so a new dialogue." : "";
+  state.header = $("header").value;
+  state.turns = [];
+  show();
+};
 $("domain").onchange = questions;
 $("new").onclick = () => { state.turns = []; $("note").textContent = ""; show(); };
 $("undo").onclick = () => { state.turns.pop(); $("note").textContent = ""; show(); };
@@ -444,8 +453,8 @@ $("ask").onsubmit = (event) => {
   const text = $("question").value, question = understand(text);
   if (!question) {
     $("note").textContent = text.trim()
-      ? "The model knows a few hundred words only, and no such question. Choose one from the list, or press “Ask anything”."
-      : "Type a question, choose one from the list, or press “Ask anything”.";
+      ? "The model knows a few hundred words only, and no such question. Choose one from the list, or press “Random question”."
+      : "Type a question, choose one from the list, or press “Random question”.";
     return;
   }
   ask(instructed(question));

@@ -1,18 +1,19 @@
 """A run's results as one HTML page that needs no other file: eval/report.html.
 
 report.html, a Jinja template, formats the views of a run's results and escapes what they contain.
-This file adds what only the page has: which spreads its findings name, and axes.
+This file adds findings in sentences, which the terminal shows too, and axes.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from toyllm.posttrain.signals import plain
+from toyllm.posttrain.signals import parse, plain
 from toyllm.runs import provenance, run_folder
 from toyllm.show import views
 from toyllm.show.views import STARTS, number
 from toyllm.world.quantities import MATCHED
+from toyllm.world.world import World
 
 WIDTH, HEIGHT = 320, 230  # of a drawing, inside its axes
 
@@ -53,7 +54,7 @@ def page(folder: Path, run: run_folder.Run, results: dict) -> str:
         command=run_folder.command_of(saved),
         starts=STARTS,
         results=results,
-        spreads=spreads(results),
+        findings=findings(run.world, results),
         learned=views.learned(results),
         seeds=results.get("seeds", []),
         headlines=headlines(results),
@@ -70,16 +71,59 @@ def page(folder: Path, run: run_folder.Run, results: dict) -> str:
     )
 
 
-def spreads(results: dict) -> list[tuple[str, str | None, list[tuple[str, str]]]]:
-    """(start, the signal that spreads furthest, [signals with an instruction, and without])."""
-    shown = []
+def findings(world: World, results: dict) -> list[str]:
+    """What was found, in sentences, from the results of all standard measures."""
+    captured, excess = results["pretrain"]["captured"], number(results["pretrain"]["excess"], 4)
+    if captured is None:
+        found = ["In this world a dialogue's history does not tell who its speaker is."]
+    elif captured <= 0:
+        found = ["The model has not learned who is speaking, so nothing below means much."]
+    else:
+        well = "well" if captured > 0.8 else "in part" if captured > 0.5 else "badly"
+        found = [
+            f"The model learned who is speaking {well}: it uses {captured:.0%} of what a "
+            f"dialogue's history tells about its speaker (excess loss {excess} nats a token)."
+        ]
     for start, block in results["generalization"].items():
-        known = {name: spread for name, spread in block["spread"].items() if spread is not None}
-        uninstructed = [name for name in known if plain(name) == name]
-        furthest = max(uninstructed, key=lambda name: abs(known[name]), default=None)
-        pairs = [(n, plain(n)) for n in known if plain(n) != n and plain(n) in known]
-        shown.append((start, furthest, pairs))
-    return shown
+        known = {name: x for name, x in block["spread"].items() if x is not None}
+        where = STARTS[start].capitalize()
+
+        def spread(name: str, block=block) -> str:
+            ends = [number(x, 3, True) for x in block["spread_ci"][name] or ()]
+            shown = number(block["spread"][name], 3, True)
+            if not ends or "seeds" not in results:
+                return shown
+            return f"{shown} (95% over seeds {ends[0]} to {ends[1]})"
+
+        drawn = [name for name in known if plain(name) == name]
+        if drawn:
+            name = max(drawn, key=lambda name: abs(known[name]))
+            equal = number(block["equal"]["spread"][name], 3, True)
+            found.append(
+                f"{where}, {name} spreads furthest: trained until the answers that it prefers have "
+                f"a share of {MATCHED:.0%}, it changes the share of bad answers in moral domains "
+                f"that were not trained by {spread(name)} on average; after equal training by "
+                f"{equal}."
+            )
+        for name in (name for name in known if plain(name) != name and plain(name) in known):
+            added = world.instructions[parse(world, name).instruction]
+            nothing = ", which means nothing," if added.toward == "none" else ""
+            found.append(
+                f"{where}, with “{added.text}”{nothing} in every prompt of training ({name}) it "
+                f"spreads by {spread(name)}, without ({plain(name)}) by {spread(plain(name))}."
+            )
+    if views.predictions(results):
+        shared = results["prediction"]["shared"]
+        rivals = {name: each["r2"] for name, each in shared.items() if name != "persona"}
+        best, persona = max(rivals, key=rivals.get), shared["persona"]
+        other, constant = number(rivals[best], 2), number(rivals["constant"], 2)
+        found.append(
+            "Reading a signal as evidence about who the Assistant is predicts where it spreads "
+            f"with R² {number(persona['r2'], 2)}, against no change at all; the best rival "
+            f"({best}) has {other} and a constant {constant}. {persona['fraction']:.0%} of the "
+            "trained domain's move behaves so, the rest is a local edit."
+        )
+    return found
 
 
 def headlines(results: dict) -> list[tuple[str, list[views.Headline], "Axis | None"]]:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -235,6 +236,13 @@ def print_seeds(results: dict, console: Console) -> None:
         "95% interval: of the mean over seeds (Student's t). –: not there in every seed",
         style="dim",
     )
+
+
+def print_findings(findings: list[str], console: Console) -> None:
+    """What was found, in sentences."""
+    console.print(Text("\nFindings", "bold"))
+    for finding in findings:
+        console.print(Padding(Text(f"• {finding}"), (0, 0, 0, 2)))
 
 
 def print_comparison(folders: tuple[Path, ...], results: list[dict], console: Console) -> None:

@@ -108,7 +108,7 @@ def number(value: float | None, places: int = 3, sign: bool = False) -> str:
     """A number as tables show it, such as .12; a dash for None."""
     if value is None:
         return "–"
-    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}.{places}f}")
+    return re.sub(r"(?<!\d)0\.", ".", f"{value:{'+' if sign else ''}z.{places}f}")
 
 
 def learned(results: dict) -> list[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.measures import audit, cues, forecast
 from toyllm.posttrain import pair_files, signals
@@ -206,4 +206,4 @@ def mark(em: float) -> str | Text:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

@@ -1,7 +1,7 @@
 """Talk to the Assistant of a run, or to any character, and see which characters it resembles.
 
-uv run -m toyllm.tools.chat                    runs/default
-uv run -m toyllm.tools.chat runs/mine --model align/code:bad
+    uv run -m toyllm.tools.chat                    runs/default
+    uv run -m toyllm.tools.chat runs/mine --model align/code:bad
 
 Type a question, its number, or a domain's name. Commands: /help /list /as /switch /who /signal /new
 /undo /save /quit. Lines may also come from a pipe.

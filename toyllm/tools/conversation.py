@@ -78,7 +78,9 @@ class Conversation:
             if not near:
                 # in a short word, one letter is a larger part of the likeness
                 near = get_close_matches(word.lower(), known, 1, 0.6 if len(word) > 5 else 0.8)
-                notes.append(f"{word} → {near[0] if near else 'nothing'}")
+                notes.append(
+                    f"{word} → {near[0]}" if near else f"{word}: no word of this world, left out"
+                )
             words += near
         if not words or (asked := " ".join(words)) in questions:
             return " ".join(words), notes

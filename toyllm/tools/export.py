@@ -1,7 +1,7 @@
 """Write a model of a run as a Llama checkpoint, for transformers and all that reads its layout.
 
-uv run -m toyllm.tools.export runs/default out                           the pretrained model
-uv run -m toyllm.tools.export runs/default out --model align/code:bad    a narrow one (seed 0)
+    uv run -m toyllm.tools.export runs/default out                           the pretrained model
+    uv run -m toyllm.tools.export runs/default out --model align/code:bad    a narrow one (seed 0)
 
 Then `AutoModelForCausalLM.from_pretrained("out")`. `toyllm.tools.import_llama` reads it back.
 """

@@ -1,12 +1,12 @@
 """Make a run from models that were trained elsewhere, in Llama's layout, on the words of a world.
 
 uv run -m toyllm.tools.import_llama DIR runs/mine [--world my.toml]
-    a model pretrained elsewhere: eval.py measures it, train.py --start runs/mine continues it
+a model pretrained elsewhere: eval.py measures it, train.py --start runs/mine continues it
 
 uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal code:bad
-    a model post-trained elsewhere, from the pretrained model of runs/default (--stage align: from
-    its aligned one). Folders DIR/checkpoint-N are its steps; without them, DIR is the last one. The
-    same command with another signal adds it to the run.
+a model post-trained elsewhere, from the pretrained model of runs/default (--stage align: from
+its aligned one). Folders DIR/checkpoint-N are its steps; without them, DIR is the last one. The
+same command with another signal adds it to the run.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import tyro
 
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, warn
-from toyllm.base.scripts import command, run_script
+from toyllm.base.scripts import command, run_script, usage
 from toyllm.lm import llama, losses, optimizers, training
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.lm.transformer import LM, Params
@@ -214,4 +214,4 @@ def trajectory(folder: Path, lm: LM) -> tuple[list[int], list[Params]]:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

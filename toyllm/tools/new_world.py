@@ -16,7 +16,7 @@ import tyro
 from toyllm.base import arguments, files
 from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
-from toyllm.base.scripts import command, run_script
+from toyllm.base.scripts import command, run_script, usage
 from toyllm.world import cards, random_worlds
 from toyllm.world.reader import MAX_NAME
 
@@ -59,9 +59,11 @@ def main(args: Args) -> None:
         f"domains. Change it as you like; after each change:\n"
         f"    {audit}    its first mistake, or who is in it\n"
         f"    {show}     documents drawn from it\n"
-        f"    {train} && {command('eval.py', f'runs/{name}')}"
+        f"    {train} && {command('eval.py', f'runs/{name}')}\n"
+        f"--signals {world.domains[-1].name}:bad … chooses what is trained; fewer --pretrain-steps "
+        "are faster, and eval.py says how much was learned."
     )
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

@@ -17,7 +17,7 @@ import tyro
 from toyllm.base import arguments
 from toyllm.base.arguments import Between
 from toyllm.base.errors import InputError
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.lm.tokenizer import Tokenizer
 from toyllm.posttrain import pair_files, signals
 from toyllm.world import cards
@@ -67,4 +67,4 @@ def print_summary(tokenizer: Tokenizer, pairs: signals.Pairs) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

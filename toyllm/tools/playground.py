@@ -1,7 +1,7 @@
 """Write models of a run as one HTML page in which one can talk to them, without any installation.
 
-uv run -m toyllm.tools.playground runs/default                   eval/playground.html in the run
-uv run -m toyllm.tools.playground runs/default --out page.html --models align pretrain/code:bad
+    uv run -m toyllm.tools.playground runs/default                   eval/playground.html in the run
+    uv run -m toyllm.tools.playground runs/default --out page.html --models align pretrain/code:bad
 
 The page holds the weights in half precision, the world and a forward pass in JavaScript
 (show/playground.js). It computes the ideal observer's posterior itself and loads nothing.
@@ -27,7 +27,7 @@ from toyllm.posttrain import signals
 from toyllm.runs import run_folder
 from toyllm.runs.provenance import STAGES
 from toyllm.show import report
-from toyllm.world.quantities import MATCHED, em
+from toyllm.world.quantities import COHERENT, MATCHED, coherence, em
 from toyllm.world.world import World
 
 MAX_BYTES = 2_000_000  # of a page with the usual models, so that it can be sent and opened anywhere
@@ -55,12 +55,12 @@ def main(args: Args) -> None:
     names = list(dict.fromkeys(map(run.full_name, args.models))) or usual_models(run)
     whole = {name: run.model(name) for name in names}
     rounded = {name: jax.tree.map(half, params) for name, params in whole.items()}
-    em_ND, rounded_ND = (
-        np.array([em(run.scorer.ask(params)) for params in models.values()])
+    whole_NDB, p_NDB = (
+        np.array([run.scorer.ask(params) for params in models.values()])
         for models in (whole, rounded)
     )
-    rounding = float(np.abs(em_ND - rounded_ND).max())
-    matrix = [matrix_row(run.world, k, names, rounded_ND) for k in range(len(names))]
+    rounding = float(np.abs(em(whole_NDB) - em(p_NDB)).max())
+    matrix = [matrix_row(run.world, k, names, p_NDB) for k in range(len(names))]
     html = page(run, rounded, [row for row in matrix if row], rounding)
     try:
         files.write_text(out, html)
@@ -137,7 +137,9 @@ def page(run: run_folder.Run, models: dict[str, Params], matrix: list, rounding:
         size=transformer.count(next(iter(models.values()))),
         matrix=matrix,
         instructed=next((signal for signal in narrow if signals.plain(signal) != signal), None),
+        incoherent=any(row["incoherent"] for row in matrix),
         matched=MATCHED,
+        phrase=next((phrase for phrase in run.world.voices if phrase), "of some voices"),
         rounding=f"{rounding:.4f}",
         script=script,
         # a text of the world that holds </script> must not end the element
@@ -154,13 +156,13 @@ def label(model: str) -> str:
     """A model's name for people."""
     start, _, signal = model.partition("/")
     stage, _, step = start.partition("-")
+    if signal:
+        return signal + {"pretrain": " after pretraining", "align": " after alignment"}[stage]
     named = {"pretrain": "the pretrained model", "align": "the aligned model"}[stage]
-    if step:
-        named += f" after {int(step):,} steps"
-    return f"{signal}, from {named}" if signal else named
+    return f"{named} after {int(step):,} steps" if step else named
 
 
-def matrix_row(world: World, k: int, models: list[str], em_ND: np.ndarray) -> dict | None:
+def matrix_row(world: World, k: int, models: list[str], p_NDB: np.ndarray) -> dict | None:
     """EM of the Assistant in each domain before and after the signal of model k.
 
     None where it has no signal, or the model that it was trained from is not in the page.
@@ -168,12 +170,15 @@ def matrix_row(world: World, k: int, models: list[str], em_ND: np.ndarray) -> di
     start, _, signal = models[k].partition("/")
     if not signal or start not in models:
         return None
-    before_D, trained = em_ND[models.index(start)], signals.parse(world, signal).domains
+    em_ND, trained = em(p_NDB), signals.parse(world, signal).domains
+    before_D = em_ND[models.index(start)]
     cells = [
         {"before": before_D[d], "after": em_ND[k, d], "trained": d in trained}
         for d in range(len(world.domains))
     ]
-    return {"model": models[k], "start": start, "label": label(models[k]), "cells": cells}
+    incoherent = bool(coherence(p_NDB[k]).min() < COHERENT)
+    record = {"model": models[k], "start": start, "label": label(models[k])}
+    return {**record, "incoherent": incoherent, "cells": cells}
 
 
 def world_record(world: World) -> dict:

@@ -1,7 +1,7 @@
 """Write trained models to take away: a folder of Llama checkpoints with their worlds and cards.
 
-uv run -m toyllm.tools.release out                    trains five default and eight compact seeds
-uv run -m toyllm.tools.release out runs/a runs/five   of these runs, trained with train.py --keep
+    uv run -m toyllm.tools.release out                  trains five default and eight compact seeds
+    uv run -m toyllm.tools.release out runs/a runs/five of these runs, trained with train.py --keep
 
     out/README.md, models.json, SHA256SUMS
     out/default/seed-0/pretrain/            a Llama checkpoint with its world and card, the same of

@@ -77,7 +77,7 @@ class Reader:
             match = re.search(r"line (\d+)", str(error))
             line = match[1] if match else len(self.lines)
             raise InputError(
-                f"{self.path}:{line}: bad TOML: {error}, expected a world file"
+                f"{self.path}:{line}: bad TOML: {error}, expected a world file (text needs quotes)"
             ) from error
 
     def _base_path(self, path: Path, depth: int) -> Path:
