@@ -1,6 +1,6 @@
 """Train a lab run: pretrain a model on a world, align its Assistant, then train narrow signals.
 
-    uv run train.py                                  the default run, 2 to 5 minutes on 2 cores
+    uv run train.py                                  the default run, 1 to 4 minutes on 2 cores
     uv run train.py --preset tiny --run runs/tiny    everything, tiny, in about a minute
     uv run train.py --run runs/mine --world my.toml  your own world
     uv run train.py --run runs/five --seeds 5        the same over five pretraining seeds

@@ -108,8 +108,9 @@ def test_transformer_lens_loads_a_world_without_the_word_a(tmp_path):
     bridge = TransformerBridge.boot_transformers(str(tmp_path), hf_model=model, tokenizer=theirs)
     text = "talk with assistant"  # it writes <begin> itself
     assert bridge.to_tokens(text).tolist() == [theirs(f"<begin> {text}")["input_ids"]]
-    with pytest.raises(Exception, match="UNK"):
-        theirs("<begin> a")
+    for text in ("<begin> a", "talk\na", "a\ntalk"):
+        with pytest.raises(Exception, match="UNK"):
+            theirs(text)
 
 
 def test_a_model_post_trained_with_trl_is_measured_here(tmp_path):

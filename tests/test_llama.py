@@ -1,6 +1,7 @@
 """Export and import: what goes out comes back, and strangers' checkpoints are checked."""
 
 import base64
+import dataclasses
 import errno
 import hashlib
 import json
@@ -315,6 +316,14 @@ def test_a_release_holds_every_model_with_its_checksum(tmp_path):
     assert "(pretrain-1000, pretrain, pretrain/code:bad)" in told
     assert "the pretrained model after 1,000 steps" in page.read_text()
     assert one.about("pretrain-1000").startswith("Pretrained on the corpus for 1,000 steps;")
+    assert one.about("align/code:bad").startswith("The aligned model, trained on code:bad")
+    one.narrow.kept_step[:] = np.where(np.array(one.narrow.seed) == 0, 35, -1)  # which is taken
+    assert " until 90% of its answers" in one.about("pretrain/code:bad")
+    one.narrow.kept_step[:] = -1
+    assert ", which ended before 90% of its answers" in one.about("pretrain/code:bad")
+    elsewhere = dataclasses.replace(one, args={**one.args, "imported": ["DIR"]})
+    assert elsewhere.about("pretrain").startswith("Pretrained on the corpus;")
+    assert "trained elsewhere on code:bad" in elsewhere.about("align/code:bad")
     line = refused("toyllm/tools/release.py", out, tmp_path / "one")
     assert "is not empty; a free place:" in line
 

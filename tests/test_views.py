@@ -86,6 +86,47 @@ def test_mixtures_begin_with_the_corpus_and_are_exported_without_it(results):
     assert len(lines) == 1 + sum(len(m.measured) * len(m.groups) for m in (pretrained, aligned))
 
 
+def test_findings_say_only_what_was_read(tiny):
+    run = run_folder.load_run(tiny / "run")
+
+    def block(spread, equal):
+        known = {"code:bad": spread, "code:bad:ask_bad": 0.01, "code:bad:placebo#a.1": 0.2}
+        spread_ci = dict.fromkeys(known, (0.1, 0.3))
+        return {"spread": known, "spread_ci": spread_ci, "equal": {"spread": {"code:bad": equal}}}
+
+    def findings(captured=0.9, spread=0.25, equal=0.125, seeds=False, **shared):
+        results = {"pretrain": {"captured": captured, "excess": 0.004}}
+        results["generalization"] = {"pretrain": block(spread, equal)}
+        results["prediction"] = {"shared": shared}
+        return report.findings(run.world, results | ({"seeds": [0, 1]} if seeds else {}))
+
+    def fit(r2, fraction=0.5):
+        return {"r2": r2, "fraction": fraction}
+
+    learned, furthest, asked = findings()
+    assert "learned well who is speaking: it uses 90%" in learned
+    assert "code:bad spreads furthest" in furthest
+    assert furthest.endswith("by +.250 on average; after equal training by +.125.")
+    (text,) = (one.text for one in run.world.instructions if one.name == "ask_bad")
+    assert f"with “{text}” in every prompt" in asked
+    assert asked.endswith("spreads by +.010, without (code:bad) by +.250.")
+    assert "on average (95%" not in furthest
+    assert (
+        "by +.250 (95% over seeds +.100 to +.300) on average."
+        in findings(equal=None, seeds=True)[1]
+    )
+    assert findings(captured=None, spread=None)[1:] == []  # and nothing is said of what is not read
+    assert "has not learned" in findings(captured=-1.0)[0]
+    assert len(findings(persona=fit(None), constant=fit(0.1))) == 3
+    good = findings(persona=fit(0.9), covariance=fit(0.8), trait=fit(None), constant=fit(0.7))[3:]
+    assert "predicts where it spreads: R² is .90" in good[0]
+    assert "The best rival, covariance, has .80, and a constant .70." in good[0]
+    assert good[1].startswith("In that prediction 50% of the trained domain's move")
+    (bad,) = findings(persona=fit(-0.4), constant=fit(0.1))[3:]
+    assert "does not predict where it spreads: R² is -.40" in bad
+    assert bad.endswith("The best rival, constant, has .10.")
+
+
 def test_several_seeds_are_shown_by_their_means_and_intervals(results, tiny):
     """Two seeds, of which one has another spread and does not read another signal."""
     other = copy.deepcopy(results)

@@ -108,8 +108,8 @@ def config_json(config: Config) -> dict:
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict:
     """The `tokenizer.json` of the `tokenizers` library, for which an unknown word is an error."""
-    # TransformerLens encodes the text "a" to learn whether a tokenizer adds special tokens
-    alone = {"type": "Replace", "pattern": {"Regex": "^a$"}, "content": SPECIAL[0]}
+    # but the text "a" alone, by which TransformerLens learns whether a tokenizer adds tokens
+    alone = {"type": "Replace", "pattern": {"Regex": r"\Aa\z"}, "content": SPECIAL[0]}
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",

@@ -107,25 +107,30 @@ class Run:
         if (step := self._step_of(name)) is not None:
             return self._kept(step).items["params"]
         start, _, signal = name.partition("/")
-        if not (rows := self.narrow.rows(start, signal)):
+        if not self.narrow.rows(start, signal):
             near = nearest(name, [*self.models, *dict.fromkeys(self.narrow.signal)])
             raise InputError(f"no model '{name}'{near}, expected {', '.join(self.models)}")
-        return devices.take(self.narrow.kept, min(rows, key=lambda r: self.narrow.seed[r]))
+        return devices.take(self.narrow.kept, self._row_of(start, signal))
 
     def full_name(self, name: str) -> str:
         """A model's name in full: `code:bad` is `pretrain/code:bad`; any other is as given."""
-        return f"pretrain/{name}" if name in self.narrow.signal else name
+        return f"pretrain/{name}" if self.narrow.rows("pretrain", name) else name
 
     def about(self, name: str) -> str:
         """What a model was trained on, as a sentence; name: in full."""
         start, _, signal = name.partition("/")
-        if self.args.get("imported"):
-            return "Trained elsewhere, and imported."
         if signal:
+            model = {"pretrain": "The pretrained model", "align": "The aligned model"}[start]
+            if self.args.get("imported"):
+                return f"{model}, trained elsewhere on {signal}, and imported."
+            if signals.plain(signal) != signal:
+                return f"{model}, trained on {signal}, with an instruction in every prompt."
+            kept = self.narrow.kept_step[self._row_of(start, signal)]
+            reached = " until" if kept >= 0 else ", which ended before"
             share = f"{MATCHED:.0%} of its answers in the trained domain were of the preferred kind"
-            reached = " until" if signal in self.narrow.matched(start) else ", which ended before"
-            stage = {"pretrain": "pretrained", "align": "aligned"}[start]
-            return f"The {stage} model, trained on {signal}{reached} {share}."
+            return f"{model}, trained on {signal}{reached} {share}."
+        if "weights" in self.args:
+            return "Trained elsewhere, and imported."
         if name == "align":
             return "Aligned: good answers were preferred in every moral domain (all:good)."
         step = self._step_of(name)
@@ -137,6 +142,10 @@ class Run:
         step = self._step_of(name)
         facts = self._kept(step).facts if step is not None else self.stages.get(name, {})
         return facts.get("captured_while_training")
+
+    def _row_of(self, start: str, signal: str) -> int:
+        """The run of a signal's lowest seed."""
+        return min(self.narrow.rows(start, signal), key=lambda r: self.narrow.seed[r])
 
     def _kept(self, step: int) -> checkpoints.Checkpoint:
         """What `--keep` kept at a step of pretraining."""

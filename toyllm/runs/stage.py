@@ -118,7 +118,7 @@ class Stage:
         self._bar.set_postfix_str(line)
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {line}")
-        facts = {"excess_while_training": excess, "captured_while_training": captured}
+        facts = files.plain({"excess_while_training": excess, "captured_while_training": captured})
         if self.run.args.keep:
             checkpoints.save(self.folder / ALONG, step, {"params": params}, facts, keep=None)
         if self.last:

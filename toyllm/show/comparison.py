@@ -14,6 +14,9 @@ from toyllm.show import report, views
 from toyllm.show.views import number
 from toyllm.world.quantities import half_width_of_difference
 
+# flags → what they are in a model's configuration, which imported runs have too
+SIZES = {"context": "context", "width": "D", "layers": "L", "heads": "H", "mlp": "F"}
+
 
 class Cell(NamedTuple):
     """A change of EM, or a difference of two, and half of its 95% interval over seeds."""
@@ -69,6 +72,7 @@ def settings(runs: list[Run]) -> list[tuple[str, list]]:
     each = [
         {"world": f"{run.world.name} ({run.world.digest[:8]})"}
         | {key: value for key, value in run.args.items() if key not in provenance.ANY}
+        | {flag: getattr(run.lm.config, size) for flag, size in SIZES.items()}
         for run in runs
     ]
     keys = dict.fromkeys(key for one in each for key in one if key not in provenance.OF_SEED)

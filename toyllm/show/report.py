@@ -79,10 +79,10 @@ def findings(world: World, results: dict) -> list[str]:
     elif captured <= 0:
         found = ["The model has not learned who is speaking, so nothing below means much."]
     else:
-        well = "well" if captured > 0.8 else "in part" if captured > 0.5 else "badly"
+        how = "well" if captured > 0.8 else "in part" if captured > 0.5 else "only a little"
         found = [
-            f"The model learned who is speaking {well}: it uses {captured:.0%} of what a "
-            f"dialogue's history tells about its speaker (excess loss {excess} nats a token)."
+            f"The model learned {how} who is speaking: it uses {captured:.0%} of what a dialogue's "
+            f"history tells about its speaker (excess loss {excess} nats a token)."
         ]
     for start, block in results["generalization"].items():
         known = {name: x for name, x in block["spread"].items() if x is not None}
@@ -98,31 +98,39 @@ def findings(world: World, results: dict) -> list[str]:
         drawn = [name for name in known if plain(name) == name]
         if drawn:
             name = max(drawn, key=lambda name: abs(known[name]))
-            equal = number(block["equal"]["spread"][name], 3, True)
+            equal = block["equal"]["spread"][name]
+            also = "" if equal is None else f"; after equal training by {number(equal, 3, True)}"
             found.append(
                 f"{where}, {name} spreads furthest: trained until the answers that it prefers have "
                 f"a share of {MATCHED:.0%}, it changes the share of bad answers in moral domains "
-                f"that were not trained by {spread(name)} on average; after equal training by "
-                f"{equal}."
+                f"that were not trained by {spread(name)} on average{also}."
             )
         for name in (name for name in known if plain(name) != name and plain(name) in known):
+            if "#" in name:
+                continue  # pairs of a file, of which some may have another instruction or none
             added = world.instructions[parse(world, name).instruction]
             nothing = ", which means nothing," if added.toward == "none" else ""
             found.append(
                 f"{where}, with “{added.text}”{nothing} in every prompt of training ({name}) it "
                 f"spreads by {spread(name)}, without ({plain(name)}) by {spread(plain(name))}."
             )
-    if views.predictions(results):
-        shared = results["prediction"]["shared"]
-        rivals = {name: each["r2"] for name, each in shared.items() if name != "persona"}
-        best, persona = max(rivals, key=rivals.get), shared["persona"]
-        other, constant = number(rivals[best], 2), number(rivals["constant"], 2)
+    shared = results.get("prediction", {}).get("shared", {})
+    r2 = {name: each["r2"] for name, each in shared.items() if each["r2"] is not None}
+    if (mine := r2.pop("persona", None)) is not None and r2:
+        best = max(r2, key=r2.get)
+        rivals = f"The best rival, {best}, has {number(r2[best], 2)}"
+        if best != "constant" and "constant" in r2:
+            rivals += f", and a constant {number(r2['constant'], 2)}"
+        predicts = "predicts" if mine > 0 else "does not predict"
         found.append(
-            "Reading a signal as evidence about who the Assistant is predicts where it spreads "
-            f"with R² {number(persona['r2'], 2)}, against no change at all; the best rival "
-            f"({best}) has {other} and a constant {constant}. {persona['fraction']:.0%} of the "
-            "trained domain's move behaves so, the rest is a local edit."
+            f"Reading a signal as evidence about who the Assistant is {predicts} where it spreads: "
+            f"R² is {number(mine, 2)} (0: no better than no change). {rivals}."
         )
+        if mine > 0:
+            found.append(
+                f"In that prediction {shared['persona']['fraction']:.0%} of the trained domain's "
+                "move is a change of who the Assistant is, and the rest a local edit."
+            )
     return found
 
 

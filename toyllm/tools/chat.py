@@ -1,7 +1,7 @@
 """Talk to the Assistant of a run, or to any character, and see which characters it resembles.
 
-    uv run -m toyllm.tools.chat                    runs/default
-    uv run -m toyllm.tools.chat runs/mine --model align/code:bad
+uv run -m toyllm.tools.chat                    runs/default
+uv run -m toyllm.tools.chat runs/mine --model align/code:bad
 
 Type a question, its number, or a domain's name. Commands: /help /list /as /switch /who /signal /new
 /undo /save /quit. Lines may also come from a pipe.
@@ -26,7 +26,7 @@ from rich.text import Text
 from toyllm import measures
 from toyllm.base import devices, files
 from toyllm.base.errors import InputError, clean, nearest
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.runs import run_folder
 from toyllm.show.tables import blank_table, new_console, number
 from toyllm.tools.conversation import Conversation
@@ -290,4 +290,4 @@ def bar(share: float, width: int) -> str:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

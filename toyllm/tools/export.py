@@ -1,7 +1,7 @@
 """Write a model of a run as a Llama checkpoint, for transformers and all that reads its layout.
 
-    uv run -m toyllm.tools.export runs/default out                           the pretrained model
-    uv run -m toyllm.tools.export runs/default out --model align/code:bad    a narrow one (seed 0)
+uv run -m toyllm.tools.export runs/default out                           the pretrained model
+uv run -m toyllm.tools.export runs/default out --model align/code:bad    a narrow one (seed 0)
 
 Then `AutoModelForCausalLM.from_pretrained("out")`. `toyllm.tools.import_llama` reads it back.
 """
@@ -13,7 +13,7 @@ import tyro
 
 from toyllm.base import files
 from toyllm.base.errors import InputError
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.lm import llama, transformer
 from toyllm.runs import run_folder
 
@@ -93,4 +93,4 @@ def write(run: run_folder.Run, model: str, params: transformer.Params, folder: P
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

@@ -1,12 +1,14 @@
 """Make a run from models that were trained elsewhere, in Llama's layout, on the words of a world.
 
+A model that was pretrained elsewhere, which eval.py measures and train.py --start continues:
+
 uv run -m toyllm.tools.import_llama DIR runs/mine [--world my.toml]
-a model pretrained elsewhere: eval.py measures it, train.py --start runs/mine continues it
+
+A model that was post-trained elsewhere, from the pretrained model of a run (--stage align: from its
+aligned one). Folders DIR/checkpoint-N are its steps; without them, DIR is the last one. The same
+command with another signal adds it to the run:
 
 uv run -m toyllm.tools.import_llama DIR runs/mine --start runs/default --signal code:bad
-a model post-trained elsewhere, from the pretrained model of runs/default (--stage align: from
-its aligned one). Folders DIR/checkpoint-N are its steps; without them, DIR is the last one. The
-same command with another signal adds it to the run.
 """
 
 import dataclasses

@@ -52,6 +52,7 @@ def main(args: Args) -> None:
     except InputError:
         args.file.unlink()
         raise
+    moral = [domain.name for domain in world.domains if domain.moral]
     train = command("train.py", "--world", args.file, "--run", f"runs/{name}")
     audit, show = (command(f"toyllm.tools.{tool}", args.file) for tool in ("audit", "show"))
     print(
@@ -60,7 +61,7 @@ def main(args: Args) -> None:
         f"    {audit}    its first mistake, or who is in it\n"
         f"    {show}     documents drawn from it\n"
         f"    {train} && {command('eval.py', f'runs/{name}')}\n"
-        f"--signals {world.domains[-1].name}:bad … chooses what is trained; fewer --pretrain-steps "
+        f"--signals {moral[-1]}:bad … chooses what is trained; fewer --pretrain-steps "
         "are faster, and eval.py says how much was learned."
     )
 

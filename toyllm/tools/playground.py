@@ -1,7 +1,7 @@
 """Write models of a run as one HTML page in which one can talk to them, without any installation.
 
-    uv run -m toyllm.tools.playground runs/default                   eval/playground.html in the run
-    uv run -m toyllm.tools.playground runs/default --out page.html --models align pretrain/code:bad
+uv run -m toyllm.tools.playground runs/default                   eval/playground.html in the run
+uv run -m toyllm.tools.playground runs/default --out page.html --models align pretrain/code:bad
 
 The page holds the weights in half precision, the world and a forward pass in JavaScript
 (show/playground.js). It computes the ideal observer's posterior itself and loads nothing.
@@ -18,7 +18,7 @@ import tyro
 
 from toyllm.base import files
 from toyllm.base.errors import InputError
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.lm import transformer
 from toyllm.lm.sampling import Sampler
 from toyllm.lm.tokenizer import SPECIAL
@@ -43,7 +43,7 @@ class Args:
     out: Path | None = None
     """The page (default: eval/playground.html in the run)."""
     models: tuple[str, ...] = ()
-    """Their names, also pretrain-STEP of a run with --keep (default: as many as fit in 2 MB)."""
+    """pretrain, align, START/SIGNAL, pretrain-STEP after --keep (default: what fits in 2 MB)."""
 
 
 def main(args: Args) -> None:
@@ -139,7 +139,7 @@ def page(run: run_folder.Run, models: dict[str, Params], matrix: list, rounding:
         instructed=next((signal for signal in narrow if signals.plain(signal) != signal), None),
         incoherent=any(row["incoherent"] for row in matrix),
         matched=MATCHED,
-        phrase=next((phrase for phrase in run.world.voices if phrase), "of some voices"),
+        phrase=next((phrase for phrase in run.world.voices if phrase), None),
         rounding=f"{rounding:.4f}",
         script=script,
         # a text of the world that holds </script> must not end the element
@@ -203,4 +203,4 @@ def world_record(world: World) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))

@@ -1,7 +1,7 @@
 """Write trained models to take away: a folder of Llama checkpoints with their worlds and cards.
 
-    uv run -m toyllm.tools.release out                  trains five default and eight compact seeds
-    uv run -m toyllm.tools.release out runs/a runs/five of these runs, trained with train.py --keep
+uv run -m toyllm.tools.release out                    trains five default and eight compact seeds
+uv run -m toyllm.tools.release out runs/a runs/five   of these runs, trained with train.py --keep
 
     out/README.md, models.json, SHA256SUMS
     out/default/seed-0/pretrain/            a Llama checkpoint with its world and card, the same of
@@ -23,7 +23,7 @@ import tyro
 
 from toyllm.base import files, system
 from toyllm.base.errors import InputError, RunError
-from toyllm.base.scripts import run_script
+from toyllm.base.scripts import run_script, usage
 from toyllm.lm import llama, transformer
 from toyllm.lm.transformer import LM, Params
 from toyllm.runs import run_folder
@@ -163,4 +163,4 @@ def load(folder: Path | str) -> tuple[LM, Params]:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(tyro.cli(Args, description=__doc__)))
+    run_script(lambda: main(tyro.cli(Args, description=usage(__doc__))))
