@@ -699,5 +699,5 @@ def test_commands_that_are_suggested_quote_their_paths(setup_only, tmp_path):
     with pytest.raises(InputError, match=r"uv run train.py --run '.*my run'$"):
         setup_only("--start", str(folder), "--run", str(tmp_path / "run"))
     setup_only("--run", str(folder))
-    with pytest.raises(InputError, match=r"to keep both: --run '.*my run-2'$"):
+    with pytest.raises(InputError, match=r"to keep both: --run '.*my run-2' \("):
         setup_only("--run", str(folder), "--seed", "1")
