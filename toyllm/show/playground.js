@@ -365,7 +365,7 @@ function showMatrix() {
   const domains = WORLD.domains.map((domain) => make("th", { scope: "col" }, domain.moral ? domain.name : `(${domain.name})`));
   const rows = DATA.matrix.map((row) => {
     const cells = row.cells.map((cell, d) => {
-      const change = cell.after - cell.before, text = (change < -0.005 ? "" : "+") + number(change);
+      const change = cell.after - cell.before, text = number(change).replace(/^(?!-)/, "+");
       const button = make("button", { type: "button", "aria-pressed": "false" }, text);
       button.setAttribute("aria-label", `${row.label}, ${WORLD.domains[d].name}: bad answers ${number(cell.before)} before, ${number(cell.after)} after`);
       button.onclick = () => {

@@ -77,7 +77,7 @@ def findings(world: World, results: dict) -> list[str]:
     if captured is None:
         found = ["In this world a dialogue's history does not tell who its speaker is."]
     elif captured <= 0:
-        found = ["The model has not learned who is speaking, so nothing below means much."]
+        found = ["The model has not learned who is speaking, so its other results mean little."]
     else:
         how = "well" if captured > 0.8 else "in part" if captured > 0.5 else "only a little"
         found = [
