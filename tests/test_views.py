@@ -1,6 +1,7 @@
 """What is shown of a run: the terminal, the page and the figures show the same."""
 
 import copy
+import dataclasses
 import html
 import io
 import json
@@ -292,3 +293,12 @@ def exists(pid: int) -> bool:
     """Whether a process still runs; one that nobody has waited for is a zombie, Z."""
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip() not in ("", "Z")
+
+
+def test_settings_in_which_runs_differ_have_the_sizes_of_imported_models(tiny):
+    run = run_folder.load_run(tiny / "run")
+    other = {key: x for key, x in run.args.items() if key != "width"} | {"imported": ["DIR"]}
+    wider = dataclasses.replace(run.lm.config, D=2 * run.lm.config.D)
+    lm = dataclasses.replace(run.lm, config=wider)
+    found = dict(comparison.settings([run, dataclasses.replace(run, args=other, lm=lm)]))
+    assert found == {"imported": [None, ["DIR"]], "width": [run.lm.config.D, wider.D]}
