@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import SMALL
 from tests.scripts import SIGNALS, refused, run, start
 from tests.tolerances import FORWARD, close
 from toyllm.base.errors import InputError
@@ -326,6 +327,18 @@ def test_a_release_holds_every_model_with_its_checksum(tmp_path):
     assert "trained elsewhere on code:bad" in elsewhere.about("align/code:bad")
     line = refused("toyllm/tools/release.py", out, tmp_path / "one")
     assert "is not empty; a free place:" in line
+
+
+def test_steps_are_kept_where_a_dialogue_does_not_tell_who_speaks(tmp_path):
+    """A bug found: of one character nothing can be captured, and that number was not saved."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    world = tmp_path / "alone.toml"
+    world.write_text('extends = "small.toml"\nname = "alone"\nwithout.characters = ["ada"]\n')
+    run("train.py", "--preset", "tiny", "--world", world, "--pretrain-steps", "10", "--keep",
+        "--run", tmp_path / "one", "--signals", "code:bad")  # fmt: skip
+    one = run_folder.load_run(tmp_path / "one")
+    assert one.along == [10]
+    assert one.captured("pretrain") is one.captured("pretrain-10") is None
 
 
 def test_a_playground_says_what_it_holds_and_refuses_in_one_line(tiny, tmp_path):

@@ -51,6 +51,7 @@ def save(
 ) -> None:
     """Save named trees of arrays as a folder's checkpoint of a step.
 
+    facts: what `files.plain` makes JSON of, so that a number that is not finite becomes null.
     keep: how many steps are kept, the newest ones; None: all of them.
 
     All processes call this, and return once the first of them has written the file. Raises RunError
@@ -64,7 +65,7 @@ def save(
             why = f"{key} is {x.dtype}, expected one of {', '.join(DTYPES.values())}"
             raise RunError(f"{path}: cannot be saved: {why}")
     if devices.first():
-        record = json.dumps({"step": step, "facts": facts or {}}, allow_nan=False)
+        record = json.dumps(files.plain({"step": step, "facts": facts or {}}), allow_nan=False)
         data = safetensors.numpy.save(arrays, {"record": record, "sha256": NO_DIGEST.decode()})
         digest = hashlib.sha256(data).hexdigest().encode()
         try:

@@ -118,7 +118,7 @@ class Stage:
         self._bar.set_postfix_str(line)
         if self._bar.disable and not self.last:
             self.run.say(f"{self.name}: step {step} of {self.steps}, {line}")
-        facts = files.plain({"excess_while_training": excess, "captured_while_training": captured})
+        facts = {"excess_while_training": excess, "captured_while_training": captured}
         if self.run.args.keep:
             checkpoints.save(self.folder / ALONG, step, {"params": params}, facts, keep=None)
         if self.last:
@@ -170,9 +170,9 @@ class Stage:
         facts = {"seconds": self.seconds, "steps": step, "done": self.last, **facts}
         if self.tokens:
             facts |= {"tokens": self.tokens, "tokens_per_second": self.speed}
-        plain = {k: None if v != v or abs(v) == np.inf else v for k, v in facts.items()}
-        checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), plain)
-        self.step, self.state, self.facts, self.saved = step, on_host, plain, time.time()
+        facts = files.plain(facts)
+        checkpoints.save(self.folder / "checkpoints", step, on_host._asdict(), facts)
+        self.step, self.state, self.facts, self.saved = step, on_host, facts, time.time()
 
     def leave(self) -> None:
         """Raise Stopped or RunError, if a signal or an alarm has asked for that (see `due`)."""
